@@ -1,0 +1,62 @@
+"""Download the Oxford hand release (VGG) and unpack it as data/hand_dataset/."""
+
+import argparse
+import os
+import shutil
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.download import DownloadError, fetch  # noqa: E402
+
+URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
+
+
+def extract(archive: Path, root: Path) -> Path:
+    """Unpack hand_dataset/ of the archive into `root`, whole or not at all. Raises OSError or tarfile.TarError."""
+    target, temporary = root / "hand_dataset", root / "hand_dataset.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+        if not (temporary / "hand_dataset").is_dir():
+            found = ", ".join(sorted(path.name for path in temporary.iterdir())) or "nothing"
+            raise tarfile.TarError(f"found {found}, expected hand_dataset/")
+        os.replace(temporary / "hand_dataset", target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Command line -> options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent, help="folder to unpack into")
+    parser.add_argument("--url", default=URL, help="where to get the archive, for a mirror")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    """Download and unpack; 0, or 2 with a message."""
+    args = parse_args(argv)
+    target, archive = args.root / "hand_dataset", args.root / "hand_dataset.tar.gz"
+    if target.exists():
+        print(f"{target}: already there")
+        return 0
+    try:
+        fetch(args.url, archive)
+        extract(archive, args.root)
+    except DownloadError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        print(f"{archive}: cannot be unpacked ({error}); if it is cut short, remove it and try again", file=sys.stderr)
+        return 2
+    print(f"{target}: ready; next: python data/converter.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""Darknet networks from a cfg: one module a layer, one uniform forward pass.
+
+B images, C channels, H x W cells, A anchors of a head, K classes, N = boxes of all heads.
+"""
+
+import copy
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.darknet_weights import LoadReport, read_darknet_weights, write_darknet_weights
+from utils.parse_config import head_anchors, integer, layer_inputs, number, parse_model_config
+from utils.shapes import conv_padding, layer_shapes, pool_padding
+
+BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on nets others trained
+
+
+def activation(name: str) -> nn.Module:
+    """The module of a cfg activation name."""
+    modules = {"linear": nn.Identity, "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
+               "relu": lambda: nn.ReLU(inplace=True), "relu6": lambda: nn.ReLU6(inplace=True), "mish": nn.Mish,
+               "swish": nn.SiLU, "logistic": nn.Sigmoid}
+    return modules[name]()
+
+
+class MaxPool(nn.Module):
+    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning (-inf)."""
+
+    def __init__(self, size: int, stride: int, padding: int):
+        super().__init__()
+        self.size, self.stride = size, stride
+        self.pad = (padding // 2, padding - padding // 2) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.pad[:2]
+        if left == right and 2 * left <= self.size:
+            return F.max_pool2d(x, self.size, self.stride, left)
+        # padding at right and bottom that a window never reaches changes nothing but costs a copy: size 2, stride 2
+        trim = (x.shape[3] + left + right - self.size) % self.stride, (x.shape[2] + left + right - self.size) % self.stride
+        pad = (left, max(right - trim[0], 0), left, max(right - trim[1], 0))
+        return F.max_pool2d(F.pad(x, pad, value=float("-inf")) if any(pad) else x, self.size, self.stride)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement by an integer."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
+
+
+class Route(nn.Module):
+    """Concatenate the inputs' channels; with groups, group `group_id` of each."""
+
+    def __init__(self, groups: int, group_id: int):
+        super().__init__()
+        self.groups, self.group_id = groups, group_id
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.groups > 1:
+            inputs = [x.chunk(self.groups, dim=1)[self.group_id] for x in inputs]
+        return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
+
+
+class Shortcut(nn.Module):
+    """Sum of the inputs, then an activation (a sum is a new tensor, so an in-place activation is safe)."""
+
+    def __init__(self, act: str):
+        super().__init__()
+        self.act = activation(act)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.act(sum(inputs[2:], inputs[0] + inputs[1]))
+
+
+class Scale(nn.Module):
+    """Product of a map with per-channel scales (scale_channels) or with a map of its size (sam), then an activation."""
+
+    def __init__(self, act: str):
+        super().__init__()
+        self.act = activation(act)
+
+    def forward(self, scale: Tensor, x: Tensor) -> Tensor:
+        return self.act(x * scale)
+
+
+class Reorg(nn.Module):
+    """Darknet's space-to-depth, with its own order: it reads the map as C / s^2 planes of (H s) x (W s)."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        s = self.stride
+        planes = x.reshape(B, C // (s * s), H, s, W, s)  # plane c2, row h * s + offset // s, column w * s + offset % s
+        return planes.permute(0, 3, 5, 1, 2, 4).reshape(B, C * s * s, H // s, W // s)
+
+
+class YOLOLayer(nn.Module):
+    """A detection head's decoder; it learns nothing. In the net it passes the raw map through.
+
+    Redmon and Farhadi 2018 (YOLOv3), section 2.1; scale_x_y and new_coords as in darknet yolo_layer.c (Bochkovskiy et al.
+    2020, section 3.3). anchors: (A, 2) width, height in input pixels.
+    """
+
+    def __init__(self, section: dict):
+        super().__init__()
+        self.classes = integer(section, "classes")
+        self.scale_xy = number(section, "scale_x_y", 1.0)
+        self.new_coords = bool(integer(section, "new_coords"))
+        self.register_buffer("anchors", torch.tensor(head_anchors(section)), persistent=False)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw
+
+    def split(self, raw: Tensor) -> Tensor:
+        """(B, A (5 + K), H, W) -> (B, A, H, W, 5 + K)."""
+        B, _, H, W = raw.shape
+        return raw.view(B, len(self.anchors), 5 + self.classes, H, W).permute(0, 1, 3, 4, 2)
+
+    def anchors_px(self, stride: Tensor) -> Tensor:
+        """(A, 2) anchors in input pixels."""
+        return self.anchors
+
+    def boxes(self, t_xy: Tensor, t_wh: Tensor, cell_xy: Tensor, anchor_px: Tensor, stride: Tensor) -> Tensor:
+        """(..., 4) cx, cy, w, h in input pixels from raw offsets and sizes, cell indices (x, y) and anchors. Broadcasts."""
+        xy = t_xy if self.new_coords else t_xy.sigmoid()
+        xy = (xy * self.scale_xy - (self.scale_xy - 1) / 2 + cell_xy) * stride
+        # exp is held at e^8 so that an untrained or half-precision net cannot reach infinity
+        wh = (2 * t_wh) ** 2 if self.new_coords else t_wh.clamp(max=8.0).exp()
+        return torch.cat([xy, wh * anchor_px], dim=-1)
+
+    def probabilities(self, t: Tensor) -> Tensor:
+        """(..., 1 + K) objectness and class probabilities of raw scores."""
+        return t if self.new_coords else t.sigmoid()
+
+    def decode(self, raw: Tensor, image_width: int, image_height: int) -> Tensor:
+        """(B, A (5 + K), H, W) -> (B, A H W, 5 + K): cx, cy, w, h in input pixels, objectness, class probabilities."""
+        B, _, H, W = raw.shape
+        t = self.split(raw)
+        rows, columns = torch.meshgrid(torch.arange(H, device=raw.device, dtype=raw.dtype),
+                                       torch.arange(W, device=raw.device, dtype=raw.dtype), indexing="ij")
+        cell_xy = torch.stack([columns, rows], dim=-1)  # (H, W, 2)
+        stride = raw.new_tensor([image_width / W, image_height / H])
+        anchors = self.anchors_px(stride).to(raw.dtype).view(-1, 1, 1, 2)
+        boxes = self.boxes(t[..., 0:2], t[..., 2:4], cell_xy, anchors, stride)
+        return torch.cat([boxes, self.probabilities(t[..., 4:])], dim=-1).reshape(B, -1, 5 + self.classes)
+
+
+class RegionLayer(YOLOLayer):
+    """YOLOv2's head (Redmon and Farhadi 2016, section 2): anchors in cells, classes by softmax."""
+
+    def anchors_px(self, stride: Tensor) -> Tensor:
+        """(A, 2) anchors in input pixels."""
+        return self.anchors.to(stride.dtype) * stride
+
+    def probabilities(self, t: Tensor) -> Tensor:
+        """(..., 1 + K) objectness and class probabilities of raw scores."""
+        return torch.cat([t[..., :1].sigmoid(), t[..., 1:].softmax(dim=-1)], dim=-1)
+
+
+def _convolution(layer_i: int, section: dict, channels: int) -> nn.Sequential:
+    normalised = bool(integer(section, "batch_normalize"))
+    filters = integer(section, "filters")
+    conv = nn.Conv2d(channels, filters, integer(section, "size"), integer(section, "stride", 1), conv_padding(section),
+                     groups=integer(section, "groups", 1), bias=not normalised)
+    modules = nn.Sequential()
+    modules.add_module(f"conv_{layer_i}", conv)
+    if normalised:
+        modules.add_module(f"batch_norm_{layer_i}", nn.BatchNorm2d(filters, eps=BN_EPS))
+    if (name := section.get("activation", "logistic")) != "linear":  # darknet's default is logistic
+        modules.add_module(f"{name}_{layer_i}", activation(name))
+    return modules
+
+
+def create_modules(defs: list[dict]) -> nn.ModuleList:
+    """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Raises CfgError on shapes that do not fit."""
+    shapes = layer_shapes(defs)
+    build = {
+        "maxpool": lambda s: MaxPool(*pool_padding(s)),
+        "avgpool": lambda s: nn.AdaptiveAvgPool2d(1),
+        "upsample": lambda s: Upsample(integer(s, "stride", 2)),
+        "route": lambda s: Route(integer(s, "groups", 1), integer(s, "group_id")),
+        "shortcut": lambda s: Shortcut(s.get("activation", "linear")),
+        "scale_channels": lambda s: Scale(s.get("activation", "linear")),
+        "sam": lambda s: Scale(s.get("activation", "linear")),
+        "dropout": lambda s: nn.Dropout(number(s, "probability", 0.5)),
+        "reorg": lambda s: Reorg(integer(s, "stride", 1)),
+        "yolo": YOLOLayer,
+        "region": RegionLayer,
+    }
+    modules = nn.ModuleList()
+    for layer_i, section in enumerate(defs[1:]):
+        if section["type"] == "convolutional":
+            channels = shapes[layer_i - 1][0] if layer_i else integer(defs[0], "channels", 3)
+            modules.append(_convolution(layer_i, section, channels))
+        else:
+            modules.append(build[section["type"]](section))
+    return modules
+
+
+class Darknet(nn.Module):
+    """A network built from a Darknet cfg.
+
+    config: path of a cfg, or module_defs ([net] first; copied, never edited). `model.train()(images)` returns the list of
+    raw maps, (B, A (5 + K), H, W) each, in cfg order; `model.eval()(images)` returns (B, N, 5 + K): cx, cy, w, h in input
+    pixels, objectness, class probabilities; head by head, anchor by anchor, then row, then column.
+    images: (B, 3, height, width) RGB in 0..1. Raises CfgError when the cfg cannot be built.
+    """
+
+    def __init__(self, config: str | os.PathLike | list[dict]):
+        super().__init__()
+        defs = config if isinstance(config, list) else parse_model_config(config)
+        self.module_defs = [section.copy() for section in defs]
+        self.module_list = create_modules(self.module_defs)
+        self.seen = 0  # images trained on, as the .weights header counts them
+        self._inputs = [layer_inputs(i, section) for i, section in enumerate(self.module_defs[1:])]
+        last_use = {j: i for i, inputs in enumerate(self._inputs) for j in inputs}
+        self._freed = [[j for j, use in last_use.items() if use == i] for i in range(len(self._inputs))]
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He et al. 2015 for leaky ReLU; heads small, with an objectness of about 1 % (Lin et al. 2017, section 4.1)."""
+        for _, conv, bn in self.convolutions():
+            if bn is not None:
+                nn.init.kaiming_normal_(conv.weight, a=0.1, mode="fan_out" if conv.groups == 1 else "fan_in")
+        for head_i in self.head_layers():
+            head = self.module_list[head_i]
+            conv = self.module_list[head_i - 1][0] if head_i and isinstance(self.module_list[head_i - 1], nn.Sequential) else None
+            if conv is not None and conv.bias is not None:
+                nn.init.normal_(conv.weight, std=0.01)
+                nn.init.zeros_(conv.bias)
+                if not head.new_coords:
+                    conv.bias.data.view(len(head.anchors), -1)[:, 4] = -4.6  # sigmoid: 0.01
+
+    def convolutions(self):
+        """Yields (layer index, Conv2d, BatchNorm2d or None) of every convolutional layer, in cfg order."""
+        for layer_i, module in enumerate(self.module_list):
+            if isinstance(module, nn.Sequential):
+                bn = module[1] if len(module) > 1 and isinstance(module[1], nn.BatchNorm2d) else None
+                yield layer_i, module[0], bn
+
+    def head_layers(self) -> list[int]:
+        """Layer indices of the detection layers, in cfg order."""
+        return [i for i, module in enumerate(self.module_list) if isinstance(module, YOLOLayer)]
+
+    def heads(self) -> list[YOLOLayer]:
+        """The detection layers, in cfg order."""
+        return [self.module_list[i] for i in self.head_layers()]
+
+    def raw_maps(self, images: Tensor) -> list[Tensor]:
+        """Raw maps of the heads, (B, A (5 + K), H, W) each, whatever the mode. An output is freed after its last use."""
+        outputs = {-1: images}
+        raws = []
+        for layer_i, module in enumerate(self.module_list):
+            outputs[layer_i] = module(*[outputs[j] for j in self._inputs[layer_i]])
+            if isinstance(module, YOLOLayer):
+                raws.append(outputs[layer_i])
+            for j in self._freed[layer_i]:
+                del outputs[j]
+        return raws
+
+    def forward(self, images: Tensor) -> list[Tensor] | Tensor:
+        raws = self.raw_maps(images)
+        if self.training:
+            return raws
+        height, width = images.shape[2:]
+        return torch.cat([head.decode(raw, width, height) for head, raw in zip(self.heads(), raws)], dim=1)
+
+    def optimize(self) -> "Darknet":
+        """A copy for inference: batch norms folded into their convolutions, channels-last, eval mode. Same output."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        for layer_i, conv, bn in list(twin.convolutions()):
+            if bn is not None:
+                modules = list(twin.module_list[layer_i].named_children())
+                fused = nn.utils.fusion.fuse_conv_bn_eval(conv, bn)
+                twin.module_list[layer_i] = nn.Sequential()
+                for name, module in [(modules[0][0], fused), *modules[2:]]:
+                    twin.module_list[layer_i].add_module(name, module)
+        return twin.to(memory_format=torch.channels_last)
+
+    def load_darknet_weights(self, path: str | os.PathLike) -> LoadReport:
+        """Load a .weights file, old header or new; see utils.darknet_weights for files shorter than the net or with other heads."""
+        return read_darknet_weights(self, path)
+
+    def save_darknet_weights(self, path: str | os.PathLike) -> None:
+        """Write a .weights file, header 0.2.5 and a 64-bit count of images seen."""
+        write_darknet_weights(self, path)

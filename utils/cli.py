@@ -1,0 +1,152 @@
+"""What the scripts' command lines share: flags under all their names, value types, and errors as one line."""
+
+import argparse
+import math
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Callable
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
+    return value
+
+
+def count(text: str) -> int:
+    """argparse type: a whole number of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 0 or more")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a number over 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number over 0")
+    return value
+
+
+def ratio(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a ratio from 0 to 1")
+    return value
+
+
+def percent(text: str) -> float:
+    """argparse type: a share of channels, 0 <= value < 1 (0.85, as the method's published description calls "percent")."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a share from 0 to below 1, such as 0.85")
+    return value
+
+
+def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | None, weights_help: str) -> None:
+    """--model_def = --cfg and -pre = --pretrained_weights = --weights_path = --weights."""
+    parser.add_argument("--model_def", "--cfg", dest="cfg", default=cfg, metavar="CFG", help="Darknet cfg of the network")
+    parser.add_argument("-pre", "--pretrained_weights", "--weights_path", "--weights", dest="weights", default=weights,
+                        metavar="FILE", help=f"checkpoint (.pth) or Darknet .weights: {weights_help}")
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """--data_config = --data, --class_path, and how images are read."""
+    parser.add_argument("--data_config", "--data", dest="data", default="config/oxfordhand.data", metavar="FILE",
+                        help=".data or .yaml file that names the image lists and classes")
+    parser.add_argument("--class_path", metavar="FILE", help="class names, one a line; replaces those of --data")
+    parser.add_argument("--skip-bad", action="store_true", help="skip and count unreadable images and labels instead of stopping")
+    parser.add_argument("--cache-gb", type=float, default=0.5, metavar="GB", help="memory for decoded images, a loader process")
+
+
+def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:
+    """--img_size, --batch_size, --n_cpu, --device, --threads."""
+    parser.add_argument("--img_size", type=positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
+    parser.add_argument("--batch_size", type=positive_int, default=batch_size, metavar="N", help="images a batch")
+    parser.add_argument("--n_cpu", type=count, default=n_cpu, metavar="N", help="loader processes at most")
+    parser.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1, mps (default: cuda if there is one)")
+    parser.add_argument("--threads", type=count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
+
+
+def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None:
+    """--conf_thres, --nms_thres, --iou_thres, --scorer."""
+    parser.add_argument("--conf_thres", type=ratio, default=conf, help="objectness under which a prediction is dropped")
+    parser.add_argument("--nms_thres", type=ratio, default=0.5, help="IoU over which the weaker of two boxes is dropped")
+    parser.add_argument("--iou_thres", type=ratio, default=0.5, help="IoU from which a box counts as found")
+    parser.add_argument("--scorer", choices=("standard", "compat"), default="standard",
+                        help="standard: COCO-style matching, all-point AP; compat: the reference implementation's number")
+
+
+def resolve_cfg(path: str) -> Path:
+    """`path`, or config/NAME where cfg/NAME is not there (and says so)."""
+    found = Path(path)
+    twin = Path("config") / found.name
+    if not found.exists() and found.parent.name == "cfg" and twin.exists():
+        print(f"{path}: not there, using {twin}")
+        return twin
+    return found
+
+
+def stem(cfg: str | os.PathLike) -> str:
+    """Name that a cfg's files carry: its file name without .cfg and without -hand."""
+    return Path(cfg).stem.replace("-hand", "")
+
+
+def pruned_name(cfg: str | os.PathLike) -> tuple[str, int]:
+    """(file name of the net that was pruned first, how often it was pruned): prune2_yolov3-hand.cfg -> (yolov3-hand, 2)."""
+    name, times = Path(cfg).stem, 0
+    if match := re.fullmatch(r"prune(\d*)_(.+)", name):
+        name, times = match[2], int(match[1] or 1)
+    elif match := re.fullmatch(r"(.+)-pruned(\d*)", name):
+        name, times = match[1], int(match[2] or 1)
+    return name, times
+
+
+def select_device(name: str, threads: int = 0):
+    """torch.device of a --device value. Raises ValueError when the machine has no such device."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); use --device cpu") from None
+    return device
+
+
+def input_size(args: argparse.Namespace, defs: list[dict]) -> tuple[int, int]:
+    """(width, height) from --img_size or the cfg. Raises ValueError when the net cannot take it."""
+    from utils.parse_config import input_size as cfg_size
+    from utils.shapes import largest_stride
+
+    size = (args.img_size, args.img_size) if args.img_size else cfg_size(defs)
+    stride = largest_stride(defs)
+    if any(side % stride for side in size):
+        source = "--img_size" if args.img_size else "the cfg"
+        raise ValueError(f"{source}: found an input of {size[0]}x{size[1]}, expected multiples of {stride}")
+    return size
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's main and end the process: wrong input is one line on stderr and exit status 2."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, FileNotFoundError) as error:
+        name = Path(sys.argv[0]).name
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("DEBUG"):
+            raise
+        sys.exit(2)

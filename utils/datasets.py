@@ -1,0 +1,277 @@
+"""Images and YOLO labels from a list file or a folder, as letterboxed batches.
+
+Targets are (T, 6) float32: image index in the batch, class, cx, cy, w, h relative to the network input (0..1).
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.augmentations import GREY, Augmentation, augment_mosaic, augment_one, flip_horizontal, jitter_colour
+from utils.boxes import Letterbox
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+MULTI_SCALE = (0.7, 1.3)  # range of the input size under --multiscale_training, relative to the nominal one
+
+
+class DataError(ValueError):
+    """An image, a label or a list is not usable; the message starts with `file:` or `file:line:`."""
+
+
+class Draw(NamedTuple):
+    """One training example to make: the sampler decides everything random about a batch, so any worker makes the same."""
+
+    epoch: int
+    index: int
+    width: int
+    height: int
+
+
+def read_image_list(source: str | os.PathLike) -> list[Path]:
+    """Image paths of a list file (entries absolute, or relative to the working directory or to the list) or of a folder.
+
+    Raises DataError on an empty list or a missing image.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise DataError(f"{source}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return found
+    if not source.is_file():
+        raise DataError(f"{source}: no such list of images")
+    paths = []
+    for line_i, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        entry = line.strip().replace("\\", "/")
+        if entry and not entry.startswith("#"):
+            paths.append(_resolve_entry(entry, source, line_i))
+    if not paths:
+        raise DataError(f"{source}:1: found an empty list, expected one image path a line")
+    return paths
+
+
+def _resolve_entry(entry: str, source: Path, line_i: int) -> Path:
+    tries = [Path(entry), source.parent / entry]
+    for path in tries:
+        if path.is_file():
+            return path
+    raise DataError(f"{source}:{line_i}: found {entry!r}, which is neither {tries[0].absolute()} nor {tries[1].absolute()}; "
+                    "expected an image path, absolute or relative to the working directory or to the list")
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of an image lie: the last folder named `images` swapped for `labels`, suffix .txt."""
+    parts = list(image.parts)
+    for i in reversed(range(len(parts) - 1)):
+        if parts[i].lower() == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_labels(path: Path, classes: int) -> np.ndarray:
+    """(n, 5) float32 class, cx, cy, w, h in 0..1; empty when there is no file (an image without objects).
+
+    Boxes a little over the edge are clipped. Raises DataError ("file:line: found, expected").
+    """
+    if not path.is_file():
+        return np.zeros((0, 5), np.float32)
+    rows = []
+    for line_i, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        if line.strip():
+            rows.append(_read_box(line.split(), classes, f"{path}:{line_i}"))
+    rows = [row for row in rows if row is not None]
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def _read_box(words: list[str], classes: int, place_: str) -> list[float] | None:
+    """One label line as class, cx, cy, w, h, clipped to the image; None for a box of no area."""
+    try:
+        label, *box = [float(word) for word in words]
+    except ValueError:
+        label, box = -1.0, []
+    if len(box) != 4 or not np.isfinite(box).all():
+        raise DataError(f"{place_}: found {' '.join(words)!r}, expected class cx cy w h")
+    if label % 1 or not 0 <= label < classes:
+        raise DataError(f"{place_}: found class {label:g}, expected a whole number from 0 to {classes - 1}")
+    if not (-0.5 <= min(box) and max(box) <= 1.5):
+        raise DataError(f"{place_}: found {' '.join(words)!r}, expected cx cy w h between 0 and 1 (not in pixels)")
+    cx, cy, w, h = box
+    x1, x2 = np.clip([cx - w / 2, cx + w / 2], 0, 1)
+    y1, y2 = np.clip([cy - h / 2, cy + h / 2], 0, 1)
+    return [label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1] if x2 > x1 and y2 > y1 else None
+
+
+def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be decoded."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path}: found a file that cannot be decoded, expected an image")
+    zoom = max_side / max(image.shape[:2]) if max_side else 1.0
+    if zoom < 1:
+        image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
+    """Fit an RGB image, centred on grey, into (width, height) `size`: (H, W, 3) uint8, and how boxes go there and back."""
+    fit = Letterbox.fit(image.shape[1], image.shape[0], *size)
+    width, height = fit.resized
+    shrinks = width < image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    canvas = np.full((size[1], size[0], 3), GREY, np.uint8)
+    canvas[fit.pad_y:fit.pad_y + height, fit.pad_x:fit.pad_x + width] = resized
+    return canvas, fit
+
+
+@dataclass
+class ListDataset(Dataset):
+    """Images and boxes of a list file or folder, letterboxed to (width, height) `size`, augmented when told to.
+
+    Index with a Draw (training) or an int (evaluation). Returns (image (3, H, W) uint8 tensor, boxes (n, 5) tensor).
+    With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops.
+    """
+
+    source: str | os.PathLike
+    size: tuple[int, int]
+    classes: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
+    skip_bad: bool = False
+    cache_gb: float = 0.0
+    skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.images, self.labels = [], []
+        for path in read_image_list(self.source):
+            try:
+                labels = read_labels(label_path(path), self.classes)
+                if self.skip_bad:
+                    read_image(path)
+            except DataError as error:
+                if not self.skip_bad:
+                    raise
+                self.skipped.append(str(error))
+                continue
+            self.images.append(path)
+            self.labels.append(labels)
+        if not self.images:
+            raise DataError(f"{self.source}: found no usable image ({len(self.skipped)} skipped), expected at least one")
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels); kept in memory up to cache_gb a process."""
+        image = self._cache.get(index)
+        if image is None:
+            image = read_image(self.images[index], max_side=int(max(self.size) * MULTI_SCALE[1]))
+            if self._cache_bytes + image.nbytes <= self.cache_gb * 2**30:
+                self._cache[index] = image
+                self._cache_bytes += image.nbytes
+        height, width = image.shape[:2]
+        label, cx, cy, w, h = self.labels[index].T
+        boxes = np.stack([label, (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height], 1)
+        return image, boxes.astype(np.float32)
+
+    def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Tensor]:
+        if isinstance(draw, Draw) and self.augmentation:
+            image, boxes = self._augmented(draw)
+        else:
+            size = (draw.width, draw.height) if isinstance(draw, Draw) else self.size
+            source, boxes = self.load(draw.index if isinstance(draw, Draw) else draw)
+            image, fit = letterbox(source, size)
+            boxes = np.concatenate([boxes[:, :1], fit.to_input(torch.from_numpy(boxes[:, 1:])).numpy()], 1)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), _relative(boxes, image.shape[:2])
+
+    def _augmented(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        aug, size = self.augmentation, (draw.width, draw.height)
+        rng = np.random.default_rng((self.seed, draw.epoch, draw.index))
+        if rng.uniform() < aug.mosaic:
+            others = rng.integers(len(self), size=3)
+            image, boxes = augment_mosaic([self.load(i) for i in (draw.index, *others)], size, rng, aug)
+        else:
+            image, boxes = augment_one(*self.load(draw.index), size, rng, aug)
+        if rng.uniform() < aug.flip:
+            image, boxes = flip_horizontal(image, boxes)
+        return (jitter_colour(image, rng, aug.hsv) if any(aug.hsv) else image), boxes
+
+
+def _relative(boxes: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """class, x1, y1, x2, y2 in pixels -> class, cx, cy, w, h relative to the image."""
+    height, width = shape
+    label, x1, y1, x2, y2 = boxes.astype(np.float32).T
+    return torch.from_numpy(np.stack([label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width,
+                                      (y2 - y1) / height], 1))
+
+
+def collate(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) uint8 and targets (T, 6): image index, class, cx, cy, w, h relative."""
+    images = torch.stack([image for image, _ in batch])
+    targets = [torch.cat([torch.full((len(boxes), 1), float(i)), boxes], 1) for i, (_, boxes) in enumerate(batch)]
+    return images, torch.cat(targets)
+
+
+class TrainSampler(Sampler):
+    """Batches of Draws for one epoch: a permutation by (seed, epoch), cut among processes, one input size a batch.
+
+    Everything depends on (seed, epoch) alone, so a resumed run sees the batches that an unbroken one would have seen.
+    """
+
+    def __init__(self, length: int, batch_size: int, size: tuple[int, int], seed: int = 0, stride: int = 32,
+                 multi_scale: bool = False, rank: int = 0, world_size: int = 1):
+        self.length, self.batch_size, self.size, self.seed = length, batch_size, size, seed
+        self.stride, self.multi_scale, self.rank, self.world_size = stride, multi_scale, rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(self.length // (self.batch_size * self.world_size), 1)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.length)
+        per_step = self.batch_size * self.world_size
+        if len(order) < per_step:  # fewer images than a batch: one short batch, shared out as evenly as can be
+            order = np.resize(order, max(len(order), self.world_size))
+        for step in range(len(self)):
+            width, height = self._size(rng)
+            batch = order[step * per_step:(step + 1) * per_step][self.rank::self.world_size]
+            yield [Draw(self.epoch, int(i), width, height) for i in batch]
+
+    def _size(self, rng: np.random.Generator) -> tuple[int, int]:
+        if not self.multi_scale:
+            return self.size
+        factor = rng.uniform(*MULTI_SCALE)
+        return tuple(max(round(side * factor / self.stride), 1) * self.stride for side in self.size)
+
+
+def worker_count(requested: int, images: int) -> int:
+    """Loader processes worth having: no more than cores or a handful of images can feed."""
+    return min(requested, os.cpu_count() or 1, images // 32)
+
+
+def _single_threaded(_worker: int) -> None:
+    cv2.setNumThreads(0)  # a worker is one process a core already
+    torch.set_num_threads(1)
+
+
+def training_loader(dataset: ListDataset, sampler: TrainSampler, n_cpu: int) -> DataLoader:
+    """Loader of training batches; set `sampler.epoch` before iterating."""
+    workers = worker_count(n_cpu, len(dataset))
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, worker_init_fn=_single_threaded,
+                      persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
+
+
+def evaluation_loader(dataset: ListDataset, batch_size: int, n_cpu: int) -> DataLoader:
+    """Loader that passes once over the data in order."""
+    return DataLoader(dataset, batch_size, shuffle=False, num_workers=worker_count(n_cpu, len(dataset)),
+                      collate_fn=collate, worker_init_fn=_single_threaded, pin_memory=torch.cuda.is_available())

@@ -1,0 +1,63 @@
+"""The one evaluation that train.py, test.py and test_prune.py share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from utils.boxes import cxcywh_to_xyxy
+from utils.compat import merge_nms, score_compat
+from utils.metrics import EvalResult, score
+from utils.nms import non_max_suppression
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How detections are made and scored."""
+
+    conf_thres: float = 0.01
+    nms_thres: float = 0.5
+    max_det: int = 300
+    max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
+    scorer: str = "standard"
+
+
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 in 0..1 on `device`, channels last."""
+    images = images.to(device, non_blocking=True)
+    return images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
+
+
+def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:
+    """(T, 6) image, class, cx, cy, w, h relative -> one (m, 5) class, x1, y1, x2, y2 in input pixels an image."""
+    boxes = cxcywh_to_xyxy(targets[:, 2:6]) * targets.new_tensor([width, height, width, height])
+    rows = torch.cat([targets[:, 1:2], boxes], dim=1)
+    return [rows[targets[:, 0] == i] for i in range(images)]
+
+
+@torch.inference_mode()
+def collect_detections(model: nn.Module, loader: DataLoader, options: ScoreOptions, quiet: bool = False) -> tuple[list, list]:
+    """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU."""
+    device = next(model.parameters()).device
+    detections, truths = [], []
+    for images, targets in tqdm(loader, desc="evaluate", leave=False, disable=None if not quiet else True):
+        predictions = model(to_input(images, device)).float()
+        if options.scorer == "compat":
+            found = merge_nms(predictions, options.conf_thres, options.nms_thres)
+        else:
+            found = non_max_suppression(predictions, options.conf_thres, options.nms_thres, options.max_det,
+                                        options.max_candidates)
+        detections += [rows.cpu() for rows in found]
+        truths += truth_by_image(targets, len(images), images.shape[3], images.shape[2])
+    return detections, truths
+
+
+def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
+             quiet: bool = False) -> EvalResult:
+    """Score `model` (a Darknet, not changed) on `loader`. The forward pass runs with batch norms folded."""
+    detections, truths = collect_detections(model.optimize(), loader, options, quiet)
+    if options.scorer == "compat":
+        return score_compat(detections, truths, len(names), list(names))
+    return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates)

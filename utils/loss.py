@@ -1,0 +1,144 @@
+"""Target assignment and the YOLO loss, apart from the model.
+
+T targets, A anchors of all heads together, P positives of one head; boxes cx, cy, w, h in input pixels unless said.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_iou, complete_box_iou_loss
+
+from utils.boxes import cxcywh_to_xyxy, wh_iou
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights and choices of the loss."""
+
+    box: str = "ciou"  # or "mse": the reference's squared error on offsets and log sizes
+    several_iou: float = 1.0  # an anchor whose shape has at least this IoU with a box is positive as well; 1: the best only
+    ignore_iou: float = 0.7  # a prediction that overlaps any box by more is not taught "nothing here"
+    box_gain: float = 2.0
+    objectness_gain: float = 1.0
+    class_gain: float = 1.0
+
+
+class Positives(NamedTuple):
+    """Where one head has to answer: all (P,) long, boxes (P, 4)."""
+
+    image: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    label: Tensor
+    boxes: Tensor
+
+
+class LossParts(NamedTuple):
+    """The terms of the loss, each summed over cells and divided by the number of images; scalars."""
+
+    box: Tensor
+    objectness: Tensor
+    classes: Tensor
+
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.box + self.objectness + self.classes
+
+
+def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int, int]], image_size: tuple[int, int],
+                   several_iou: float = 1.0) -> list[Positives]:
+    """Which anchor of which head answers for each target: the one of all heads whose shape fits best, and with
+    several_iou < 1 every other one that fits that well (Redmon and Farhadi 2018, section 2.1; darknet's iou_thresh).
+
+    targets: (T, 6) image, class, cx, cy, w, h relative; anchors: (A_h, 2) pixels a head; grids: (H, W) a head;
+    image_size: (width, height). Returns one Positives a head; a box centred on the far edge falls in the last cell.
+    """
+    scale = targets.new_tensor(image_size)
+    centres, sizes = targets[:, 2:4] * scale, targets[:, 4:6] * scale
+    overlap = wh_iou(sizes, torch.cat(anchors).to(sizes))  # (T, A)
+    positive = overlap >= max(several_iou, 1e-9) if several_iou < 1 else torch.zeros_like(overlap, dtype=torch.bool)
+    positive.scatter_(1, overlap.argmax(1, keepdim=True), True)
+    chosen, first = [], 0
+    for head_anchors, (H, W) in zip(anchors, grids):
+        target_i, anchor_i = positive[:, first:first + len(head_anchors)].nonzero(as_tuple=True)
+        first += len(head_anchors)
+        cells = centres[target_i] / scale * targets.new_tensor([W, H])
+        column, row = cells[:, 0].long().clamp(0, W - 1), cells[:, 1].long().clamp(0, H - 1)
+        chosen.append(Positives(targets[target_i, 0].long(), anchor_i, row, column, targets[target_i, 1].long(),
+                                torch.cat([centres[target_i], sizes[target_i]], 1)))
+    return chosen
+
+
+def ignored(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], ignore_iou: float) -> Tensor:
+    """(B, N) bool: predicted boxes (B, N, 4) that overlap a target of their image by more than ignore_iou."""
+    mask = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    truth = cxcywh_to_xyxy(targets[:, 2:6] * targets.new_tensor(image_size * 2))
+    for image_i in range(len(boxes)):
+        own = truth[targets[:, 0] == image_i]
+        if len(own):
+            mask[image_i] = box_iou(cxcywh_to_xyxy(boxes[image_i]), own).amax(1) > ignore_iou
+    return mask
+
+
+def yolo_loss(raws: list[Tensor], heads: list, targets: Tensor, image_size: tuple[int, int],
+              options: LossOptions = LossOptions()) -> LossParts:
+    """Loss of raw maps (B, A (5 + K), H, W) against targets (T, 6), finite for any batch, also one without a box.
+
+    heads: the model's YOLOLayers, in the order of `raws`; image_size: (width, height) of the input in pixels.
+    """
+    raws = [raw.float() for raw in raws]  # half precision ends here: exp and IoU need the range
+    targets = targets.to(raws[0].device)
+    strides = [raw.new_tensor([image_size[0] / raw.shape[3], image_size[1] / raw.shape[2]]) for raw in raws]
+    anchors = [head.anchors_px(stride) for head, stride in zip(heads, strides)]
+    positives = assign_targets(targets, anchors, [raw.shape[2:] for raw in raws], image_size, options.several_iou)
+    parts = [_head_loss(raw, head, pos, stride, anchor, targets, image_size, options)
+             for raw, head, pos, stride, anchor in zip(raws, heads, positives, strides, anchors)]
+    images = len(raws[0])
+    return LossParts(*(sum(terms) / images for terms in zip(*parts)))
+
+
+def _head_loss(raw, head, pos: Positives, stride, anchors, targets, image_size, options) -> tuple[Tensor, Tensor, Tensor]:
+    """(box, objectness, class) sums of one head."""
+    t = head.split(raw)  # (B, A, H, W, 5 + K)
+    with torch.no_grad():
+        predicted = head.decode(raw, *image_size)[..., :4]
+        weight = (~ignored(predicted, targets, image_size, options.ignore_iou)).view(t.shape[:4]).to(t.dtype)
+        truth = torch.zeros_like(weight)
+    where = (pos.image, pos.anchor, pos.row, pos.column)
+    own = t[where]  # (P, 5 + K)
+    weight[where] = 1.0
+    truth[where] = 1.0
+    box = options.box_gain * _box_loss(own, head, pos, stride, anchors, image_size, options.box)
+    objectness = options.objectness_gain * (weight * _bce(head, t[..., 4], truth)).sum()
+    if head.classes == 1:  # one class is certain wherever there is an object, but its score must still be learned once
+        labels = torch.ones_like(own[:, 5:])
+    else:
+        labels = F.one_hot(pos.label, head.classes).to(own.dtype)
+    return box, objectness, options.class_gain * _bce(head, own[:, 5:], labels).sum()
+
+
+def _bce(head, t: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross entropy of raw scores; heads with new_coords already carry probabilities."""
+    if head.new_coords:
+        return F.binary_cross_entropy(t.clamp(1e-6, 1 - 1e-6), truth, reduction="none")
+    return F.binary_cross_entropy_with_logits(t, truth, reduction="none")
+
+
+def _box_loss(own: Tensor, head, pos: Positives, stride, anchors, image_size, kind: str) -> Tensor:
+    """Sum over positives, small boxes weighted up by 2 - w h (relative area; darknet yolo_layer.c)."""
+    anchor = anchors[pos.anchor].to(own.dtype)
+    cells = torch.stack([pos.column, pos.row], 1).to(own.dtype)
+    small = 2 - pos.boxes[:, 2:].prod(1) / (image_size[0] * image_size[1])
+    if kind == "ciou":
+        boxes = head.boxes(own[:, 0:2], own[:, 2:4], cells, anchor, stride)
+        return (small * complete_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(pos.boxes), reduction="none")).sum()
+    offset = pos.boxes[:, :2] / stride - cells
+    predicted_xy = head.boxes(own[:, 0:2], own[:, 2:4], cells, anchor, stride)[:, :2] / stride - cells
+    size_error = own[:, 2:4] - (pos.boxes[:, 2:] / anchor).clamp(min=1e-6).log()
+    if head.new_coords:
+        size_error = 2 * own[:, 2:4] - (pos.boxes[:, 2:] / anchor).sqrt()
+    return (small[:, None] * ((predicted_xy - offset) ** 2 + size_error ** 2)).sum() / 2

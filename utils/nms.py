@@ -1,0 +1,69 @@
+"""From decoded predictions to detections: threshold, sort, class-wise non-maximum suppression.
+
+A detection is a row of 7 numbers: x1, y1, x2, y2 (pixels of the network's input), score, class, objectness, where
+score = objectness x probability of the class. Rows are sorted by descending score.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from utils.boxes import cxcywh_to_xyxy
+
+# B images, N predictions an image, C classes, n detections
+
+
+def non_max_suppression(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5,
+                        max_det: int | None = 300, max_candidates: int | None = None) -> list[Tensor]:
+    """(B, N, 5+C) cx, cy, w, h (input pixels), objectness, class probabilities -> B detections, (n, 7) float32 each.
+
+    conf_thres is a threshold on objectness, not on the score: so does the implementation whose numbers we compare with
+    (Lam1360/YOLOv3-model-pruning, utils/utils.py), and it keeps the recall of a net with unsure classes. Of two boxes
+    of one class with IoU > nms_thres the one with the lower score goes. At most max_det detections are left;
+    max_candidates bounds the boxes that enter NMS, best score first. None: no bound.
+    """
+    check_predictions(predictions)
+    return [_suppress(select_candidates(prediction, conf_thres, max_candidates), nms_thres)[:max_det]
+            for prediction in predictions]
+
+
+def check_predictions(predictions: Tensor) -> None:
+    """Raise ValueError unless predictions are (B, N, 5+C) with C >= 1 and finite: NaN would silently vanish in NMS."""
+    if predictions.ndim != 3 or predictions.shape[2] < 6:
+        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, expected (images, boxes, 5 + classes)")
+    bad = ~torch.isfinite(predictions)
+    if bad.any():
+        n_images = int(bad.flatten(1).any(dim=1).sum())
+        raise ValueError(f"{int(bad.sum()):,} of {bad.numel():,} predicted values are not finite (in {n_images} of "
+                         f"{len(bad)} images); the weights are broken or training has diverged")
+
+
+def select_candidates(prediction: Tensor, conf_thres: float, max_candidates: int | None = None) -> Tensor:
+    """(N, 5+C) decoded predictions of one image -> (n, 7) rows with objectness >= conf_thres, descending score.
+
+    The class is the most probable one; of equal scores the earlier prediction comes first.
+    """
+    prediction = prediction[prediction[:, 4] >= conf_thres].float()  # a copy, and float16 gets its precision back
+    objectness = prediction[:, 4]
+    class_prob, label = prediction[:, 5:].max(dim=1)
+    score = objectness * class_prob
+    rows = torch.cat([cxcywh_to_xyxy(prediction[:, :4]), torch.stack([score, label.float(), objectness], dim=1)], dim=1)
+    return rows[score.argsort(descending=True, stable=True)[:max_candidates]]
+
+
+def keep_best(boxes: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
+    """(n, 4) xyxy boxes of (n, 7) rows in descending score -> (k,) indices that class-wise NMS keeps, ascending.
+
+    batched_nms moves the classes apart by adding class x (largest coordinate + 1). That separates them only if no
+    coordinate is negative (hence the shift to zero) and is exact only in double precision: a net at the start of its
+    training draws boxes 1e8 pixels wide.
+    """
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.long, device=boxes.device)
+    boxes = boxes.double() - boxes.min().double()
+    # batched_nms leaves the order of equal scores open; ascending indices are descending scores, the earlier row first
+    return batched_nms(boxes, rows[:, 4].double(), rows[:, 5].long(), nms_thres).sort().values
+
+
+def _suppress(rows: Tensor, nms_thres: float) -> Tensor:
+    return rows[keep_best(rows[:, :4], rows, nms_thres)]

@@ -1,0 +1,67 @@
+"""Pictures of numbers, as PNG files."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+
+
+def _save(figure, path: Path) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_training(rows: list[dict], path: Path) -> None:
+    """Curves of metrics.csv rows: loss parts, scores, and the quantiles of |gamma|."""
+    epochs = [int(row["epoch"]) for row in rows]
+    figure, (loss, scores, gamma) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for key, label in (("loss_box", "box"), ("loss_objectness", "objectness"), ("loss_class", "class")):
+        loss.plot(epochs, [float(row[key]) for row in rows], label=label)
+    loss.set(title="training loss per image", xlabel="epoch", yscale="log")
+    for key, label in (("map50", "mAP@.5"), ("map", "AP@[.5:.95]"), ("precision", "precision"), ("recall", "recall")):
+        known = [(epoch, float(row[key])) for epoch, row in zip(epochs, rows) if row[key] != ""]
+        if known:
+            scores.plot(*zip(*known), label=label, marker="." if len(known) < 40 else None)
+    scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
+    for key in (key for key in rows[0] if key.startswith("gamma_q")):
+        gamma.plot(epochs, [float(row[key]) for row in rows], label=f"{key[7:]} %")
+    gamma.set(title="quantiles of prunable |gamma|", xlabel="epoch", ylim=(0, None))
+    for axis in (loss, scores, gamma):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_pr_curve(recall, precision, title: str, path: Path) -> None:
+    """Precision against recall at IoU 0.5."""
+    figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
+    axis.plot(recall, precision)
+    axis.set(title=title, xlabel="recall", ylabel="precision (envelope)", xlim=(0, 1), ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_gammas(gammas: list, threshold: float, path: Path) -> None:
+    """Histogram of prunable |gamma| and the threshold of the cut; gammas: (C_i,) arrays."""
+    values = sorted(abs(float(value)) for gamma in gammas for value in gamma)
+    figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    axis.hist(values, bins=80, color="tab:blue")
+    axis.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
+    axis.set(title=f"|gamma| of {len(values):,} prunable channels", xlabel="|gamma|", ylabel="channels", yscale="log")
+    axis.legend()
+    _save(figure, path)
+
+
+def plot_channels(layers: list[int], before: list[int], after: list[int], path: Path) -> None:
+    """Bars of the channels a layer had and kept."""
+    figure, axis = plt.subplots(figsize=(max(6, 0.17 * len(layers) + 2), 3.8), layout="constrained")
+    places = range(len(layers))
+    axis.bar(places, before, color="0.82", label="before")
+    axis.bar(places, after, color="tab:blue", label="after")
+    axis.set_xticks(places, [str(i) for i in layers], rotation=90, fontsize=7)
+    axis.set(title="channels a layer", xlabel="layer", ylabel="channels", yscale="log")
+    axis.legend()
+    _save(figure, path)

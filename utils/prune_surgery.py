@@ -1,0 +1,293 @@
+"""Exact removal: from masks to a compact net that computes what the masked one does, at every position.
+
+A removed channel (gamma 0, beta kept) is not silent: it emits the constant act(beta), which travels through shortcuts, routes,
+pooling and upsampling to the next convolutions. A convolution without padding sees the same sum everywhere: it goes into
+the running mean of its batch norm, or its bias. A padded one sees less of it at the border, where zeros stand in for
+part of the map. There one removed channel stays as the carrier of a constant (gamma 0, kernel 0, act(beta) = 1), and the
+consumer's kernel for it is the sum of kernel x constant over all removed channels: they share one spatial pattern.
+
+Functions here take module_defs and a state_dict and return new ones; sums are taken in float64.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import brentq
+from torch import Tensor
+
+from utils.parse_config import integer, layer_inputs
+from utils.prune_graph import ChannelGraph
+from utils.shapes import conv_padding
+
+FOLDS = ("exact", "bias", "none")
+ACTIVATION = {"linear": lambda x: x, "leaky": lambda x: F.leaky_relu(x, 0.1), "relu": F.relu, "relu6": F.relu6, "mish": F.mish,
+              "swish": F.silu, "logistic": torch.sigmoid}
+
+
+@dataclass
+class Surgery:
+    """A compact net: its module_defs and state_dict, the channels each layer kept, and how constants were carried."""
+
+    module_defs: list[dict]
+    state: dict[str, Tensor]
+    kept: dict[int, Tensor]  # layer -> indices of its channels that stay, carriers among them
+    carriers: dict[int, int] = field(default_factory=dict)  # layer -> number of carrier channels
+    carried: dict[int, str] = field(default_factory=dict)  # consumer -> "folded", "carrier", "approximate" or "dropped"
+
+
+def prefix(layer_i: int, part: str) -> str:
+    """state_dict key of a convolution's part: "conv" or "batch_norm" with its attribute, such as "conv.weight"."""
+    module, attribute = part.split(".")
+    return f"module_list.{layer_i}.{module}_{layer_i}.{attribute}"
+
+
+def activation_of(section: dict):
+    """Function of a section's activation."""
+    return ACTIVATION[section.get("activation", "logistic" if section["type"] == "convolutional" else "linear")]
+
+
+def carrier_beta(section: dict) -> float:
+    """Beta for which the layer's activation gives 1; where it cannot (logistic), the beta of its middle."""
+    name = section.get("activation", "logistic")
+    if name in ("mish", "swish"):
+        act = ACTIVATION[name]
+        return brentq(lambda x: act(torch.tensor(x, dtype=torch.float64)).item() - 1.0, 0.0, 3.0, xtol=1e-15)
+    return 0.0 if name == "logistic" else 1.0
+
+
+def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], removed: Tensor) -> list[Tensor]:
+    """Constant that each channel of each layer emits, (C_i,) float64 a layer; 0 for channels that are not in `removed`.
+
+    own: layer -> (C_i,) constants that its convolutions emit; removed: (G,) bool.
+    """
+    out: list[Tensor] = []
+    for layer_i, section in enumerate(defs[1:]):
+        kind = section["type"]
+        here = removed[torch.from_numpy(graph.outputs[layer_i])]
+        sources = [out[j] if j >= 0 else torch.zeros(len(graph.image), dtype=torch.float64) for j in layer_inputs(layer_i, section)]
+        if kind == "convolutional":
+            value = own.get(layer_i, torch.zeros(len(here), dtype=torch.float64))
+        elif kind == "route":
+            groups, group_id = integer(section, "groups", 1), integer(section, "group_id")
+            value = torch.cat([source.chunk(groups)[group_id] for source in sources])
+        elif kind == "shortcut":
+            value = activation_of(section)(sum(sources))
+        elif kind in ("scale_channels", "sam"):
+            value = activation_of(section)(sources[0] * sources[1])
+        elif kind == "reorg":
+            value = torch.zeros(len(here), dtype=torch.float64)  # its input cannot be cut
+        else:
+            value = sources[0]
+        out.append(torch.where(here, value, 0.0))
+    return out
+
+
+def input_constants(defs: list[dict], graph: ChannelGraph, constants: list[Tensor], layer_i: int) -> Tensor:
+    """(inputs of layer_i,) constants of the channels it reads."""
+    sources = layer_inputs(layer_i, defs[1 + layer_i])
+    return torch.cat([constants[j] if j >= 0 else torch.zeros(len(graph.image), dtype=torch.float64) for j in sources])
+
+
+def constant_kernel(weight: Tensor, constant: Tensor, groups: int) -> Tensor:
+    """Sum over input channels of kernel x constant, (out, k, k) float64. weight: (out, in / groups, k, k); constant: (in,)."""
+    constant = constant.view(groups, 1, -1, 1, 1)
+    silent = constant == 0  # 0 x kernel is left out, which also skips most of the work
+    columns = (~silent).any(0).flatten().nonzero().flatten()
+    blocks = weight.view(groups, -1, *weight.shape[1:])[:, :, columns].double()
+    return (blocks * constant[:, :, columns]).sum(2).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class _Consumer:
+    """A convolution that reads removed channels with something to carry. kernel: (out, k, k) float64, sum of kernel x constant."""
+
+    layer_i: int
+    kernel: Tensor
+    padded: bool
+    groups: np.ndarray  # groups of its removed inputs
+
+
+def _consumers(defs, state, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -> list[_Consumer]:
+    found = []
+    for layer_i, section in enumerate(defs[1:]):
+        if section["type"] != "convolutional":
+            continue
+        inputs = graph.inputs(layer_i, section)
+        groups = integer(section, "groups", 1)
+        if groups > 1 and groups == len(inputs):
+            continue  # depthwise: an output goes with its input, so no kept output sees a constant
+        constant = input_constants(defs, graph, constants, layer_i)
+        kernel = constant_kernel(state[prefix(layer_i, "conv.weight")], constant, groups)
+        kernel = kernel * keep[torch.from_numpy(graph.outputs[layer_i])].view(-1, 1, 1)
+        if kernel.any():
+            gone = np.unique(inputs[~keep[torch.from_numpy(inputs)].numpy()])
+            found.append(_Consumer(layer_i, kernel, conv_padding(section) > 0, gone))
+    return found
+
+
+def _choose_carriers(consumers: list[_Consumer], members: np.ndarray) -> dict[int, int]:
+    """consumer layer -> group that carries its constant: as few channels in all as a greedy choice finds."""
+    chosen: dict[int, int] = {}
+    for consumer in sorted((c for c in consumers if c.padded), key=lambda c: (len(c.groups), c.layer_i)):
+        taken = [group for group in consumer.groups if group in set(chosen.values())]
+        chosen[consumer.layer_i] = int(taken[0] if taken else min(consumer.groups, key=lambda group: (members[group], group)))
+    return chosen
+
+
+def _carrier_constants(defs, graph: ChannelGraph, carriers: dict[int, int]) -> tuple[dict[int, Tensor], list[Tensor]]:
+    """Beta of every channel of every layer in a carrier group, and the constants they give downstream.
+
+    Each carrier emits 1 in its first layer and, where several layers add up in a shortcut, 0 in the later ones.
+    """
+    groups = sorted(set(carriers.values()))
+    is_carrier = torch.zeros(len(graph.frozen), dtype=torch.bool)
+    is_carrier[groups] = True
+    layers = [i for i in graph.normalised if is_carrier[torch.from_numpy(graph.outputs[i])].any()]
+    betas = {i: torch.full((len(graph.outputs[i]),), carrier_beta(defs[1 + i]), dtype=torch.float64) for i in layers}
+    own = {i: activation_of(defs[1 + i])(betas[i]) for i in layers}
+    later = _later_terms(defs, graph)
+    for i in layers:
+        zero = activation_of(defs[1 + i])(torch.zeros((), dtype=torch.float64))
+        if i in later and zero == 0:
+            betas[i], own[i] = torch.zeros_like(betas[i]), torch.zeros_like(own[i])
+    return betas, propagate(defs, graph, own, is_carrier)
+
+
+def _later_terms(defs: list[dict], graph: ChannelGraph) -> set[int]:
+    """Convolutions whose output only ever enters a shortcut as its newer term (the block's last layer of a residual net)."""
+    users: dict[int, list[tuple[int, dict]]] = {}
+    for layer_i, section in enumerate(defs[1:]):
+        for j in layer_inputs(layer_i, section):
+            users.setdefault(j, []).append((layer_i, section))
+    later = set()
+    for i in graph.normalised:
+        uses = users.get(i, [])
+        if uses and all(section["type"] == "shortcut" and min(layer_inputs(j, section)) < i for j, section in uses):
+            later.add(i)
+    return later
+
+
+def fold_constants(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor,
+                   fold: str = "exact") -> tuple[dict[str, Tensor], Tensor, dict[int, str]]:
+    """(state_dict with the constants of removed channels moved on, (G,) groups that stay with carriers, consumer -> how).
+
+    keep: (G,) bool. fold: "exact"; "bias" (padded consumers get the sum for the whole kernel, wrong at the border, as in the
+    reference implementation); "none" (constants are dropped). Full width still; removed channels are left as they are.
+    """
+    if fold not in FOLDS:
+        raise ValueError(f"found fold {fold!r}, expected one of {', '.join(FOLDS)}")
+    own = {i: activation_of(defs[1 + i])(state[prefix(i, "batch_norm.bias")].double()) for i in graph.normalised}
+    consumers = _consumers(defs, state, graph, keep, propagate(defs, graph, own, ~keep))
+    members = np.bincount(np.concatenate([graph.outputs[i] for i in graph.normalised]), minlength=len(graph.frozen))
+    carriers = _choose_carriers(consumers, members) if fold == "exact" else {}
+    betas, emitted = _carrier_constants(defs, graph, carriers)
+    state = dict(state)
+    staying = keep.clone()
+    staying[list(carriers.values())] = True
+    _write_carriers(defs, state, graph, staying & ~keep, betas)
+    how = {}
+    for consumer in consumers:
+        i = consumer.layer_i
+        if i in carriers:
+            constant = input_constants(defs, graph, emitted, i)
+            places = torch.from_numpy(graph.inputs(i, defs[1 + i]) == carriers[i]).nonzero().flatten()
+            _write_kernel(state, i, consumer.kernel, constant, places, integer(defs[1 + i], "groups", 1))
+            how[i] = "carrier"
+        elif fold == "none":
+            how[i] = "dropped"
+        else:
+            _write_offset(state, i, consumer.kernel.sum((1, 2)))
+            how[i] = "approximate" if consumer.padded else "folded"
+    return state, staying, how
+
+
+def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: dict[int, Tensor]) -> None:
+    """Turn the channels of the (G,) groups in `carrier` into emitters of a constant, deaf and ignored by every convolution."""
+    for layer_i, section in enumerate(defs[1:]):
+        if section["type"] != "convolutional":
+            continue
+        own = carrier[torch.from_numpy(graph.outputs[layer_i])]
+        inputs = carrier[torch.from_numpy(graph.inputs(layer_i, section))]
+        if not own.any() and not inputs.any():
+            continue
+        key = prefix(layer_i, "conv.weight")
+        weight = state[key].clone()
+        groups = integer(section, "groups", 1)
+        if inputs.any() and groups < len(inputs):  # a group's place holds its carrier in every part of a grouped convolution
+            weight[:, inputs.view(groups, -1)[0]] = 0
+        weight[own] = 0
+        state[key] = weight
+        if own.any():
+            for part, value in (("weight", 0.0), ("bias", betas[layer_i]), ("running_mean", 0.0), ("running_var", 1.0)):
+                old = state[prefix(layer_i, f"batch_norm.{part}")]
+                new = torch.as_tensor(value, dtype=old.dtype, device=old.device)
+                state[prefix(layer_i, f"batch_norm.{part}")] = torch.where(own.to(old.device), new, old)
+
+
+def _write_kernel(state, layer_i: int, kernel: Tensor, constant: Tensor, places: Tensor, groups: int) -> None:
+    """Give the input channels `places` (one in every part of a grouped convolution) the kernel of all removed ones."""
+    weight = state[prefix(layer_i, "conv.weight")].clone()
+    per_part, rows = len(constant) // groups, len(weight) // groups
+    done = set()
+    for place in places.tolist():
+        part, column = divmod(place, per_part)
+        if part not in done:  # a route may bring the same channel twice; one of them carries
+            done.add(part)
+            own = slice(part * rows, (part + 1) * rows)
+            weight[own, column] = (kernel[own] / constant[place]).to(weight)
+    state[prefix(layer_i, "conv.weight")] = weight
+
+
+def _write_offset(state, layer_i: int, offset: Tensor) -> None:
+    """Add `offset` (out,) to what the convolution gives: off the running mean of its batch norm, or onto its bias."""
+    mean, bias = prefix(layer_i, "batch_norm.running_mean"), prefix(layer_i, "conv.bias")
+    if mean in state:
+        state[mean] = (state[mean].double() - offset).to(state[mean])
+    else:
+        state[bias] = (state[bias].double() + offset).to(state[bias])
+
+
+def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph,
+                                  staying: Tensor) -> tuple[list[dict], dict[str, Tensor], dict[int, Tensor]]:
+    """Slice the full-width net down to the (G,) groups in `staying`: (module_defs, state_dict, layer -> kept indices)."""
+    compact, sliced, kept = [section.copy() for section in defs], {}, {}
+    for layer_i, section in enumerate(defs[1:]):
+        if section["type"] != "convolutional":
+            continue
+        rows = staying[torch.from_numpy(graph.outputs[layer_i])].nonzero().flatten()
+        inputs = staying[torch.from_numpy(graph.inputs(layer_i, section))]
+        groups = integer(section, "groups", 1)
+        weight = state[prefix(layer_i, "conv.weight")][rows]
+        if groups > 1 and groups == len(inputs):
+            compact[1 + layer_i]["groups"] = str(int(inputs.sum()))
+        else:
+            weight = weight[:, inputs.view(groups, -1)[0]]  # tied: every part keeps the same places
+        sliced[prefix(layer_i, "conv.weight")] = weight.contiguous()
+        for part in ("conv.bias", "batch_norm.weight", "batch_norm.bias", "batch_norm.running_mean", "batch_norm.running_var"):
+            if (key := prefix(layer_i, part)) in state:
+                sliced[key] = state[key][rows]
+        if (key := prefix(layer_i, "batch_norm.num_batches_tracked")) in state:
+            sliced[key] = state[key]
+        compact[1 + layer_i]["filters"] = str(len(rows))
+        kept[layer_i] = rows
+    return compact, sliced, kept
+
+
+def masked_state(state: dict[str, Tensor], masks: dict[int, Tensor]) -> dict[str, Tensor]:
+    """state_dict with the gammas of removed channels zeroed, betas kept: the net that removal has to reproduce."""
+    masked = dict(state)
+    for layer_i, mask in masks.items():
+        key = prefix(layer_i, "batch_norm.weight")
+        masked[key] = state[key] * mask.to(state[key])
+    return masked
+
+
+def compact_net(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor, fold: str = "exact") -> Surgery:
+    """Remove the groups not in `keep` (G,) from a net; see fold_constants for `fold`. Arguments stay untouched."""
+    folded, staying, how = fold_constants(defs, state, graph, keep, fold)
+    compact, sliced, kept = init_weights_from_loose_model(defs, folded, graph, staying)
+    extra = staying & ~keep
+    carriers = {i: int(extra[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.normalised}
+    return Surgery(compact, sliced, kept, {i: n for i, n in carriers.items() if n}, how)

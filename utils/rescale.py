@@ -1,0 +1,73 @@
+"""Shrink all gammas of a net without changing its function (gamma-W rescaling: Ye et al. 2018, section 4.3).
+
+Convolution, leaky ReLU, ReLU, shortcut, route, upsample and pooling are positively homogeneous: if every layer's output is
+multiplied by a > 0, the next layer sees its input multiplied by a. So gamma and beta of every batch norm take the factor a,
+the running statistics behind it follow their input, and the heads divide by a. From gammas near 1 an L1 penalty makes all of them
+fall together, because the next batch norm absorbs a common scale; from small ones selection starts at once.
+"""
+
+import torch
+from torch import nn
+
+from utils.parse_config import head_indices, integer, layer_inputs
+
+HOMOGENEOUS = ("linear", "leaky", "relu")
+
+
+class RescaleError(ValueError):
+    """The net has layers through which a common factor does not pass."""
+
+
+def rescale_obstacles(defs: list[dict]) -> list[str]:
+    """Why module_defs cannot be rescaled, a line a layer; empty when they can."""
+    obstacles = []
+    for layer_i, section in enumerate(defs[1:]):
+        name = section.get("activation", "logistic" if section["type"] == "convolutional" else "linear")
+        if section["type"] in ("scale_channels", "sam"):
+            obstacles.append(f"layer {layer_i} [{section['type']}] multiplies two maps")
+        elif name not in HOMOGENEOUS:
+            obstacles.append(f"layer {layer_i} [{section['type']}] has activation {name}")
+    if not obstacles:
+        _input_factors(defs, 0.5, obstacles)
+    return obstacles
+
+
+def _input_factors(defs: list[dict], factor: float, obstacles: list[str]) -> list[float]:
+    """Factor that each layer's input takes when every batch norm takes `factor`; disagreements go to `obstacles`."""
+    outputs, inputs = [], []
+    for layer_i, section in enumerate(defs[1:]):
+        sources = {1.0 if j < 0 else outputs[j] for j in layer_inputs(layer_i, section)}
+        if len(sources) > 1:
+            obstacles.append(f"layer {layer_i} [{section['type']}] joins rescaled and unscaled maps")
+        inputs.append(sources.pop())
+        if section["type"] == "convolutional":
+            outputs.append(factor if integer(section, "batch_normalize") else inputs[-1])
+        else:
+            outputs.append(inputs[-1])
+    return inputs
+
+
+@torch.no_grad()
+def rescale_gammas(model: nn.Module, factor: float) -> None:
+    """Multiply every gamma of a Darknet by `factor`, in place, its function in eval mode unchanged.
+
+    Raises RescaleError, naming the layers, when a common factor does not pass through the net; ValueError on a factor <= 0.
+    """
+    if not factor > 0:
+        raise ValueError(f"found rescaling factor {factor}, expected one over 0")
+    defs = model.module_defs
+    if obstacles := rescale_obstacles(defs):
+        raise RescaleError(f"gammas cannot be rescaled: {'; '.join(obstacles[:3])}"
+                           f"{f'; and {len(obstacles) - 3} more' if len(obstacles) > 3 else ''}; use --rescale none")
+    inputs = _input_factors(defs, factor, [])
+    heads = {i - 1 for i in head_indices(defs)}
+    for layer_i, conv, bn in model.convolutions():
+        if bn is not None:
+            bn.running_mean.mul_(inputs[layer_i])
+            bn.running_var.copy_(inputs[layer_i] ** 2 * (bn.running_var.double() + bn.eps) - bn.eps)
+            bn.weight.mul_(factor)
+            bn.bias.mul_(factor)
+        elif layer_i in heads:
+            conv.weight.div_(inputs[layer_i])
+        else:
+            conv.bias.mul_(inputs[layer_i])

@@ -1,0 +1,35 @@
+"""From command-line arguments to the objects that every script needs: module_defs that fit the data, datasets, names."""
+
+import argparse
+from pathlib import Path
+
+from utils.datasets import ListDataset
+from utils.parse_config import DataConfig, class_count, parse_data_config, parse_model_config, rebuild_heads
+from utils import cli
+
+
+def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict]:
+    """module_defs of `cfg`, its heads rebuilt (and said so) when its class count is not the data's."""
+    defs = parse_model_config(cfg)
+    if class_count(defs) != data.classes:
+        if not quiet:
+            print(f"{cfg}: made for {class_count(defs)} classes, {data.path} has {data.classes}: heads rebuilt for {data.classes}")
+        defs = rebuild_heads(defs, data.classes)
+    return defs
+
+
+def model_and_data(args: argparse.Namespace, quiet: bool = False) -> tuple[Path, list[dict], DataConfig]:
+    """(cfg path, module_defs, data description) of --cfg, --data and --class_path."""
+    data = parse_data_config(args.data, args.class_path)
+    cfg = cli.resolve_cfg(args.cfg)
+    return cfg, defs_for_data(cfg, data, quiet), data
+
+
+def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int], **options) -> ListDataset:
+    """Dataset of part "train" or "valid"; says what --skip-bad skipped."""
+    made = ListDataset(data.list_file(part), size, data.classes, skip_bad=args.skip_bad, cache_gb=args.cache_gb, **options)
+    for message in made.skipped:
+        print(f"skipped: {message}")
+    if made.skipped:
+        print(f"{part}: {len(made.skipped)} of {len(made.skipped) + len(made)} images skipped")
+    return made

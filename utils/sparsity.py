@@ -1,0 +1,73 @@
+"""Sparsity on batch-norm gammas (Liu et al. 2017, section 3; Ye et al. 2018, section 4), and how far it has come."""
+
+import torch
+from torch import Tensor, nn
+
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
+
+
+def gammas_of(model: nn.Module, layers: list[int]) -> list[nn.Parameter]:
+    """Batch-norm gammas, (C_i,) each, of the given layers of a Darknet."""
+    norms = {layer_i: bn for layer_i, _, bn in model.convolutions()}
+    return [norms[layer_i].weight for layer_i in layers]
+
+
+@torch.no_grad()
+def add_l1_subgradient(gammas: list[nn.Parameter], s: float) -> None:
+    """Add s x sign(gamma) to the gradients: once an optimiser step, after unscaling and clipping."""
+    for gamma in gammas:
+        if gamma.grad is None:
+            gamma.grad = torch.zeros_like(gamma)
+        gamma.grad.add_(gamma.sign(), alpha=s)
+
+
+@torch.no_grad()
+def soft_threshold(gammas: list[nn.Parameter], amount: float) -> None:
+    """The proximal step of L1, after the optimiser's: move every gamma towards 0 by `amount`, and stop there."""
+    for gamma in gammas:
+        gamma.copy_(gamma.sign() * (gamma.abs() - amount).clamp(min=0))
+
+
+def proximal_amount(s: float, learning_rate: float, momentum: float) -> float:
+    """Threshold a step that drifts as far as the sub-gradient does: momentum sums a constant gradient to 1 / (1 - momentum)."""
+    return learning_rate * s / (1 - momentum)
+
+
+def drift_epochs(s: float, learning_rate: float, momentum: float, steps_per_epoch: int, start: float) -> float:
+    """Epochs in which L1 alone moves a gamma from `start` to 0 at a constant learning rate."""
+    return start / (proximal_amount(s, learning_rate, momentum) * steps_per_epoch)
+
+
+def gamma_quantiles(gammas: list[Tensor]) -> list[float]:
+    """QUANTILES of |gamma| over all channels."""
+    values = torch.cat([gamma.detach().abs().float().cpu() for gamma in gammas])
+    return torch.quantile(values, torch.tensor(QUANTILES)).tolist()
+
+
+def zero_share(gammas: list[Tensor]) -> float:
+    """Share of the gammas that are exactly 0."""
+    return torch.cat([gamma.detach() == 0 for gamma in gammas]).float().mean().item()
+
+
+def describe_sparsity(gammas: list[Tensor], percent: float) -> tuple[bool, str]:
+    """Whether cutting `percent` of the channels is likely to be free, and a line that says so in words.
+
+    The measure is the energy that the cut channels carry: the sum of squared gammas below the threshold as a share of all.
+    Below 1e-4 a cut goes unnoticed; above 1e-2 it has been seen to cost mAP before fine-tuning.
+    """
+    values = torch.cat([gamma.detach().abs().double().cpu() for gamma in gammas]).sort().values
+    cut = int(len(values) * percent)
+    energy = (values[:cut].square().sum() / values.square().sum().clamp(min=1e-30)).item()
+    near_zero = (values < 0.01 * values.max()).double().mean().item()
+    free = energy < 1e-4
+    verdict = "it should cost nothing" if free else "it may cost some mAP before fine-tuning" if energy < 1e-2 else \
+        "it would cost mAP: go on training with -sr"
+    return free, (f"{near_zero:.0%} of prunable gammas are under 0.01 x the largest ({zero_share(gammas):.0%} exactly 0); "
+                  f"percent {percent:g} cuts channels with {energy:.2g} of the squared gammas: {verdict}")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Optimiser groups: kernels decay; gammas, betas and biases do not (decay on a gamma would be a second penalty)."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

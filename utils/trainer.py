@@ -1,0 +1,339 @@
+"""The training run behind train.py: one object that holds its state, and the steps of an epoch."""
+
+import argparse
+import contextlib
+import math
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from models import Darknet
+from utils import cli, distributed
+from utils.augmentations import Augmentation
+from utils.checkpoint import copy_file, is_torch_file, load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.datasets import TrainSampler, evaluation_loader, training_loader
+from utils.ema import ModelEma
+from utils.evaluate import ScoreOptions, evaluate, to_input
+from utils.loss import LossOptions, LossParts, yolo_loss
+from utils.metrics import EvalResult
+from utils.parse_config import DataConfig
+from utils.plots import plot_training
+from utils.prune_graph import prunable_layers
+from utils.rescale import rescale_gammas
+from utils.run_folder import RunFolder, environment, new_run_path
+from utils.schedule import learning_rate
+from utils.setup import dataset, model_and_data
+from utils.shapes import largest_stride, total_cost
+from utils import sparsity
+
+AUTO_RESCALE = 0.05
+AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
+                 "flip": Augmentation(scale=0, translate=0, hsv=(0, 0, 0)), "standard": Augmentation()}
+
+
+class TrainingError(ValueError):
+    """Training cannot go on."""
+
+
+def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments that the run named by --resume was started with; the machine's (device, processes, threads) stay."""
+    path = Path(args.resume)
+    last = path if path.is_file() else path / "last.pth"
+    stored = read_checkpoint(last).get("args")
+    if stored is None:
+        raise ValueError(f"{last}: holds no state of a run, expected the last.pth of a run folder")
+    here = {"resume": str(last), "device": args.device, "n_cpu": args.n_cpu, "threads": args.threads}
+    return argparse.Namespace(**{**vars(args), **stored, **here})
+
+
+class Trainer:
+    """State of one run: model, optimiser, average, schedule, data, folder.
+
+    Everything that --resume needs is in `state()`; batches and augmentations depend on (seed, epoch) alone.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        device = cli.select_device(args.device, args.threads)
+        self.rank, self.world_size, self.device = distributed.start(device)
+        self.main = self.rank == 0
+        torch.manual_seed(args.seed)
+        self.cfg, defs, self.data = model_and_data(args, quiet=not self.main)
+        self.size = cli.input_size(args, defs)
+        self.model = Darknet(defs).to(self.device, memory_format=torch.channels_last)
+        self.rescale = 1.0  # the factor that gammas carry, see utils.rescale
+        self.start_words = self._load_start()
+        self._build_data(defs)
+        self.total_steps = self.steps_per_epoch * args.epochs
+        self.prunable = prunable_layers(self.model.module_defs, args.strategy)
+        self.optimizer = torch.optim.SGD(sparsity.parameter_groups(self.model, args.weight_decay), lr=args.lr,
+                                         momentum=args.momentum, nesterov=args.momentum > 0, fused=True)
+        self.ema = ModelEma(self.model, args.ema) if args.ema else None
+        self.amp = args.amp and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
+        self.epoch, self.step, self.best = 0, 0, -1.0
+        self._restore()
+        self._freeze()
+        self.forward = distributed.wrap(self.model, self.device)
+        self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
+        self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, scorer=args.scorer)
+
+    # ---- building
+
+    def _load_start(self) -> str:
+        """Load --weights, rescale gammas when asked; returns what was done in words."""
+        args = self.args
+        if args.resume:
+            return f"resumed from {args.resume}"
+        words, loaded = "from scratch", {}
+        if args.weights and (args.weights_named or Path(args.weights).is_file()):
+            detail, loaded = load_weights(self.model, args.weights, strict=False)
+            words = f"{args.weights}: {detail}"
+        elif args.weights:
+            words = f"warning: {args.weights} is not there (weights/download_weights.py fetches it): from scratch"
+        self.rescale = float(loaded.get("rescale", 1.0))
+        if args.sr and args.rescale != "none":
+            alpha = AUTO_RESCALE if args.rescale == "auto" else float(args.rescale)
+            rescale_gammas(self.model, alpha / self.rescale)
+            self.rescale = alpha
+        return words
+
+    def _build_data(self, defs: list[dict]) -> None:
+        args = self.args
+        self.train_set = dataset(args, self.data, "train", self.size, seed=args.seed,
+                                 augmentation=self._augmentation())
+        self.valid_set = dataset(args, self.data, "valid", self.size) if self.main else None
+        self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
+                                    args.multiscale_training, self.rank, self.world_size)
+        self.loader = training_loader(self.train_set, self.sampler, args.n_cpu)
+        self.valid_loader = evaluation_loader(self.valid_set, args.batch_size, args.n_cpu) if self.main else None
+        self.steps_per_epoch = math.ceil(len(self.sampler) / args.accumulate)
+
+    def _augmentation(self) -> Augmentation:
+        base = AUGMENTATIONS[self.args.augment]
+        return Augmentation(base.flip, base.scale, base.translate, base.hsv, self.args.mosaic)
+
+    def _restore(self) -> None:
+        """Open the run folder; on --resume put back every state."""
+        args = self.args
+        if not args.resume:
+            path = Path("logs") / args.name if args.name else new_run_path(cli.stem(self.cfg), "sr" if args.sr else "train")
+            if self.main and (path / "last.pth").exists():
+                raise ValueError(f"{path}: there is a run of this name; take another --name, or go on with it: --resume {path}")
+            self.folder = RunFolder(path) if self.main else None
+            if self.main:
+                self.folder.write_json("args.json", vars(args) | {"environment": environment()})
+            return
+        state = read_checkpoint(args.resume)
+        self.model.load_state_dict(state["live"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["model"])
+            self.ema.updates = state["ema_updates"]
+        self.epoch, self.step, self.best, self.rescale = state["epoch"], state["step"], state["best"], state["rescale"]
+        self.model.seen = state["seen"]
+        torch.set_rng_state(state["rng"])
+        self.folder = RunFolder(Path(args.resume).parent, self.epoch) if self.main else None
+
+    def _freeze(self) -> None:
+        for module in self.model.module_list[:self.args.freeze]:
+            module.requires_grad_(False)
+
+    def announce(self) -> None:
+        """Print what is about to be trained, on what, and with -sr how long the sparsity needs."""
+        if not self.main:
+            return
+        args, cost = self.args, total_cost(self.model.module_defs, *self.size)
+        print(f"{self.cfg}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMACs at {self.size[0]}x{self.size[1]}; "
+              f"{self.start_words}")
+        print(f"{self.data.path}: {len(self.train_set)} training images, {len(self.valid_set)} for validation; {args.epochs} "
+              f"epochs of {self.steps_per_epoch} steps on {self.device}, {self.world_size} process(es), "
+              f"{torch.get_num_threads()} threads; run {self.folder.path}")
+        if args.sr:
+            gammas = sparsity.gammas_of(self.model, self.prunable)
+            start = torch.cat([g.detach().abs() for g in gammas]).median().item()
+            epochs = sparsity.drift_epochs(args.s, args.lr, args.momentum, self.steps_per_epoch, start)
+            fitting = args.s * epochs / args.epochs
+            print(f"sparsity: {args.sparsity} with s = {args.s:g} on {len(self.prunable)} layers ({args.strategy}); at lr {args.lr:g} it moves "
+                  f"a gamma from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate"
+                  + (f"; {args.epochs} epochs are too few: s = {fitting:.2g} would fit" if epochs > args.epochs else ""))
+            if args.rescale == "none" and start > 0.3:
+                print("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing "
+                      "(--rescale auto shrinks them without changing the function)")
+
+    # ---- an epoch
+
+    def train_one_epoch(self, epoch: int) -> dict:
+        """One pass over the training images. Returns the mean loss parts, the last learning rate and the speed."""
+        self.sampler.epoch = epoch
+        self._train_mode()
+        sums, batches, started = None, len(self.sampler), time.perf_counter()
+        bar = tqdm(self.loader, total=batches, desc=f"epoch {epoch}/{self.args.epochs}", leave=False,
+                   disable=None if self.main else True)
+        for batch_i, (images, targets) in enumerate(bar):
+            last = (batch_i + 1) % self.args.accumulate == 0 or batch_i + 1 == batches
+            # batches of the last, possibly shorter, accumulation share one step
+            share = min(self.args.accumulate, batches - batch_i // self.args.accumulate * self.args.accumulate)
+            parts = self._backward(images, targets, share, last)
+            if last:
+                rate = self._optimiser_step()
+            self.model.seen += len(images) * self.world_size
+            sums = parts if sums is None else LossParts(*(a + b for a, b in zip(sums, parts)))
+            if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
+                self._check_finite(sums, parts, epoch, batch_i)  # reads the loss, which makes a GPU wait: not every step
+            if batch_i % 10 == 9:
+                bar.set_postfix(loss=f"{sum(float(part) for part in sums) / (batch_i + 1):.3f}")
+        seconds = time.perf_counter() - started
+        box, objectness, classes = (float(part) / batches for part in sums)
+        return {"lr": rate, "loss": box + objectness + classes, "loss_box": box, "loss_objectness": objectness,
+                "loss_class": classes, "seconds": seconds,
+                "images_per_s": batches * self.args.batch_size * self.world_size / seconds}
+
+    def _train_mode(self) -> None:
+        self.forward.train()
+        for module in self.model.module_list[:self.args.freeze]:
+            module.eval()
+
+    def _backward(self, images, targets, share: int, last: bool) -> LossParts:
+        """Forward and backward pass of one batch, its loss divided by `share`; returns detached parts."""
+        images = to_input(images, self.device)
+        sync = contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync()
+        with sync:
+            with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
+                raws = self.forward(images)
+            parts = yolo_loss(raws, self.model.heads(), targets, (images.shape[3], images.shape[2]), self.loss_options)
+            self.scaler.scale(parts.total() / share).backward()
+        return LossParts(*(part.detach() for part in parts))
+
+    def _check_finite(self, sums: LossParts, parts: LossParts, epoch: int, batch_i: int) -> None:
+        if not math.isfinite(float(sums.total())):
+            found = ", ".join(f"{name} {float(value):g}" for name, value in parts._asdict().items())
+            raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: the loss is not finite ({found}); lower the learning rate "
+                                f"(--lr {self.args.lr / 3:.2g}) or look at the labels; {self.folder.path if self.main else ''} keeps the last epoch")
+
+    def _optimiser_step(self) -> float:
+        """Clip, step, sparsify, average. Returns the learning rate used."""
+        args = self.args
+        rate = learning_rate(self.step, self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.unscale_(self.optimizer)
+        if args.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+        gammas = sparsity.gammas_of(self.model, self.prunable) if args.sr else []
+        if args.sparsity == "l1":
+            sparsity.add_l1_subgradient(gammas, args.s)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if args.sparsity == "prox":
+            sparsity.soft_threshold(gammas, sparsity.proximal_amount(args.s, rate, args.momentum))
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.model)
+        return rate
+
+    @property
+    def averaged(self) -> Darknet:
+        """The weights to evaluate, save and prune: the average where there is one."""
+        return self.ema.model if self.ema else self.model
+
+    def evaluate(self, epoch: int) -> EvalResult | None:
+        """Score the averaged weights on the validation images, in the main process, when this epoch's turn has come."""
+        if not self.main or (epoch % self.args.evaluation_interval and epoch != self.args.epochs):
+            return None
+        return evaluate(self.averaged, self.valid_loader, self.data.names, self.score_options)
+
+    # ---- after an epoch
+
+    def record(self, epoch: int, losses: dict, result: EvalResult | None) -> None:
+        """One line on the screen, one row in metrics.csv, curves redrawn."""
+        if not self.main:
+            return
+        scores = {key: getattr(result, key) if result else "" for key in ("map50", "map", "precision", "recall", "f1")}
+        gammas = sparsity.gammas_of(self.averaged, self.prunable)
+        quantiles = dict(zip([f"gamma_q{int(100 * q)}" for q in sparsity.QUANTILES], sparsity.gamma_quantiles(gammas)))
+        row = {"epoch": epoch, **losses, **scores, **quantiles, "gamma_zero": sparsity.zero_share(gammas)}
+        self.folder.add_row(row)
+        shown = f"mAP {result.map50:.4f}  AP {result.map:.4f}  P {result.precision:.3f}  R {result.recall:.3f}" if result else "mAP -"
+        print(f"epoch {epoch}/{self.args.epochs}  loss {losses['loss']:.3f} (box {losses['loss_box']:.3f} obj "
+              f"{losses['loss_objectness']:.3f} cls {losses['loss_class']:.3f})  {shown}  lr {losses['lr']:.2g}  "
+              f"{losses['seconds']:.0f} s  {losses['images_per_s']:.1f} images/s", flush=True)
+        if self.args.sr:
+            print("  |gamma| " + "  ".join(f"{key[7:]}% {value:.3g}" for key, value in quantiles.items()))
+            print(f"  {sparsity.describe_sparsity(gammas, self.args.percent)[1]}", flush=True)
+        plot_training(self.folder.rows(), self.folder.path / "curves.png")
+        if self.args.tensorboard:
+            self._tensorboard(row, gammas)
+
+    def _tensorboard(self, row: dict, gammas: list) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
+        with SummaryWriter(str(self.folder.path)) as writer:
+            for key, value in row.items():
+                if key != "epoch" and value != "":
+                    writer.add_scalar(key, value, row["epoch"])
+            writer.add_histogram("bn_weights/hist", torch.cat([g.detach().cpu() for g in gammas]), row["epoch"])
+
+    def state(self) -> dict:
+        """Everything that --resume needs."""
+        return {"live": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                "ema_updates": self.ema.updates if self.ema else 0, "step": self.step, "best": self.best,
+                "rng": torch.get_rng_state(), "args": dict(vars(self.args))}
+
+    def save(self, epoch: int, result: EvalResult | None) -> None:
+        """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
+        self.epoch = epoch
+        if self.main:
+            better = result is not None and (self.args.sr or result.map50 > self.best)
+            self.best = result.map50 if better else self.best
+            # the average carries no count of images; the header of a .weights file should
+            self.averaged.seen = self.model.seen
+            content = weights_content(self.averaged, str(self.cfg), self.folder.name, epoch=epoch, rescale=self.rescale,
+                                      map50=result.map50 if result else None)
+            save_checkpoint(self.folder.path / "last.pth", content | self.state())
+            if better:
+                save_checkpoint(self.folder.path / "best.pth", content)
+            if self.args.checkpoint_interval and epoch % self.args.checkpoint_interval == 0:
+                save_checkpoint(self.folder.path / f"epoch_{epoch}.pth", content)
+        distributed.barrier()
+
+    def finish(self) -> None:
+        """Publish the run's weights under the fixed names and say where they are."""
+        if self.main:
+            if self.args.no_publish:
+                print(f"{self.folder.path}: best.pth (mAP {self.best:.4f}), last.pth")
+            else:
+                publish(self.folder.path, self.cfg, self.args.weights, self.best)
+        distributed.stop()
+
+
+def publish(folder: Path, cfg: Path, start: str | None, best: float) -> None:
+    """Copy a finished run's weights to the fixed names; write back a Darknet file from pruned/ that was the start."""
+    name = cli.stem(cfg)
+    last = read_checkpoint(folder / "last.pth")
+    slim = {key: last[key] for key in ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50")}
+    targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
+    save_checkpoint(Path("checkpoints") / f"{name}_ckpt.pth", slim)
+    for target in targets:
+        copy_file(folder / "best.pth", target)
+    written = [f"checkpoints/{name}_ckpt.pth (last)"] + [f"{target} (best)" for target in targets]
+    if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
+        start = Path(start)
+        shutil.copyfile(start, start.with_name(f"{start.stem}-init.weights"))
+        content = read_checkpoint(folder / "best.pth")
+        model = Darknet(content["module_defs"])
+        model.load_state_dict(content["model"])
+        model.seen = content["seen"]
+        if content["rescale"] != 1.0:
+            rescale_gammas(model, 1 / content["rescale"])
+        model.save_darknet_weights(start)
+        written.append(f"{start} (best; the start is kept as {start.stem}-init.weights)")
+    print(f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}")
