@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine")
     t.add_argument("--warmup", type=float, default=1.0, metavar="EPOCHS", help="epochs of rising learning rate")
     t.add_argument("--accumulate", type=cli.positive_int, default=1, metavar="N", help="batches an optimiser step")
-    t.add_argument("--clip", type=float, default=10.0, metavar="NORM", help="largest gradient norm; 0: any")
+    t.add_argument("--clip", type=float, default=500.0, metavar="NORM", help="largest gradient norm; 0: any (usual: about 100)")
     t.add_argument("--ema", type=cli.ratio, default=0.998, metavar="DECAY", help="average of weights; 0: none")
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="half precision on a GPU")
     t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="keep layers 0..N-1 as they are")

@@ -91,7 +91,7 @@ def match_compat(detections: Tensor, targets: Tensor, iou_thresholds=IOU_THRESHO
 
 
 def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int, names: list[str] | None = None,
-                 max_candidates: int | None = None) -> EvalResult:
+                 max_candidates: int | None = None, iou_thres: float = 0.5) -> EvalResult:
     """The reference's numbers for detections of `merge_nms`, in input pixels: arguments as for `metrics.score`.
 
     `map50` is the reference's mAP. It has no AP@[.5:.95]; `map` applies its rules at the ten thresholds. Precision,
@@ -100,7 +100,9 @@ def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int
     """
     check_inputs(detections, targets, n_classes, names)
     rows = stack_rows(detections, 7).numpy()
-    tp = np.concatenate([np.zeros((0, 10), bool)] + [match_compat(d, t) for d, t in zip(detections, targets)])
+    thresholds = np.concatenate([[iou_thres], IOU_THRESHOLDS])
+    tp = np.concatenate([np.zeros((0, len(thresholds)), bool)]
+                        + [match_compat(d, t, thresholds) for d, t in zip(detections, targets)])
     n_targets = count_targets(targets, n_classes)  # (C,)
     order = np.argsort(-rows[:, 6], kind="stable")  # by objectness
     label, objectness, tp = rows[order, 5], rows[order, 6], tp[order]
@@ -123,4 +125,4 @@ def _measures(tp: np.ndarray, objectness: np.ndarray, n_targets: int) -> dict:
     ap = average_precision(tp, objectness, n_targets)  # (T,)
     precision, recall = float(tp[:, 0].sum() / max(len(tp), 1)), float(tp[:, 0].sum() / n_targets)
     f1 = 2 * precision * recall / (precision + recall + 1e-16)
-    return {"ap50": float(ap[0]), "ap": float(ap.mean()), "precision": precision, "recall": recall, "f1": f1}
+    return {"ap50": float(ap[0]), "ap": float(ap[1:].mean()), "precision": precision, "recall": recall, "f1": f1}

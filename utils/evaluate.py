@@ -19,6 +19,7 @@ class ScoreOptions:
 
     conf_thres: float = 0.01
     nms_thres: float = 0.5
+    iou_thres: float = 0.5
     max_det: int = 300
     max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
     scorer: str = "standard"
@@ -59,5 +60,6 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
     """Score `model` (a Darknet, not changed) on `loader`. The forward pass runs with batch norms folded."""
     detections, truths = collect_detections(model.optimize(), loader, options, quiet)
     if options.scorer == "compat":
-        return score_compat(detections, truths, len(names), list(names))
-    return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates)
+        return score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
+    return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates,
+                 iou_thres=options.iou_thres)

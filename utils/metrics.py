@@ -87,17 +87,17 @@ def average_precision(tp: np.ndarray, scores: np.ndarray, n_targets: int, method
 
 
 def score(detections: list[Tensor], targets: list[Tensor], n_classes: int, names: list[str] | None = None,
-          method: str = "all", max_det: int = 300, max_candidates: int | None = None) -> EvalResult:
+          method: str = "all", max_det: int = 300, max_candidates: int | None = None, iou_thres: float = 0.5) -> EvalResult:
     """Evaluate one (n, 7) and one (m, 5) tensor an image. Classes without targets do not count in the means.
 
-    `method` is that of map50; `map` is always COCO's (101 points, 100 detections per image and class), so that it can
+    map50, precision, recall and F1 are at IoU iou_thres. `method` is that of map50; `map` is always COCO's (101 points, 100 detections per image and class), so that it can
     be compared with pycocotools. With method "all" at most max_det detections of an image count, the best first.
     Precision, recall and F1 are of all classes together. max_candidates: the bound that was given to NMS, if any; it is
     only stated in the result.
     """
     check_inputs(detections, targets, n_classes, names)
     n_targets = count_targets(targets, n_classes)  # (C,)
-    ranked = _rank(detections, targets)
+    ranked = _rank(detections, targets, np.concatenate([[iou_thres], IOU_THRESHOLDS]))
     coco = ranked.where(_place_in_group(ranked.image * n_classes + ranked.label) < COCO_MAX_DET)
     ours = coco if method == "coco101" else ranked.where(_place_in_group(ranked.image) < max_det)
     conf, precision, recall, f1 = best_f1(ours.tp[:, 0], ours.score, int(n_targets.sum()))
@@ -117,7 +117,7 @@ def _measures(ours: Ranked, coco: Ranked, n_targets: int, conf: float, method: s
     """AP of one class, and its precision and recall over the detections with score >= conf."""
     hits = ours.tp[ours.score >= conf, 0]
     return {"ap50": float(average_precision(ours.tp[:, 0], ours.score, n_targets, method)),
-            "ap": float(average_precision(coco.tp, coco.score, n_targets, "coco101").mean()),
+            "ap": float(average_precision(coco.tp[:, 1:], coco.score, n_targets, "coco101").mean()),
             "precision": float(hits.sum() / max(len(hits), 1)), "recall": float(hits.sum() / n_targets)}
 
 
@@ -184,11 +184,11 @@ def mean_curve(precisions: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return RECALL_POINTS.copy(), np.mean(precisions, axis=0) if precisions else np.zeros(len(RECALL_POINTS))
 
 
-def _rank(detections: list[Tensor], targets: list[Tensor]) -> Ranked:
+def _rank(detections: list[Tensor], targets: list[Tensor], iou_thresholds: np.ndarray) -> Ranked:
     rows = stack_rows(detections, 7).numpy()
     order = np.argsort(-rows[:, 4], kind="stable")
     return Ranked(image=_image_index(detections)[order], label=rows[order, 5].astype(int), score=rows[order, 4],
-                  tp=_match(detections, targets, IOU_THRESHOLDS)[order])
+                  tp=_match(detections, targets, iou_thresholds)[order])
 
 
 def _match(detections: list[Tensor], targets: list[Tensor], iou_thresholds: np.ndarray) -> np.ndarray:

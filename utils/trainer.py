@@ -80,7 +80,7 @@ class Trainer:
         self._freeze()
         self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
-        self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, scorer=args.scorer)
+        self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
 
     # ---- building
 

@@ -1,0 +1,78 @@
+"""Score a network: mAP@.5, AP@[.5:.95], precision, recall, F1.
+
+    python test.py --model_def config/yolov3-hand.cfg --weights_path weights/yolov3_ckpt.pth --data_config config/oxfordhand.data
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from utils import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of test.py."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to score (default: weights/STEM_ckpt.pth)")
+    cli.add_data_flags(p)
+    cli.add_run_flags(p, batch_size=8)
+    cli.add_score_flags(p)
+    p.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    p.add_argument("--pr", type=Path, metavar="PNG", help="precision-recall curve (default: output/pr_STEM.png)")
+    return p.parse_args(argv)
+
+
+def main() -> None:
+    """Load -> evaluate -> print the table -> write curve and numbers."""
+    args = parse_args()
+    from models import Darknet
+    from utils.checkpoint import load_weights
+    from utils.datasets import evaluation_loader
+    from utils.evaluate import ScoreOptions, evaluate
+    from utils.plots import plot_pr_curve
+    from utils.setup import dataset, model_and_data
+
+    cfg, defs, data = model_and_data(args)
+    device = cli.select_device(args.device, args.threads)
+    size = cli.input_size(args, defs)
+    model = Darknet(defs)
+    weights = Path(args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth")
+    words, _ = load_weights(model, weights)
+    valid = dataset(args, data, "valid", size)
+    print(f"{cfg}, {weights}: {words}; {len(valid)} images at {size[0]}x{size[1]} on {device}")
+    options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
+    result = evaluate(model.to(device), evaluation_loader(valid, args.batch_size, args.n_cpu), data.names, options)
+    print_result(result, args.iou_thres)
+    curve = args.pr or Path("output") / f"pr_{cli.stem(cfg)}.png"
+    plot_pr_curve(*result.curve, f"{cli.stem(cfg)}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
+    print(f"precision-recall curve: {curve}")
+    if args.json:
+        write_json(args.json, result.to_dict() | {"cfg": str(cfg), "weights": str(weights), "data": str(data.path), "size": size})
+
+
+def print_result(result, iou_thres: float) -> None:
+    """The numbers of an EvalResult, and a row a class where there are several."""
+    from utils.tables import ascii_table
+
+    header = [f"AP@{iou_thres:g}", "AP@[.5:.95]", "Precision", "Recall"]
+    rows = [["Class", "Objects", *header],
+            ["all", result.n_targets, *[f"{x:.4f}" for x in (result.map50, result.map, result.precision, result.recall)]]]
+    if len(result.per_class) > 1:
+        rows += [[c["name"], c["n_targets"], *[f"{c[key]:.4f}" for key in ("ap50", "ap", "precision", "recall")]]
+                 for c in result.per_class]
+    print(ascii_table(rows))
+    print(f"F1 {result.f1:.4f}, precision and recall are at score {result.conf:.3f}, where F1 is highest")
+    print(f"{result.scorer}; {result.cap}")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write beside, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    cli.run(main)

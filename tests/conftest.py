@@ -1,0 +1,178 @@
+"""What the tests share: data that may be missing, tiny nets, a tiny data set."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(2)
+
+TINY_YOLO = """
+[net]
+width=64
+height=64
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=1
+stride=1
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=1
+pad=1
+activation=leaky
+
+[shortcut]
+from=-3
+activation=linear
+
+[convolutional]
+batch_normalize=1
+filters=24
+size=3
+stride=2
+pad=1
+activation=leaky
+
+[convolutional]
+batch_normalize=1
+filters=12
+size=1
+stride=1
+pad=1
+activation=leaky
+
+[convolutional]
+size=1
+stride=1
+pad=1
+filters=18
+activation=linear
+
+[yolo]
+mask=3,4,5
+anchors=4,6, 8,10, 12,14, 20,24, 30,30, 48,50
+classes=1
+num=6
+
+[route]
+layers=-3
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=1
+stride=1
+pad=1
+activation=leaky
+
+[upsample]
+stride=2
+
+[route]
+layers=-1, 4
+
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=1
+pad=1
+activation=leaky
+
+[convolutional]
+size=1
+stride=1
+pad=1
+filters=18
+activation=linear
+
+[yolo]
+mask=0,1,2
+anchors=4,6, 8,10, 12,14, 20,24, 30,30, 48,50
+classes=1
+num=6
+"""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with data that is not part of the repository; tests that want it are skipped where it is missing."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("the folder of external test data is not here")
+    return path
+
+
+@pytest.fixture
+def tiny_cfg(tmp_path) -> Path:
+    """A two-headed net with a residual block, upsample and route: 64 px, one class."""
+    path = tmp_path / "tiny-hand.cfg"
+    path.write_text(TINY_YOLO)
+    return path
+
+
+def make_dataset(root: Path, images: int = 8, seed: int = 0, size: tuple[int, int] = (80, 60)) -> Path:
+    """`images` pictures with a bright box each, labels, and a list with entries relative to it; returns the list."""
+    rng = np.random.default_rng(seed)
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    (root / "labels").mkdir(exist_ok=True)
+    width, height = size
+    names = []
+    for i in range(images):
+        image = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
+        w, h = rng.integers(12, 28, 2)
+        x, y = rng.integers(0, width - w), rng.integers(0, height - h)
+        image[y:y + h, x:x + w] = (90, 200, 240)
+        cv2.imwrite(str(root / "images" / f"{i}.jpg"), image)
+        (root / "labels" / f"{i}.txt").write_text(f"0 {(x + w / 2) / width} {(y + h / 2) / height} {w / width} {h / height}\n")
+        names.append(f"images/{i}.jpg")
+    (root / "list.txt").write_text("\n".join(names) + "\n")
+    return root / "list.txt"
+
+
+@pytest.fixture
+def tiny_data(tmp_path) -> Path:
+    """A .data file of one class whose training and validation lists hold eight pictures each."""
+    listing = make_dataset(tmp_path / "pictures")
+    path = tmp_path / "tiny.data"
+    path.write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
+    return path
+
+
+def randomise(model, zero_share: float = 0.3) -> None:
+    """Batch norms as a trained net could have them: random statistics, gammas of either sign, some exactly 0."""
+    for _, conv, bn in model.convolutions():
+        if bn is not None:
+            torch.nn.init.normal_(bn.running_mean, 0, 0.3)
+            torch.nn.init.uniform_(bn.running_var, 0.5, 2)
+            torch.nn.init.uniform_(bn.weight, 0.05, 1)
+            bn.weight.data *= torch.where(torch.rand_like(bn.weight) < 0.2, -1.0, 1.0)
+            bn.weight.data[torch.rand_like(bn.weight) < zero_share] = 0
+            torch.nn.init.normal_(bn.bias)

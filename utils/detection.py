@@ -1,0 +1,177 @@
+"""The steps of detect.py: a loaded detector, sources of pictures, drawing."""
+
+import argparse
+import glob
+import json
+import os
+import time
+from pathlib import Path
+from typing import Iterator
+
+import cv2
+import numpy as np
+import torch
+
+from models import Darknet
+from utils import cli
+from utils.checkpoint import load_weights
+from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image
+from utils.evaluate import to_input
+from utils.nms import non_max_suppression
+from utils.parse_config import class_count, parse_model_config, read_names
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 89, 182), (26, 188, 156), (230, 126, 34)]
+
+
+class Detector:
+    """A network ready for inference, and its thresholds."""
+
+    def __init__(self, cfg: Path, weights: str | os.PathLike, device: torch.device, args: argparse.Namespace):
+        defs = parse_model_config(cfg)
+        model = Darknet(defs)
+        words, _ = load_weights(model, weights)
+        self.classes = class_count(defs)
+        self.size = cli.input_size(args, defs)
+        self.model = model.to(device).optimize()
+        self.device, self.conf_thres, self.nms_thres = device, args.conf_thres, args.nms_thres
+        print(f"{cfg}, {weights}: {words}; {self.size[0]}x{self.size[1]} on {device}")
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) RGB uint8 -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
+        canvas, fit = letterbox(image, self.size)
+        batch = torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None]
+        rows = non_max_suppression(self.model(to_input(batch, self.device)).float(), self.conf_thres, self.nms_thres)[0].cpu()
+        rows = rows[rows[:, 4] >= self.conf_thres]
+        return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()
+
+
+def class_names(path: str | None, classes: int) -> list[str]:
+    """Names from `path`; without one data/oxfordhand.names where it fits, else numbers. Raises ValueError on a wrong count."""
+    default = Path(__file__).parent.parent / "data" / "oxfordhand.names"
+    names = read_names(path) if path else read_names(default) if default.is_file() else []
+    if len(names) == classes:
+        return names
+    if path:
+        raise ValueError(f"{path}: found {len(names)} names, expected {classes}, the cfg's class count")
+    return [f"class{i}" for i in range(classes)]
+
+
+def draw(image: np.ndarray, rows: np.ndarray, names: list[str]) -> np.ndarray:
+    """A copy of the RGB image with its boxes, each labelled with class and score."""
+    picture = image.copy()
+    thick = max(round(max(image.shape[:2]) / 320), 1)
+    scale = max(max(image.shape[:2]) / 1100, 0.35)
+    for x1, y1, x2, y2, score, label in rows:
+        colour = PALETTE[int(label) % len(PALETTE)]
+        corner, opposite = (int(x1), int(y1)), (int(x2), int(y2))
+        cv2.rectangle(picture, corner, opposite, colour, thick, cv2.LINE_AA)
+        text = f"{names[int(label)]} {score:.2f}"
+        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        top = max(corner[1] - height - base, 0)
+        left = max(min(corner[0], image.shape[1] - width), 0)
+        cv2.rectangle(picture, (left, top), (left + width, top + height + base), colour, -1)
+        cv2.putText(picture, text, (left, top + height), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return picture
+
+
+def run_source(detector: Detector, names: list[str], source: str, args: argparse.Namespace) -> list[dict]:
+    """Detect in one --source; drawn pictures go to args.out. Returns a result a picture or frame."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    if source.isdigit() or Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        return _run_video(detector, names, source, args)
+    return _run_images(detector, names, image_paths(source), args)
+
+
+def image_paths(source: str) -> list[Path]:
+    """Images of a file, folder (not its subfolders) or glob. Raises DataError when there is none."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
+    images = sorted(p for p in found if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise DataError(f"--source {source}: found no image, expected an image, a folder, a glob, a video or a camera number")
+    return images
+
+
+def _run_images(detector: Detector, names: list[str], paths: list[Path], args: argparse.Namespace) -> list[dict]:
+    results, taken = [], set()
+    for path in paths:
+        try:
+            image = read_image(path)
+        except DataError as error:
+            if not args.skip_bad:
+                raise
+            print(f"skipped: {error}")
+            continue
+        started = time.perf_counter()
+        rows = detector(image)
+        seconds = time.perf_counter() - started
+        name = f"{path.stem}.png" if path.suffix.lower() in (".png", ".bmp") else f"{path.stem}.jpg"
+        while name in taken:  # two folders may hold a picture of the same name
+            name = f"_{name}"
+        taken.add(name)
+        write_picture(args.out / name, draw(image, rows, names))
+        print(f"{path}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {args.out / name}")
+        results.append(_result(path.as_posix(), image, rows, names))
+    return results
+
+
+def _frames(source: str, limit: int) -> Iterator[tuple[int, np.ndarray, float]]:
+    """(number, RGB frame, frames a second) of a video file or camera."""
+    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+    if not capture.isOpened():
+        raise DataError(f"--source {source}: cannot be opened, expected a {'camera' if source.isdigit() else 'video'}")
+    rate, number = capture.get(cv2.CAP_PROP_FPS) or 25.0, 0
+    try:
+        while (not limit or number < limit) and (step := capture.read())[0]:
+            yield number, cv2.cvtColor(step[1], cv2.COLOR_BGR2RGB), rate
+            number += 1
+    finally:
+        capture.release()
+
+
+def _run_video(detector: Detector, names: list[str], source: str, args: argparse.Namespace) -> list[dict]:
+    target = args.out / f"{'camera' + source if source.isdigit() else Path(source).stem}_detected.mp4"
+    writer, results, started = None, [], time.perf_counter()
+    try:
+        for number, frame, rate in _frames(source, args.max_frames):
+            rows = detector(frame)
+            if writer is None:
+                writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, (frame.shape[1], frame.shape[0]))
+            writer.write(cv2.cvtColor(draw(frame, rows, names), cv2.COLOR_RGB2BGR))
+            results.append(_result(source, frame, rows, names) | {"frame": number})
+    finally:
+        if writer is not None:
+            writer.release()
+    if not results:
+        raise DataError(f"--source {source}: found no frame that can be read, expected a video")
+    print(f"{source}: {len(results)} frames, {len(results) / (time.perf_counter() - started):.1f} a second -> {target}")
+    return results
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Encode an RGB image by its suffix, beside, then rename."""
+    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise DataError(f"{path}: cannot be encoded")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)
+
+
+def _result(source: str, image: np.ndarray, rows: np.ndarray, names: list[str]) -> dict:
+    boxes = [{"box_xyxy_px": [round(float(x), 2) for x in row[:4]], "score": round(float(row[4]), 5), "class": int(row[5]),
+              "name": names[int(row[5])]} for row in rows]
+    return {"source": source, "width": image.shape[1], "height": image.shape[0], "detections": boxes}
+
+
+def write_results(results: list[dict], out: Path) -> None:
+    """detections.json of all pictures and frames."""
+    path = out / "detections.json"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(temporary, path)
+    print(f"{sum(len(result['detections']) for result in results)} detections in {len(results)} pictures: {path}")

@@ -1,0 +1,56 @@
+"""Time and size of networks, both sides of a comparison measured alike."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds a forward pass: median and quartiles of n runs, and the conditions."""
+
+    median: float
+    low: float  # first quartile
+    high: float  # third quartile
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.median * 1e3:.1f} ms ({self.low * 1e3:.1f}-{self.high * 1e3:.1f})"
+
+
+def _run(model: nn.Module, images: torch.Tensor) -> float:
+    started = time.perf_counter()
+    model(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int = 20, warmup: int = 3,
+                    batch: int = 1) -> list[Latency]:
+    """Latency of each Darknet on a (width, height) image: batch norms folded, models timed in turn (A B A B ...) in one run,
+    so that a machine whose speed drifts treats all alike. Decoding is included, NMS is not."""
+    device = next(models[0].parameters()).device
+    images = torch.rand(batch, 3, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
+    fast = [model.optimize() for model in models]
+    for _ in range(warmup):
+        for model in fast:
+            _run(model, images)
+    times = [[] for _ in models]
+    for _ in range(repeats):
+        for model, own in zip(fast, times):
+            own.append(_run(model, images))
+    protocol = (f"batch {batch}, {size[0]}x{size[1]}, {device}, {torch.get_num_threads()} threads, median of {repeats} after "
+                f"{warmup} warm-up, taken in turn, batch norm folded")
+    return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
