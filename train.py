@@ -32,8 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     t.add_argument("--seed", type=int, default=0)
     loss = p.add_argument_group("loss")
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou")
-    loss.add_argument("--several_iou", type=cli.ratio, default=0.213, metavar="IOU", help="anchors that fit a box this well "
-                      "are positive too; 1: the best alone, as in YOLOv3 (default: %(default)s, YOLOv4's)")
+    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", help="anchors that fit a box this well "
+                      "are positive too; 1: the best alone, as in YOLOv3 (default: %(default)s)")
     loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU")
     a = p.add_argument_group("augmentation")
     a.add_argument("--augment", choices=("none", "flip", "standard"), default="standard",

@@ -1,0 +1,328 @@
+"""Pruning: the graph, the threshold, and exact removal at every position, on tiny nets and on every cfg family."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, randomise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import Darknet
+from utils.parse_config import parse_model_config
+from utils.prune_graph import channel_graph, prunable_layers
+from utils.prune_masks import candidates, global_threshold, group_scores, obtain_bn_mask, obtain_filters_mask, percent_limit
+from utils.prune_surgery import compact_net, masked_state
+from utils.shapes import total_cost
+
+FAMILIES = ("yolov3", "yolov3-tiny", "yolov3-spp", "yolov4", "yolov4-tiny")
+SKIP_OF_YOLOV3 = [0, 2, 6, 9, 13, 16, 19, 22, 25, 28, 31, 34, 38, 41, 44, 47, 50, 53, 56, 59, 63, 66, 69, 72, *range(75, 81),
+                  *range(87, 93), *range(99, 105)]
+
+MIXED = """
+[net]
+width=64
+height=64
+channels=3
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+pad=1
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+pad=1
+groups=16
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=16
+size=1
+activation=linear
+[shortcut]
+from=-3
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=24
+size=3
+pad=1
+groups=4
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=32
+size=3
+stride=2
+pad=1
+activation={act}
+[route]
+layers=-1
+groups=2
+group_id=1
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+pad=1
+activation={act}
+[maxpool]
+size=5
+stride=1
+[route]
+layers=-1, -3
+[avgpool]
+[convolutional]
+batch_normalize=1
+filters=32
+size=1
+activation=logistic
+[scale_channels]
+from=5
+[convolutional]
+batch_normalize=1
+filters=32
+size=3
+pad=1
+activation={act}
+[upsample]
+stride=2
+[route]
+layers=-1, 4
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+padding=0
+activation={act}
+[reorg]
+stride=1
+[convolutional]
+filters=12
+size=3
+pad=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=10,10, 20,20
+classes=1
+num=2
+"""
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """cfgs of every family that the generator makes, quarter width."""
+    spec = importlib.util.spec_from_file_location("create_hand_model", ROOT / "config" / "create_hand_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("families")
+    for base in FAMILIES:
+        assert module.main(["--base", base, "--width", "0.25", "--size", "96", "--out", str(folder / f"{base}.cfg")]) == 0
+    return {base: folder / f"{base}.cfg" for base in FAMILIES}
+
+
+def cut_of(model, percent, strategy="group"):
+    graph = channel_graph(model.module_defs, strategy)
+    scores, members = group_scores(graph, {i: bn.weight for i, _, bn in model.convolutions() if bn is not None})
+    free = candidates(graph, members)
+    return graph, obtain_filters_mask(graph, scores, members, global_threshold(scores[free], members[free], percent))
+
+
+def masked_and_compact(model, percent, strategy="group", fold="exact"):
+    graph, cut = cut_of(model, percent, strategy)
+    surgery = compact_net(model.module_defs, model.state_dict(), graph, cut.keep, fold)
+    dtype = next(model.parameters()).dtype
+    masked, compact = Darknet(model.module_defs).to(dtype).eval(), Darknet(surgery.module_defs).to(dtype).eval()
+    masked.load_state_dict(masked_state(model.state_dict(), cut.masks(graph)))
+    compact.load_state_dict(surgery.state)
+    return masked, compact, surgery
+
+
+@torch.no_grad()
+def worst(one, other, size=(96, 128), batch=2):
+    image = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(3)).to(next(one.parameters()).dtype)
+    return max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(one.raw_maps(image), other.raw_maps(image)))
+
+
+def trained(cfg, seed=0, zero_share=0.3, dtype=torch.float64):
+    torch.manual_seed(seed)
+    model = Darknet(cfg).to(dtype).eval()
+    randomise(model, zero_share)
+    return model
+
+
+# ---- the graph
+
+def test_skip_is_the_reference_rule_on_yolov3():
+    assert prunable_layers(parse_model_config(ROOT / "config" / "yolov3-hand.cfg"), "skip") == SKIP_OF_YOLOV3
+
+
+@pytest.mark.parametrize("base, count", [("yolov3", 72), ("yolov3-tiny", 11), ("yolov3-spp", 73), ("yolov4", 107), ("yolov4-tiny", 19)])
+def test_group_covers_every_batch_norm_layer(families, base, count):
+    graph = channel_graph(parse_model_config(families[base]))
+    assert len(graph.prunable) == count and graph.prunable == graph.normalised
+    assert all("batch norm" in reason for reason in graph.reasons.values())
+
+
+def test_external_families_are_covered_too(shared):
+    for path in (shared / "darknet_pairs").glob("*/*.cfg"):
+        graph = channel_graph(parse_model_config(path))
+        assert graph.prunable == graph.normalised
+
+
+def test_shortcut_ties_and_route_concatenates(tiny_cfg):
+    graph = channel_graph(parse_model_config(tiny_cfg))
+    assert np.array_equal(graph.outputs[1], graph.outputs[3])  # the two terms of the shortcut
+    assert np.array_equal(graph.outputs[12], np.concatenate([graph.outputs[11], graph.outputs[4]]))
+    assert not set(graph.outputs[0]) & set(graph.outputs[1])
+
+
+def test_what_feeds_a_reorg_is_left_alone_with_the_reason(tmp_path):
+    (tmp_path / "m.cfg").write_text(MIXED.format(act="leaky"))
+    graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
+    assert "reorg" in graph.reasons[16] and 16 not in graph.prunable
+
+
+def test_groups_of_a_grouped_route_keep_equal_counts(families):
+    model = trained(families["yolov4-tiny"])
+    _, _, surgery = masked_and_compact(model, 0.6)
+    for layer_i, section in enumerate(surgery.module_defs[1:]):
+        if section["type"] == "route" and section.get("groups"):
+            kept = surgery.kept[layer_i - 1]
+            half = len(model.module_list[layer_i - 1][1].weight) // 2
+            assert torch.equal(kept[kept < half], kept[kept >= half] - half)
+
+
+# ---- scores, threshold, limit
+
+def test_threshold_cuts_the_share_asked_for_a_group_once_per_member(families):
+    model = trained(families["yolov3"], zero_share=0.0)
+    graph, cut = cut_of(model, 0.5)
+    masks = cut.masks(graph)
+    gone = sum(int((~masks[i]).sum()) for i in graph.prunable)
+    assert abs(gone / sum(len(masks[i]) for i in graph.prunable) - 0.5) < 0.01
+
+
+@given(st.lists(st.floats(0, 4, width=32), min_size=1, max_size=60), st.floats(0, 0.999))
+def test_threshold_is_the_sorted_score_at_the_share(values, percent):
+    scores = torch.tensor(values, dtype=torch.float64)
+    expected = sorted(values)[int(len(values) * percent)]
+    assert global_threshold(scores, torch.ones(len(values), dtype=torch.long), percent) == expected
+
+
+def test_ties_and_the_limit_do_not_fail(tiny_cfg):
+    model = Darknet(tiny_cfg)  # all gammas 1
+    graph = channel_graph(model.module_defs)
+    scores, members = group_scores(graph, {i: bn.weight for i, _, bn in model.convolutions() if bn is not None})
+    assert percent_limit(graph, scores, members) == (1.0, 0.0)
+    assert cut_of(model, 0.9)[1].keep.all()
+
+
+def test_an_exact_zero_is_cut_whatever_the_threshold_and_a_layer_keeps_one():
+    assert obtain_bn_mask(torch.tensor([0.0, 0.1, -0.2]), 0.0).tolist() == [False, True, True]
+
+
+def test_above_the_limit_every_layer_keeps_its_best_channel(tiny_cfg):
+    model = trained(tiny_cfg)
+    model.module_list[6][1].weight.data[:] = 0
+    model.module_list[6][1].weight.data[5] = 1e-6
+    graph, cut = cut_of(model, 0.9)
+    assert 6 in cut.rescued and cut.masks(graph)[6].nonzero().flatten().tolist() == [5]
+    masked, compact, _ = masked_and_compact(model, 0.9)
+    assert worst(masked, compact) < 1e-12
+
+
+@pytest.mark.parametrize("percent", [-0.1, 1.0])
+def test_percent_out_of_range_is_refused(percent):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        global_threshold(torch.ones(3), torch.ones(3, dtype=torch.long), percent)
+
+
+# ---- exact removal
+
+@pytest.mark.parametrize("strategy", ["group", "skip"])
+@pytest.mark.parametrize("base", FAMILIES)
+def test_compact_equals_masked_everywhere_and_again_after_a_second_pruning(families, base, strategy):
+    model = trained(families[base])
+    masked, compact, surgery = masked_and_compact(model, 0.6, strategy)
+    assert worst(masked, compact) < 1e-9
+    assert total_cost(surgery.module_defs).parameters == sum(p.numel() for p in compact.parameters())
+    again, smaller, _ = masked_and_compact(compact, 0.3, strategy)
+    assert worst(again, smaller) < 1e-9
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in compact.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("base", FAMILIES)
+def test_compact_equals_masked_in_float32(families, base):
+    masked, compact, _ = masked_and_compact(trained(families[base], dtype=torch.float32), 0.6)
+    assert worst(masked, compact) < 1e-4
+
+
+@pytest.mark.parametrize("act", ["leaky", "relu", "relu6", "mish", "swish", "logistic", "linear"])
+def test_every_layer_type_and_activation_is_exact(tmp_path, act):
+    (tmp_path / "m.cfg").write_text(MIXED.format(act=act))
+    masked, compact, surgery = masked_and_compact(trained(tmp_path / "m.cfg"), 0.5)
+    assert worst(masked, compact, (64, 96)) < 1e-9
+    assert "carrier" in surgery.carried.values()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), percent=st.floats(0, 0.95), zero_share=st.floats(0, 0.9), act=st.sampled_from(["leaky", "mish", "relu"]))
+def test_any_cut_of_the_mixed_net_is_exact(tmp_path_factory, seed, percent, zero_share, act):
+    cfg = tmp_path_factory.mktemp("mixed") / "m.cfg"
+    cfg.write_text(MIXED.format(act=act))
+    masked, compact, _ = masked_and_compact(trained(cfg, seed, zero_share), percent)
+    assert worst(masked, compact, (64, 64), 1) < 1e-9
+
+
+def test_nets_that_others_trained_are_pruned_exactly(shared):
+    for path in (shared / "darknet_pairs").glob("*/*.cfg"):
+        model = Darknet(path).double().eval()
+        model.load_darknet_weights(next(path.parent.glob("*.weights")))
+        for strategy in ("group", "skip"):
+            masked, compact, _ = masked_and_compact(model, 0.3, strategy)
+            assert worst(masked, compact, (160, 192), 1) < 1e-9
+
+
+def test_without_carriers_the_border_is_wrong_and_the_inside_right(tmp_path):
+    """What the reference does: the constant folded into the bias of a padded 3x3 convolution."""
+    (tmp_path / "b.cfg").write_text(
+        "[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nbatch_normalize=1\nfilters=8\nsize=1\nactivation=leaky\n"
+        "[convolutional]\nfilters=6\nsize=3\npad=1\nactivation=linear\n[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n")
+    model = trained(tmp_path / "b.cfg")
+    image = torch.rand(1, 3, 32, 32).double()
+    results = {}
+    for fold in ("exact", "bias", "none"):
+        masked, compact, surgery = masked_and_compact(model, 0.5, fold=fold)
+        with torch.no_grad():
+            results[fold] = (masked.raw_maps(image)[0] - compact.raw_maps(image)[0]).abs()
+    assert results["exact"].max() < 1e-12
+    inside, border = results["bias"][..., 1:-1, 1:-1].max(), results["bias"].max()
+    assert inside < 1e-12 and border > 0.01
+    assert results["none"][..., 1:-1, 1:-1].max() > 0.01
+
+
+def test_arguments_stay_untouched(tiny_cfg):
+    model = trained(tiny_cfg)
+    defs, state = [dict(s) for s in model.module_defs], {k: v.clone() for k, v in model.state_dict().items()}
+    masked_and_compact(model, 0.6)
+    assert model.module_defs == defs and all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_carriers_stay_silent_under_training(tiny_cfg):
+    """Fine-tuning cannot wake a carrier: its gamma and kernel get no gradient."""
+    _, compact, surgery = masked_and_compact(trained(tiny_cfg, dtype=torch.float32), 0.6)
+    assert surgery.carriers
+    compact.train()
+    sum(raw.square().mean() for raw in compact.raw_maps(torch.rand(2, 3, 64, 64))).backward()
+    for layer_i in surgery.carriers:
+        conv, bn = compact.module_list[layer_i][0], compact.module_list[layer_i][1]
+        silent = (bn.weight == 0) & (conv.weight.abs().sum((1, 2, 3)) == 0)
+        assert silent.any() and not bn.weight.grad[silent].any() and not conv.weight.grad[silent].any()
