@@ -31,7 +31,8 @@ def plot_training(rows: list[dict], path: Path) -> None:
     gamma.set(title="quantiles of prunable |gamma|", xlabel="epoch", ylim=(0, None))
     for axis in (loss, scores, gamma):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     _save(figure, path)
 
 

@@ -267,7 +267,8 @@ class Trainer:
         if self.args.sr:
             print("  |gamma| " + "  ".join(f"{key[7:]}% {value:.3g}" for key, value in quantiles.items()))
             print(f"  {sparsity.describe_sparsity(gammas, self.args.percent)[1]}", flush=True)
-        plot_training(self.folder.rows(), self.folder.path / "curves.png")
+        if result:
+            plot_training(self.folder.rows(), self.folder.path / "curves.png")
         if self.args.tensorboard:
             self._tensorboard(row, gammas)
 

@@ -1,0 +1,178 @@
+"""The command lines that must work exactly as written, run one after the other in a folder whose config/ holds tiny nets."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, TINY_YOLO
+
+from models import Darknet
+from utils.checkpoint import read_checkpoint
+from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
+
+SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py")
+
+
+def python(command, cwd, status=0):
+    """Run `python COMMAND`; check the exit status; return (stdout, stderr)."""
+    done = subprocess.run([sys.executable, *shlex.split(command)], cwd=cwd, capture_output=True, text=True, timeout=180,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == status, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the code with tiny nets under the real names, an Oxford-like release of drawings, and stand-in public weights."""
+    root = tmp_path_factory.mktemp("project")
+    for name in SCRIPTS + ("models.py",):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "utils", root / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("config", "data"):
+        (root / folder).mkdir()
+    for name in ("data/converter.py", "data/synthesize_hands.py", "data/oxford.yaml", "data/oxfordhand.names", "config/oxfordhand.data"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "config" / "yolov3-hand.cfg").write_text(TINY_YOLO)
+    defs = parse_model_config(root / "config" / "yolov3-hand.cfg")
+    write_model_config(root / "config" / "yolov3.cfg", rebuild_heads(defs, 80))
+    Darknet(root / "config" / "yolov3.cfg").save_darknet_weights(root / "weights" / "yolov3.weights")
+    python("data/synthesize_hands.py --out data --train 16 --valid 4 --test 6 --size 96 --workers 1", root)
+    return root
+
+
+def exists(root, *names):
+    for name in names:
+        assert (root / name).is_file(), f"{name} is missing; there are {sorted(str(p.relative_to(root)) for p in root.rglob('*.*'))[:200]}"
+
+
+def test_first_family_of_commands(project):
+    python("converter.py", project / "data")
+    exists(project, "data/train.txt", "data/valid.txt")
+
+    out, _ = python("train.py --model_def config/yolov3-hand.cfg --epochs 1", project)
+    assert "80 classes" in out  # the stand-in for the public weights: all but the heads
+    exists(project, "checkpoints/yolov3_ckpt.pth", "weights/yolov3_ckpt.pth", "weights/best.pt")
+
+    out, _ = python("train.py --model_def config/yolov3-hand.cfg -sr --s 0.01 --epochs 1", project)
+    assert "epochs are too few" in out and "go on training with -sr" in out
+    run = next((project / "logs").glob("yolov3-sr-*"))
+    exists(run, "args.json", "metrics.csv", "last.pth", "best.pth", "curves.png")
+
+    out, _ = python("test_prune.py --cfg config/yolov3-hand.cfg --weights weights/yolov3.weights", project)
+    assert "not sparse enough" in out and "masked" in out and "compact net verified" in out
+    exists(project, "config/prune_yolov3-hand.cfg", "checkpoints/prune_yolov3_ckpt.pth", "weights/prune_yolov3_ckpt.pth",
+           "pruned/yolov3-pruned.cfg", "pruned/yolov3-pruned.weights", "pruned/yolov3-pruned-channels.png", "pruned/yolov3-pruned-report.json")
+
+    python("train.py --model_def config/prune_yolov3-hand.cfg -pre checkpoints/prune_yolov3_ckpt.pth --epochs 1", project)
+    tuned = read_checkpoint(project / "weights/prune_yolov3_ckpt.pth")
+    assert tuned["epoch"] == 1 and tuned["cfg"] == "config/prune_yolov3-hand.cfg" and tuned["run"].startswith("prune_yolov3-train-")
+
+    out, _ = python("test.py --model_def config/prune_yolov3-hand.cfg --weights_path weights/prune_yolov3_ckpt.pth --data_config "
+                    "config/oxfordhand.data --class_path data/oxfordhand.names --conf_thres 0.01", project)
+    assert "AP@0.5" in out
+    exists(project, "output/pr_prune_yolov3.png")
+
+
+def test_second_family_of_commands(project):
+    if not (project / "data/train.txt").is_file():
+        python("converter.py", project / "data")
+    out, _ = python("train.py --data data/oxford.yaml --cfg cfg/yolov3.cfg --weights weights/yolov3.weights --epochs 1", project)
+    assert "using config/yolov3.cfg" in out and "heads rebuilt for 1" in out
+
+    python("test_prune.py --cfg cfg/yolov3.cfg --weights weights/best.pt", project)
+    exists(project, "pruned/yolov3-pruned.cfg", "pruned/yolov3-pruned.weights")
+    assert class_count(parse_model_config(project / "pruned/yolov3-pruned.cfg")) == 1
+    start = (project / "pruned/yolov3-pruned.weights").read_bytes()
+
+    python("train.py --data data/oxford.yaml --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --epochs 1", project)
+    assert (project / "pruned/yolov3-pruned-init.weights").read_bytes() == start
+    assert (project / "pruned/yolov3-pruned.weights").read_bytes() != start
+
+    python("test.py --data data/oxford.yaml --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --json out/t.json", project)
+    numbers = json.loads((project / "out/t.json").read_text())
+    assert numbers["n_images"] == 6 and 0 <= numbers["map50"] <= 1
+
+    before = (project / "pruned/yolov3-pruned.cfg").read_bytes()  # a second pruning counts up
+    python("test_prune.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --percent 0.3 --repeats 2", project)
+    exists(project, "config/prune2_yolov3.cfg", "checkpoints/prune2_yolov3_ckpt.pth", "pruned/yolov3-pruned2.cfg", "pruned/yolov3-pruned2.weights")
+    assert (project / "pruned/yolov3-pruned.cfg").read_bytes() == before
+    python("test.py --data data/oxford.yaml --cfg pruned/yolov3-pruned2.cfg --weights pruned/yolov3-pruned2.weights --scorer compat", project)
+
+
+def test_out_keeps_everything_elsewhere_and_skip_prunes_less(project):
+    for strategy in ("skip", "group"):
+        python(f"test_prune.py --cfg config/yolov3-hand.cfg --weights weights/yolov3.weights --out {strategy} --strategy {strategy} --percent 0.6 "
+               "--no-eval --repeats 0", project)
+        exists(project, f"{strategy}/prune_yolov3-hand.cfg", f"{strategy}/checkpoints/prune_yolov3_ckpt.pth", f"{strategy}/yolov3-pruned.weights")
+    parameters = [sum(p.numel() for p in Darknet(project / s / "yolov3-pruned.cfg").parameters()) for s in ("skip", "group")]
+    assert parameters[0] > parameters[1] or all("--" in s for s in ("--skip",))
+
+
+def test_detect_reads_image_folder_glob_and_video_and_writes_pictures_and_json(project):
+    rng = np.random.default_rng(0)
+    pictures = project / "pictures"
+    pictures.mkdir(exist_ok=True)
+    for i in range(3):
+        cv2.imwrite(str(pictures / f"{i}.png"), rng.integers(0, 255, (60, 90, 3)).astype(np.uint8))
+    video = cv2.VideoWriter(str(project / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(4):
+        video.write(rng.integers(0, 255, (64, 96, 3)).astype(np.uint8))
+    video.release()
+    Darknet(project / "config" / "yolov3-hand.cfg").save_darknet_weights(project / "w.weights")
+    out, _ = python("detect.py --cfg config/yolov3-hand.cfg --weights w.weights --conf_thres 0 --source pictures/0.png pictures 'pictures/[12].png' "
+                    "clip.avi --out seen", project)
+    results = json.loads((project / "seen/detections.json").read_text())
+    assert len(results) == 1 + 3 + 2 + 4 and cv2.imread(str(project / "seen/1.png")).shape == (60, 90, 3)
+    for result in results:
+        assert len(result["detections"]) > 0
+        for found in result["detections"]:
+            x1, y1, x2, y2 = found["box_xyxy_px"]
+            assert 0 <= x1 <= x2 <= result["width"] and 0 <= y1 <= y2 <= result["height"]
+    assert cv2.VideoCapture(str(project / "seen/clip_detected.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 4
+
+
+@pytest.mark.parametrize("command, words", [
+    ("train.py --cfg config/none.cfg", "no such cfg file"),
+    ("train.py --data none.data", "no such data file"),
+    ("test.py --cfg config/yolov3-hand.cfg --weights none.pth", "no such weights file"),
+    ("test.py --cfg config/yolov3-hand.cfg --weights w.weights --img_size 100", "expected multiples of 8"),
+    ("detect.py --cfg config/yolov3-hand.cfg --weights w.weights --source nothing-here", "found no image"),
+    ("test.py --cfg config/yolov3-hand.cfg --weights w.weights --device cuda:77", "not usable here"),
+])
+def test_wrong_input_is_one_line_and_exit_status_2(project, command, words):
+    if not (project / "data/train.txt").is_file():
+        python("converter.py", project / "data")
+    Darknet(project / "config" / "yolov3-hand.cfg").save_darknet_weights(project / "w.weights")
+    _, error = python(command, project, status=2)
+    lines = error.strip().splitlines()
+    assert len(lines) == 1 and words in lines[0] and "Traceback" not in error
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_and_every_flag_has_its_aliases(project, script):
+    out, _ = python(f"{script} --help", project)
+    assert "--model_def" in out and "--cfg" in out and "--pretrained_weights" in out and "--weights_path" in out and "--device" in out
+
+
+def test_prune_raises_and_writes_nothing_when_the_compact_net_is_wrong(project):
+    """A fault put into the surgery on purpose: the verification must catch it."""
+    (project / "broken.py").write_text(
+        "import runpy, sys, utils.pruning as p\n"
+        "good = p.compact_net\n"
+        "def bad(*a, **k):\n"
+        "    s = good(*a, **k)\n"
+        "    key = next(k for k in s.state if k.endswith('conv_5.weight'))\n"
+        "    s.state[key] = s.state[key] * 1.01\n"
+        "    return s\n"
+        "p.compact_net = bad\n"
+        "sys.argv = ['test_prune.py', '--cfg', 'config/yolov3-hand.cfg', '--weights', 'w.weights', '--percent', '0.5', '--no-eval', '--out', 'never']\n"
+        "runpy.run_path('test_prune.py', run_name='__main__')\n")
+    Darknet(project / "config" / "yolov3-hand.cfg").save_darknet_weights(project / "w.weights")
+    _, error = python("broken.py", project, status=2)
+    assert "nothing was written" in error and not (project / "never").exists()

@@ -1,0 +1,309 @@
+"""The training run: exact resume, sparsity steps, averages, schedule, rescaling, refusals."""
+
+import argparse
+import csv
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, make_dataset, randomise
+
+import train
+from models import Darknet
+from utils import sparsity
+from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.ema import ModelEma
+from utils.parse_config import parse_model_config, rebuild_heads
+from utils.prune_graph import prunable_layers
+from utils.rescale import RescaleError, rescale_gammas
+from utils.schedule import learning_rate
+from utils.trainer import Trainer, TrainingError, resumed_arguments
+
+
+@pytest.fixture
+def arguments(tiny_cfg, tiny_data, tmp_path, monkeypatch):
+    """Arguments of a small run in a folder of its own; more flags can be added."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*flags):
+        return train.parse_args(["--cfg", str(tiny_cfg), "--data", str(tiny_data), "--batch_size", "4", "--n_cpu", "0", "--epochs", "3",
+                                 "--name", "run", *flags])
+    return make
+
+
+def run_epochs(trainer, last):
+    for epoch in range(trainer.epoch + 1, last + 1):
+        losses = trainer.train_one_epoch(epoch)
+        result = trainer.evaluate(epoch)
+        trainer.record(epoch, losses, result)
+        trainer.save(epoch, result)
+    return trainer
+
+
+@pytest.mark.parametrize("flags", [(), ("-sr", "--s", "0.05", "--sparsity", "prox", "--rescale", "auto", "--accumulate", "2", "--mosaic", "0.5")])
+def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
+    whole = run_epochs(Trainer(arguments("--name", "whole", *flags)), 3)
+    run_epochs(Trainer(arguments("--name", "broken", *flags)), 1)
+    torch.manual_seed(99)  # whatever happened in between
+    resumed = run_epochs(Trainer(resumed_arguments(train.parse_args(["--resume", "logs/broken", "--n_cpu", "0"]))), 3)
+    for (key, one), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+        assert torch.equal(one, other), key
+    assert all(torch.equal(a, b) for a, b in zip(whole.averaged.state_dict().values(), resumed.averaged.state_dict().values()))
+    rows = [list(csv.DictReader(open(f"logs/{name}/metrics.csv"))) for name in ("whole", "broken")]
+    timed = ("seconds", "images_per_s")
+    strip = lambda table: [{key: value for key, value in row.items() if key not in timed} for row in table]
+    assert strip(rows[0]) == strip(rows[1]) and len(rows[0]) == 3
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(arguments):
+    states = [run_epochs(Trainer(arguments("--name", f"r{i}", "--seed", seed)), 1).model.state_dict()["module_list.0.conv_0.weight"]
+              for i, seed in enumerate("003")]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_training_learns_the_bright_boxes(arguments):
+    trainer = Trainer(arguments("--epochs", "60", "--lr", "5e-3", "--augment", "flip", "--evaluation_interval", "60"))
+    assert run_epochs(trainer, 60).best > 0.5
+
+
+def test_accumulating_two_batches_takes_half_the_steps(arguments):
+    assert run_epochs(Trainer(arguments("--accumulate", "2")), 1).step == 1
+    assert run_epochs(Trainer(arguments("--name", "b")), 1).step == 2
+
+
+def test_a_non_finite_loss_stops_and_names_its_parts(arguments):
+    trainer = Trainer(arguments())
+    trainer.model.module_list[7][0].bias.data[:] = float("nan")
+    with pytest.raises(TrainingError, match=r"not finite \(box nan, objectness nan"):
+        trainer.train_one_epoch(1)
+
+
+def test_frozen_layers_stay_as_they_are(arguments):
+    trainer = Trainer(arguments("--freeze", "3"))
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    run_epochs(trainer, 1)
+    for key, value in trainer.model.state_dict().items():
+        frozen = int(key.split(".")[1]) < 3
+        if frozen or key.endswith("weight") and value.ndim > 1:
+            assert torch.equal(value, before[key]) == frozen, key
+
+
+def test_multi_scale_training_runs(arguments):
+    assert run_epochs(Trainer(arguments("--multiscale_training", "--mosaic", "1")), 1).step == 2
+
+
+def test_a_list_shorter_than_a_batch_trains(arguments):
+    assert run_epochs(Trainer(arguments("--batch_size", "64")), 1).step == 1
+
+
+def test_a_run_is_not_written_over(arguments):
+    run_epochs(Trainer(arguments()), 1)
+    with pytest.raises(ValueError, match="--resume"):
+        Trainer(arguments())
+
+
+def test_named_weights_that_are_missing_stop_and_the_default_only_warns(arguments):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        Trainer(arguments("--weights", "nowhere.pth"))
+    assert "from scratch" in Trainer(arguments()).start_words
+
+
+def test_under_sr_the_best_is_the_last(arguments):
+    run_epochs(Trainer(arguments("-sr")), 3)
+    assert read_checkpoint("logs/run/best.pth")["epoch"] == 3
+
+
+def test_flag_s_is_not_read_as_sr():
+    assert not train.parse_args(["-s", "0.02"]).sr and train.parse_args(["-s", "0.02"]).s == 0.02
+    assert train.parse_args(["-sr", "--s", "0.03"]).sr
+
+
+# ---- sparsity
+
+def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypatch):
+    calls = []
+    original = sparsity.add_l1_subgradient
+    monkeypatch.setattr(sparsity, "add_l1_subgradient", lambda gammas, s: calls.append(s) or original(gammas, s))
+    run_epochs(Trainer(arguments("-sr", "--s", "0.02", "--accumulate", "2")), 1)
+    assert calls == [0.02]
+
+
+def test_subgradient_is_s_times_sign_and_nothing_at_zero():
+    gamma = torch.nn.Parameter(torch.tensor([0.5, -0.5, 0.0]))
+    gamma.grad = torch.tensor([1.0, 1.0, 1.0])
+    sparsity.add_l1_subgradient([gamma], 0.1)
+    assert gamma.grad.tolist() == pytest.approx([1.1, 0.9, 1.0])
+
+
+def test_soft_threshold_stops_at_zero():
+    gamma = torch.nn.Parameter(torch.tensor([0.5, -0.5, 0.05, 0.0]))
+    sparsity.soft_threshold([gamma], 0.1)
+    assert gamma.tolist() == pytest.approx([0.4, -0.4, 0.0, 0.0])
+
+
+def test_prox_drifts_as_far_as_the_subgradient_with_momentum():
+    for s, lr, momentum in ((0.01, 1e-3, 0.9), (0.1, 1e-2, 0.5)):
+        moved = {}
+        for kind in ("l1", "prox"):
+            gamma = torch.nn.Parameter(torch.ones(1))
+            optimiser = torch.optim.SGD([gamma], lr, momentum=momentum)
+            for _ in range(400):
+                gamma.grad = torch.zeros(1)
+                if kind == "l1":
+                    sparsity.add_l1_subgradient([gamma], s)
+                optimiser.step()
+                if kind == "prox":
+                    sparsity.soft_threshold([gamma], sparsity.proximal_amount(s, lr, momentum))
+            moved[kind] = 1 - gamma.item()
+        assert moved["prox"] == pytest.approx(moved["l1"], rel=0.05)
+
+
+def test_prox_gives_exact_zeros_that_the_average_keeps(arguments):
+    trainer = run_epochs(Trainer(arguments("-sr", "--s", "60", "--sparsity", "prox", "--warmup", "0")), 2)
+    for gammas in (sparsity.gammas_of(trainer.model, trainer.prunable), sparsity.gammas_of(trainer.averaged, trainer.prunable)):
+        assert sparsity.zero_share(gammas) == 1.0
+
+
+def test_skip_penalises_only_the_layers_of_the_reference_rule(arguments):
+    trainer = Trainer(arguments("-sr", "--strategy", "skip"))
+    assert trainer.prunable == prunable_layers(trainer.model.module_defs, "skip") == [0, 2, 5, 6, 13]
+
+
+def test_gammas_and_betas_do_not_decay(tiny_cfg):
+    kernels, others = sparsity.parameter_groups(Darknet(tiny_cfg), 5e-4)
+    assert all(p.ndim == 4 for p in kernels["params"]) and kernels["weight_decay"] == 5e-4
+    assert all(p.ndim == 1 for p in others["params"]) and others["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("values, words", [([1.0] * 100, "would cost mAP"), ([0.0] * 90 + [1.0] * 10, "should cost nothing")])
+def test_the_sparsity_line_says_in_words_how_far_it_is(values, words):
+    free, line = sparsity.describe_sparsity([torch.tensor(values)], 0.85)
+    assert words in line and free == ("nothing" in words)
+
+
+# ---- average, schedule
+
+def test_average_ramps_up_copies_buffers_and_keeps_zeros(tiny_cfg):
+    model = Darknet(tiny_cfg)
+    ema = ModelEma(model, 0.9, ramp=10)
+    first = model.module_list[0][0].weight.detach().clone()
+    model.module_list[0][0].weight.data += 1
+    model.module_list[0][1].running_mean += 5
+    model.module_list[0][1].weight.data[2] = 0
+    ema.update(model)
+    decay = 0.9 * (1 - math.exp(-0.1))
+    assert torch.allclose(ema.model.module_list[0][0].weight, first + 1 - decay, atol=1e-6)
+    assert torch.equal(ema.model.module_list[0][1].running_mean, model.module_list[0][1].running_mean)
+    assert ema.model.module_list[0][1].weight[2] == 0
+
+
+def test_schedule_warms_up_then_falls():
+    rates = [learning_rate(step, 100, 1.0, warmup=10) for step in range(100)]
+    assert rates[0] == 0.1 and max(rates) == 1.0 and rates[9] == 1.0 and rates[-1] < 0.02
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert [learning_rate(s, 100, 1.0, kind="steps") for s in (0, 79, 80, 90)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+# ---- rescaling
+
+@pytest.mark.parametrize("name", ["yolov3-hand-w25.cfg", "yolov3-tiny-hand.cfg", "yolov3-spp-hand.cfg"])
+def test_rescaling_changes_every_gamma_and_no_output(name):
+    torch.manual_seed(0)
+    defs = parse_model_config(ROOT / "config" / name)
+    for section in defs[1:]:  # an eighth of the width: the rule does not depend on it
+        if section.get("batch_normalize"):
+            section["filters"] = str(max(int(section["filters"]) // 8, 4))
+    model = Darknet(defs).double().eval()
+    randomise(model)
+    gammas = torch.cat([bn.weight.detach().clone() for _, _, bn in model.convolutions() if bn is not None])
+    image = torch.rand(1, 3, 96, 96).double()
+    with torch.no_grad():
+        before = model.raw_maps(image)
+        rescale_gammas(model, 0.05)
+        after = model.raw_maps(image)
+        for a, b in zip(before, after):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-9 * a.abs().max())
+        scaled = torch.cat([bn.weight for _, _, bn in model.convolutions() if bn is not None])
+        assert torch.allclose(scaled, gammas * 0.05)
+        rescale_gammas(model, 20)
+        assert all(torch.allclose(a, b, atol=1e-9 * a.abs().max()) for a, b in zip(before, model.raw_maps(image)))
+
+
+def test_rescaling_is_refused_where_activations_do_not_allow_it(tiny_cfg):
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("activation=leaky", "activation=mish", 1))
+    with pytest.raises(RescaleError, match=r"layer 0 \[convolutional\] has activation mish"):
+        rescale_gammas(Darknet(tiny_cfg), 0.05)
+
+
+def test_rescaling_happens_once_and_is_recorded(arguments):
+    trainer = Trainer(arguments("-sr", "--rescale", "0.1"))
+    assert trainer.rescale == 0.1 and trainer.model.module_list[0][1].weight.max().item() == pytest.approx(0.1)
+    run_epochs(trainer, 1)
+    assert read_checkpoint("logs/run/last.pth")["rescale"] == 0.1
+    again = Trainer(arguments("--name", "next", "-sr", "--rescale", "0.1", "-pre", "logs/run/last.pth"))
+    assert again.rescale == 0.1 and again.model.module_list[0][1].weight.max() < 0.12
+    resumed = Trainer(resumed_arguments(train.parse_args(["--resume", "logs/run", "--n_cpu", "0"])))
+    assert resumed.model.module_list[0][1].weight.max() < 0.12
+
+
+# ---- checkpoints
+
+def test_a_checkpoint_with_another_cfg_names_the_right_one(tiny_cfg, tmp_path):
+    save_checkpoint(tmp_path / "a.pth", weights_content(Darknet(tiny_cfg), "config/right.cfg", "r"))
+    defs = parse_model_config(tiny_cfg)
+    defs[3]["filters"] = "12"
+    with pytest.raises(CheckpointError, match="found filters=8 in layer 2.*use --cfg config/right.cfg"):
+        load_weights(Darknet(defs), tmp_path / "a.pth")
+
+
+def test_a_bare_state_dict_of_the_peers_loads(tiny_cfg, tmp_path):
+    model, other = Darknet(tiny_cfg), Darknet(tiny_cfg)
+    torch.save(model.state_dict(), tmp_path / "peer.pth")
+    load_weights(other, tmp_path / "peer.pth")
+    assert torch.equal(model.module_list[0][0].weight, other.module_list[0][0].weight)
+
+
+def test_other_heads_start_from_scratch_in_training_and_stop_elsewhere(tiny_cfg, tmp_path):
+    defs = parse_model_config(tiny_cfg)
+    source, target = Darknet(rebuild_heads(defs, 5)), Darknet(defs)
+    save_checkpoint(tmp_path / "a.pth", weights_content(source, "config/x.cfg", "r"))
+    words, _ = load_weights(target, tmp_path / "a.pth", strict=False)
+    assert "all but the heads" in words and torch.equal(target.module_list[13][0].weight, source.module_list[13][0].weight)
+    with pytest.raises(CheckpointError):
+        load_weights(Darknet(defs), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 broken", b"\x80\x02 broken"])
+def test_a_damaged_checkpoint_is_one_line(tiny_cfg, tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_weights(Darknet(tiny_cfg), tmp_path / "a.pth")
+
+
+def test_kind_of_file_is_told_by_content_not_by_name(tiny_cfg, tmp_path):
+    model, other = Darknet(tiny_cfg), Darknet(tiny_cfg)
+    randomise(model)
+    model.save_darknet_weights(tmp_path / "darknet.pth")
+    load_weights(other, tmp_path / "darknet.pth")
+    assert torch.equal(model.module_list[0][0].weight, other.module_list[0][0].weight)
+
+
+# ---- several processes
+
+def test_two_processes_train_one_model(tiny_cfg, tmp_path):
+    listing = make_dataset(tmp_path / "set", 16)
+    (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", str(ROOT / "train.py"), "--cfg", str(tiny_cfg),
+               "--data", str(tmp_path / "d.data"), "--epochs", "1", "--batch_size", "4", "--n_cpu", "0", "--name", "ddp", "--device", "cpu", "-sr"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**__import__("os").environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 process(es)" in done.stdout and (tmp_path / "weights" / "tiny_ckpt.pth").is_file()
+    assert read_checkpoint(tmp_path / "logs/ddp/last.pth")["step"] == 2  # 16 images, 2 processes x 4
+
+
+def test_arguments_survive_a_checkpoint(arguments):
+    run_epochs(Trainer(arguments("--lr", "0.004")), 1)
+    args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=1, lr=9.0))
+    assert args.lr == 0.004 and args.threads == 1 and args.resume == "logs/run/last.pth"
