@@ -13,16 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from utils import cli  # noqa: E402
 from utils.anchors import kmeans_anchors, mean_best_iou  # noqa: E402
+from utils.datasets import label_path, read_image, read_image_list, read_labels  # noqa: E402
 from utils.parse_config import (  # noqa: E402
     head_anchors, head_indices, input_size, integer, integers, rebuild_heads, write_model_config)
 
 COCO_CLASSES = 80
 STRIDE = 32  # coarsest grid of every base
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+ANY_CLASS = 10**6  # labels may be of any class: their sizes count
 
 V3_ANCHORS = "10,13,  16,30,  33,23,  30,61,  62,45,  59,119,  116,90,  156,198,  373,326"
 V4_ANCHORS = "12,16,  19,36,  40,28,  36,75,  76,55,  72,146,  142,110,  192,243,  459,401"
@@ -213,59 +214,20 @@ def with_anchors(defs: list[dict], anchors: np.ndarray) -> list[dict]:
 
 # Boxes of a data set.
 
-def image_paths(source: Path) -> list[Path]:
-    """Images of a folder (all below it, sorted) or of a list, entries relative to its folder or the working one."""
-    if source.is_dir():
-        return sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such image list or folder")
-    entries = [line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines()]
-    beside = [(source.parent / entry, Path(entry)) for entry in entries if entry]
-    return [second if second.is_file() and not first.is_file() else first for first, second in beside]
-
-
-def label_path(image: Path) -> Path:
-    """The YOLO label file of an image: the last folder named `images` becomes `labels`, the suffix .txt."""
-    parts = list(image.parts)
-    folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
-    if folders:
-        parts[folders[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
-
-
-def read_label_sizes(path: Path) -> np.ndarray:
-    """(N, 2) width and height, relative to the image, of the boxes in a label file with positive sizes."""
-    sizes = []
-    for line_i, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            _, _, _, width, height = (float(word) for word in line.split())
-        except ValueError:
-            raise ValueError(f"{path}:{line_i}: found {line!r}, expected class cx cy width height") from None
-        if width > 0 and height > 0:
-            sizes.append((width, height))
-    return np.array(sizes, dtype=np.float64).reshape(-1, 2)
-
-
 def letterboxed_sizes(source: Path, size: tuple[int, int]) -> np.ndarray:
     """(N, 2) width and height in input pixels of all boxes of `source`, images shrunk to fit `size` (width, height)."""
-    sizes = []
-    for image in image_paths(source):
-        label = label_path(image)
-        relative = read_label_sizes(label) if label.is_file() else np.zeros((0, 2))
+    sizes = [np.zeros((0, 2))]
+    for image in read_image_list(source):
+        relative = read_labels(label_path(image), ANY_CLASS)[:, 3:5]
         if len(relative):
             sizes.append(relative * fitted_size(image, size))
-    return np.concatenate(sizes) if sizes else np.zeros((0, 2))
+    return np.concatenate(sizes)
 
 
 def fitted_size(image: Path, size: tuple[int, int]) -> np.ndarray:
     """(2,) width and height in pixels of an image file once it fits `size` (width, height), aspect ratio kept."""
     # decoded, not read from the header: OpenCV turns the image by its EXIF tag, as it does in training
-    pixels = cv2.imread(str(image), cv2.IMREAD_GRAYSCALE) if image.is_file() else None
-    if pixels is None:
-        raise FileNotFoundError(f"{image}: not an image that can be read")
-    wh = np.array(pixels.shape[::-1], dtype=np.float64)
+    wh = np.array(read_image(image).shape[1::-1], dtype=np.float64)
     return wh * (np.array(size) / wh).min()
 
 
@@ -286,14 +248,6 @@ def fit_anchors(defs: list[dict], source: Path) -> list[dict]:
 
 
 # Command line.
-
-def positive_int(text: str) -> int:
-    """argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
-    return value
-
 
 def width_multiplier(text: str) -> float:
     """argparse type: a factor above 0, at most 4."""
@@ -323,7 +277,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--base", choices=BASES, default="yolov3", help="network to build")
-    p.add_argument("--classes", type=positive_int, default=1, metavar="N", help="number of classes")
+    p.add_argument("--classes", type=cli.positive_int, default=1, metavar="N", help="number of classes")
     p.add_argument("--width", type=width_multiplier, default=1.0, metavar="FACTOR",
                    help="times the filters of every layer but the heads, rounded to a multiple of 8")
     p.add_argument("--size", type=pixel_size, default="416", metavar="PX", help="input size, SIDE or WIDTHxHEIGHT")

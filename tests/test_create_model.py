@@ -270,7 +270,7 @@ def test_list_entries_are_found_from_the_working_directory_too(dataset, tmp_path
     monkeypatch.chdir(dataset.parent)
     elsewhere = tmp_path / "list.txt"
     elsewhere.write_text("\ufeffimages/train/a.png\r\n\r\n", encoding="utf-8")
-    assert create.image_paths(elsewhere) == [Path("images/train/a.png")]
+    assert create.read_image_list(elsewhere) == [Path("images/train/a.png")]
     assert len(create.letterboxed_sizes(elsewhere, (64, 64))) == 1
 
 
@@ -311,7 +311,7 @@ def test_missing_list_is_one_line_on_stderr_and_exit_2(tmp_path):
 
 
 @pytest.mark.parametrize("label, message", [
-    ("0 .5 .5 .1", r"a\.txt:1: found '0 .5 .5 .1', expected class cx cy width height"),
+    ("0 .5 .5 .1", r"a\.txt:1: found '0 .5 .5 .1', expected class cx cy w h"),
     ("0 .5 .5 .1 x", r"a\.txt:1: found"), ("0 .5 .5 .1 .1", "found 1 boxes, expected at least 6")])
 def test_unusable_labels_are_one_line_and_exit_2(label, message, tmp_path, capsys):
     write_image(tmp_path / "images/a.png", 32, 32)

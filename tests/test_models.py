@@ -132,7 +132,7 @@ def test_our_random_weights_equal_opencv(tmp_path, name, size):
 
 def test_full_size_net_equals_opencv_on_a_photograph(shared, tmp_path):
     random_weights(ROOT / "config" / "yolov3-hand.cfg", tmp_path / "r.weights")
-    assert_equals_opencv(ROOT / "config" / "yolov3-hand.cfg", tmp_path / "r.weights", photographs(shared, 320, 256, 1))
+    assert_equals_opencv(ROOT / "config" / "yolov3-hand.cfg", tmp_path / "r.weights", photographs(shared, 320, 256, 2))
 
 
 @pytest.mark.parametrize("keep", [7, 10])

@@ -245,6 +245,20 @@ def test_percent_out_of_range_is_refused(percent):
         global_threshold(torch.ones(3), torch.ones(3, dtype=torch.long), percent)
 
 
+def test_the_floor_of_the_reference_rule_is_that_of_its_cfg():
+    """One channel in every layer that skip may prune still leaves 6.40 M parameters and 3.37 GMACs; group goes far below."""
+    defs = parse_model_config(ROOT / "config" / "yolov3-hand.cfg")
+    floors = {}
+    for strategy in ("skip", "group"):
+        graph = channel_graph(defs, strategy)
+        least = [section.copy() for section in defs]
+        for i in graph.prunable:
+            least[1 + i]["filters"] = "1"
+        floors[strategy] = total_cost(least)
+    assert floors["skip"].parameters == pytest.approx(6.40e6, rel=2e-3) and floors["skip"].macs == pytest.approx(3.37e9, rel=2e-3)
+    assert floors["group"].parameters < 10_000
+
+
 # ---- exact removal
 
 @pytest.mark.parametrize("strategy", ["group", "skip"])

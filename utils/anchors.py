@@ -4,6 +4,9 @@ Pure functions on numpy arrays. A size is (width, height) in input pixels; N box
 """
 
 import numpy as np
+import torch
+
+from utils import boxes
 
 _RESTARTS = 10
 _MAX_ROUNDS = 200  # k-means usually settles within 30
@@ -11,8 +14,7 @@ _MAX_ROUNDS = 200  # k-means usually settles within 30
 
 def wh_iou(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """(N, 2), (K, 2) -> (N, K) IoU of boxes and anchors that share a centre."""
-    overlap = np.minimum(wh[:, None], anchors[None]).prod(axis=2)
-    return overlap / (wh.prod(axis=1)[:, None] + anchors.prod(axis=1)[None] - overlap)
+    return boxes.wh_iou(torch.from_numpy(wh), torch.from_numpy(anchors)).numpy()
 
 
 def mean_best_iou(wh: np.ndarray, anchors: np.ndarray) -> float:

@@ -46,7 +46,7 @@ def read_image_list(source: str | os.PathLike) -> list[Path]:
             raise DataError(f"{source}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
         return found
     if not source.is_file():
-        raise DataError(f"{source}: no such list of images")
+        raise DataError(f"{source}: no such image list or folder")
     paths = []
     for line_i, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), start=1):
         entry = line.strip().replace("\\", "/")

@@ -40,10 +40,12 @@ SECTION_KEYS = {
     "region": _DETECT | {key: "float" for key in (
         "bias_match coords softmax rescore object_scale noobject_scale class_scale coord_scale absolute thresh log "
         "background").split()},
-    "yolo": _DETECT | {"mask": "ints", "scale_x_y": "float", "new_coords": "int", "iou_loss": "any", "nms_kind": "any"}
+    "yolo": _DETECT | {"mask": "ints", "scale_x_y": "float", "new_coords": "int", "iou_loss": "any", "nms_kind": "any",
+             "map": "any", "counters_per_class": "any"}
     | {key: "float" for key in (
         "iou_thresh cls_normalizer iou_normalizer obj_normalizer beta_nms max_delta max focal_loss label_smooth_eps "
-        "objectness_smooth delta_normalizer resize").split()},
+        "objectness_smooth delta_normalizer resize show_details track_history_size sim_thresh "
+        "dets_for_track dets_for_show embedding_layer").split()},
 }
 REQUIRED_KEYS = {"convolutional": ("filters", "size"), "route": ("layers",), "shortcut": ("from",),
                  "scale_channels": ("from",), "sam": ("from",), "yolo": ("mask", "anchors", "classes"),
@@ -158,17 +160,19 @@ def _read_line(line: str, place: str, defs: list[dict]) -> None:
     if not equals or not key or not value:
         raise CfgError(f"{place}: found {line!r}, expected key=value")
     kind = defs[-1]["type"]
-    if key == "type" or key not in SECTION_KEYS[kind]:
+    hint = _hint(key, SECTION_KEYS[kind])
+    # [net] holds training options of many Darknet versions; only a misspelt name of a known one is an error there
+    if key == "type" or (key not in SECTION_KEYS[kind] and (kind != "net" or hint)):
         raise CfgError(f"{place}: found unknown key {key!r} in [{kind}], expected one of "
-                       f"{', '.join(SECTION_KEYS[kind])}{_hint(key, SECTION_KEYS[kind])}")
+                       f"{', '.join(SECTION_KEYS[kind])}{hint}")
     if key in defs[-1]:
         raise CfgError(f"{place}: found a second {key!r} in this [{kind}], expected it once")
-    _check_value(SECTION_KEYS[kind][key], key, value, place)
+    _check_value(SECTION_KEYS[kind].get(key, "any"), key, value, place)
     defs[-1][key] = value
 
 
 def _hint(word: str, known) -> str:
-    close = get_close_matches(word, known, n=1)
+    close = get_close_matches(word, known, n=1, cutoff=0.75)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
