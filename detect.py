@@ -11,15 +11,15 @@ from utils import cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of detect.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to use (default: weights/STEM_ckpt.pth)")
     p.add_argument("--source", "--image_folder", dest="source", nargs="+", default=["data/samples"], metavar="WHAT",
-                   help="image, folder, glob, video, or camera number (default: %(default)s)")
+                   help="image, folder, glob, video, or camera number")
     p.add_argument("--class_path", metavar="FILE", help="class names, one a line (default: data/oxfordhand.names for 1 class)")
     p.add_argument("--conf_thres", type=cli.ratio, default=0.5, help="score (objectness x class) from which a box is shown")
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help="IoU over which the weaker of two boxes is dropped")
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's)")
-    p.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1, mps (default: cuda if there is one)")
+    p.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1 (default: cuda if there is one)")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
     p.add_argument("--out", type=Path, default=Path("output"), metavar="DIR", help="where pictures and JSON go")
     p.add_argument("--max-frames", type=cli.count, default=0, metavar="N", help="stop a video or camera after N frames; 0: never")
@@ -36,7 +36,8 @@ def main() -> None:
     cfg = cli.resolve_cfg(args.cfg)
     detector = Detector(cfg, args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth", device, args)
     names = class_names(args.class_path, detector.classes)
-    results = [row for source in args.source for row in run_source(detector, names, source, args)]
+    taken: set[str] = set()
+    results = [row for source in args.source for row in run_source(detector, names, source, args, taken)]
     write_results(results, args.out)
 
 

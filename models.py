@@ -155,7 +155,11 @@ class YOLOLayer(nn.Module):
 
 
 class RegionLayer(YOLOLayer):
-    """YOLOv2's head (Redmon and Farhadi 2016, section 2): anchors in cells, classes by softmax."""
+    """YOLOv2's head (Redmon and Farhadi 2016, section 2): anchors in cells, classes by softmax where the cfg says softmax=1."""
+
+    def __init__(self, section: dict):
+        super().__init__(section)
+        self.softmax = bool(integer(section, "softmax"))
 
     def anchors_px(self, stride: Tensor) -> Tensor:
         """(A, 2) anchors in input pixels."""
@@ -163,7 +167,7 @@ class RegionLayer(YOLOLayer):
 
     def probabilities(self, t: Tensor) -> Tensor:
         """(..., 1 + K) objectness and class probabilities of raw scores."""
-        return torch.cat([t[..., :1].sigmoid(), t[..., 1:].softmax(dim=-1)], dim=-1)
+        return torch.cat([t[..., :1].sigmoid(), t[..., 1:].softmax(dim=-1)], dim=-1) if self.softmax else t.sigmoid()
 
 
 def _convolution(layer_i: int, section: dict, channels: int) -> nn.Sequential:

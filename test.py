@@ -13,7 +13,7 @@ from utils import cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to score (default: weights/STEM_ckpt.pth)")
     cli.add_data_flags(p)
     cli.add_run_flags(p, batch_size=8)
@@ -62,7 +62,8 @@ def print_result(result, iou_thres: float) -> None:
         rows += [[c["name"], c["n_targets"], *[f"{c[key]:.4f}" for key in ("ap50", "ap", "precision", "recall")]]
                  for c in result.per_class]
     print(ascii_table(rows))
-    print(f"F1 {result.f1:.4f}, precision and recall are at score {result.conf:.3f}, where F1 is highest")
+    print(f"F1 {result.f1:.4f}; precision and recall are " + (f"at score {result.conf:.3f}, where F1 is highest" if result.conf else
+                                                            "those of all detections"))
     print(f"{result.scorer}; {result.cap}")
 
 

@@ -11,13 +11,13 @@ from utils import cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test_prune.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, "to prune (default: checkpoints/STEM_ckpt.pth)")
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     cut = p.add_argument_group("pruning")
-    cut.add_argument("--percent", type=cli.percent, default=0.85, help="share of prunable channels to cut (default: %(default)s)")
+    cut.add_argument("--percent", type=cli.percent, default=0.85, help="share of prunable channels to cut")
     cut.add_argument("--strategy", choices=("group", "skip"), default="group", help="group: channels tied by shortcuts and depthwise "
                      "or grouped layers are cut together; skip: the reference rule, nothing that feeds a shortcut or an upsample")
     cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact", help="how constants of removed channels are "
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Load -> evaluate -> threshold -> masked mAP -> compact -> verify -> table -> files."""
     args = parse_args()
-    from utils import pruning
+    from utils import prune_report, pruning
 
     job = pruning.load(args)
     plan = pruning.plan_cut(job)
@@ -41,7 +41,7 @@ def main() -> None:
     before, masked = pruning.prune_and_eval(job, plan)
     compact = pruning.compact_and_verify(job, plan)
     after = pruning.eval_model(job, compact.model, "compact")
-    pruning.compare(job, plan, compact, before, masked, after)
+    prune_report.report(job, plan, compact, before, masked, after)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,19 @@ import argparse
 
 from utils import cli
 
+DEFAULT_WEIGHTS = "weights/yolov3.weights"
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of train.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     model = p.add_argument_group("model and data")
-    cli.add_model_flags(model, "config/yolov3-hand.cfg", "weights/yolov3.weights", "to start from (default: %(default)s; "
-                        "none there: from scratch)")
+    cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from (default: {DEFAULT_WEIGHTS}; none there: from scratch)")
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     t = p.add_argument_group("training")
     t.add_argument("--epochs", type=cli.positive_int, default=100)
-    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3, help="default: %(default)s")
+    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3)
     t.add_argument("--momentum", type=cli.ratio, default=0.9)
     t.add_argument("--weight_decay", type=float, default=5e-4, help="on convolution kernels only")
     t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine")
@@ -33,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss = p.add_argument_group("loss")
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou")
     loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", help="anchors that fit a box this well "
-                      "are positive too; 1: the best alone, as in YOLOv3 (default: %(default)s)")
+                      "are positive too; 1: the best alone, as in YOLOv3")
     loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU")
     a = p.add_argument_group("augmentation")
     a.add_argument("--augment", choices=("none", "flip", "standard"), default="standard",
@@ -61,7 +62,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     o.add_argument("--no-publish", action="store_true", help="leave checkpoints/ and weights/ as they are")
     cli.add_score_flags(o)
     args = p.parse_args(argv)
-    args.weights_named = args.weights != p.get_default("weights")
+    args.weights_named = args.weights is not None
+    args.weights = args.weights or DEFAULT_WEIGHTS
     return args
 
 

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from utils import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA, LOGS = Path("data/demo"), Path("logs/demo")
 SIZE = 160
@@ -22,7 +24,7 @@ PERCENT = 0.7
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the demo."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("--seed", type=int, default=0, help="of the drawings and of every training")
     p.add_argument("--percent", type=float, default=PERCENT, help="share of channels to cut")
     p.add_argument("--keep-data", action="store_true", help="use the pictures of an earlier run")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from models import Darknet
 from utils.checkpoint import load_weights
+from utils.darknet_weights import darknet_bytes
 from utils.profile import compare_latency
 from utils.shapes import total_cost
 from utils.tables import ascii_table, change
@@ -26,7 +27,7 @@ def final_table(root: Path, dense: tuple[Path, Path], slim: tuple[Path, Path], s
         models.append(model)
     times = compare_latency(models, (size, size), repeats=100, warmup=10)
     costs = [total_cost(model.module_defs, size, size) for model in models]
-    files = [20 + 4 * sum(v.numel() for k, v in model.state_dict().items() if not k.endswith("tracked")) for model in models]
+    files = [darknet_bytes(model) for model in models]
     maps = [scores[key]["map50"] for key in ("dense", "pruned")]
     parameters, macs = [cost.parameters for cost in costs], [cost.macs for cost in costs]
     rows = [["Metric", "Dense", "Pruned, fine-tuned", "Change"],
@@ -36,7 +37,7 @@ def final_table(root: Path, dense: tuple[Path, Path], slim: tuple[Path, Path], s
             ["parameters", *[f"{value:,}" for value in parameters], change(*parameters)],
             ["weights file MB", *[f"{value / 1e6:.2f}" for value in files], change(*files)],
             ["FLOPs (G, 2 x MACs)", *[f"{value / 5e8:.3f}" for value in macs], change(*macs)],
-            ["inference ms (quartiles)", *[str(time) for time in times], change(times[0].median, times[1].median)]]
+            ["inference (quartiles)", *times, change(times[0].median, times[1].median)]]
     goals = [("parameters at least 80 % fewer", parameters[1] <= 0.2 * parameters[0]),
              ("FLOPs at least 70 % fewer", macs[1] <= 0.3 * macs[0]),
              ("latency at least halved", times[1].median <= 0.5 * times[0].median),
@@ -78,4 +79,4 @@ def write_report(folder: Path, rows: list[list], verdicts: list[str], footer: st
     parts.append(f"<p>{html.escape(footer)}</p>")
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Pruned hand detector</title><style>{STYLE}</style>{"".join(parts)}</html>'
     (folder / "report.html").write_text(page)
-    (folder / "table.json").write_text(json.dumps({"rows": rows, "verdicts": verdicts, "footer": footer}, indent=1) + "\n")
+    (folder / "table.json").write_text(json.dumps({"rows": rows, "verdicts": verdicts, "footer": footer}, indent=1, default=str) + "\n")

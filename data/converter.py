@@ -117,6 +117,15 @@ def image_size(path: Path) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
 
 
+def is_turned(content: bytes) -> bool:
+    """Whether EXIF asks for a JPEG to be shown otherwise than it is stored: the boxes are those of the stored picture."""
+    if b"Exif" not in content[:65536]:
+        return False
+    data = np.frombuffer(content, np.uint8)
+    stored, shown = (cv2.imdecode(data, cv2.IMREAD_COLOR | flag) for flag in (cv2.IMREAD_IGNORE_ORIENTATION, 0))
+    return stored.shape != shown.shape or bool((stored != shown).any())
+
+
 def find_release(root: Path) -> Path:
     """The folder hand_dataset in `root`. Raises ReleaseError that says how to get or unpack it."""
     for release in (root / "hand_dataset", root / "oxford" / "hand_dataset"):
@@ -155,13 +164,19 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def place_image(source: Path, target: Path, copy: bool) -> None:
-    """Hard-link `source` at `target`; copy it where links are not possible, or when asked to."""
+    """Hard-link `source` at `target`; copy it where links are not possible, or when asked to. A picture that EXIF would turn
+    away from its boxes is written anew as it is stored."""
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
+    content = source.read_bytes()
     try:
-        if copy:
+        if is_turned(content):
+            stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            temporary.write_bytes(cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        elif copy:
             raise OSError
-        os.link(source, temporary)
+        else:
+            os.link(source, temporary)
     except OSError:
         shutil.copyfile(source, temporary)
     target.unlink(missing_ok=True)  # renaming one link of a file over another would leave both

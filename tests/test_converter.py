@@ -17,6 +17,19 @@ TRAIN, VALID, TEST = (folder for folders in converter.LISTS.values() for folder 
 SQUARE = [[10, 20], [10, 60], [50, 60], [50, 20]]  # y, x: the box x 20..60, y 10..50
 
 
+def test_a_picture_that_exif_would_turn_is_written_as_stored(tmp_path):
+    """Orientation 6 shows a stored 40x20 picture as 20x40; the boxes belong to the stored one."""
+    plain = cv2.imencode(".jpg", np.zeros((20, 40, 3), np.uint8))[1].tobytes()
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = plain[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + plain[2:]
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    (tmp_path / "plain.jpg").write_bytes(plain)
+    assert cv2.imread(str(tmp_path / "turned.jpg")).shape == (40, 20, 3)
+    for name in ("turned", "plain"):
+        converter.place_image(tmp_path / f"{name}.jpg", tmp_path / "out.jpg", copy=True)
+        assert cv2.imread(str(tmp_path / "out.jpg")).shape == (20, 40, 3)
+
+
 def struct(corners_yx, **more):
     """One hand as the release stores it."""
     return {name: np.array([point], float) for name, point in zip("abcd", corners_yx)} | more

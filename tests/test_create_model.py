@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from utils.anchors import kmeans_anchors, mean_best_iou
-from utils.parse_config import (
-    format_model_config, head_anchors, head_indices, parse_data_config, parse_model_config, write_model_config)
+from utils.data_config import parse_data_config
+from utils.parse_config import format_model_config, head_anchors, head_indices, parse_model_config, write_model_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"

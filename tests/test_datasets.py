@@ -176,6 +176,41 @@ def test_evaluation_passes_once_in_order(tmp_path):
     assert len(images) == 5 and torch.equal(images[3], dataset[3][0])
 
 
+def test_a_jpeg_cut_short_is_refused(tmp_path):
+    listing = make_dataset(tmp_path, 2)
+    data = (tmp_path / "images" / "1.jpg").read_bytes()
+    (tmp_path / "images" / "1.jpg").write_bytes(data[:len(data) // 2])
+    with pytest.raises(DataError, match="cut short"):
+        ListDataset(listing, (64, 64), 1)[1]
+    assert len(ListDataset(listing, (64, 64), 1, skip_bad=True)) == 1
+
+
+@pytest.mark.parametrize("side", [40, 96, 150])
+def test_training_and_evaluation_see_the_object_at_one_place(tmp_path, side):
+    """Enlarged, kept or shrunk: pixels and boxes agree in both, to a fraction of a pixel."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    image = np.zeros((side, side, 3), np.uint8)
+    image[side // 4:side // 2, side // 4:side // 2] = 255
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), image)
+    (tmp_path / "labels" / "a.txt").write_text("0 .375 .375 .25 .25\n")
+    plain = Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0))
+    for aug in (plain, None):
+        picture, boxes = ListDataset(tmp_path / "images", (192, 192), 1, augmentation=aug)[Draw(0, 0, 192, 192)]
+        weight = (picture[1] > 190).double()  # the object alone: grey mixes into the edge of the picture
+        places = torch.arange(192) + 0.5
+        centre = [(weight.sum(axis) * places).sum() / weight.sum() for axis in (0, 1)]
+        assert centre[0].item() == pytest.approx(boxes[0, 1].item() * 192, abs=1.0)
+        assert centre[1].item() == pytest.approx(boxes[0, 2].item() * 192, abs=1.0)
+
+
+def test_thin_pictures_load(tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "thin.png"), np.zeros((1, 2000, 3), np.uint8))
+    dataset = ListDataset(tmp_path / "images", (64, 64), 1, augmentation=Augmentation())
+    assert dataset[0][0].shape == dataset[Draw(0, 0, 64, 64)][0].shape == (3, 64, 64)
+
+
 def test_large_pictures_are_shrunk_by_area(tmp_path):
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.indices((1000, 1000)).sum(0).astype(np.uint8) % 2 * 255)

@@ -85,6 +85,7 @@ activation=linear
 anchors=1,2, 3,4
 classes=1
 num=2
+softmax=1
 """
 
 

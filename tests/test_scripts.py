@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, TINY_YOLO, randomise
 
 from models import Darknet
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
 
 SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py")
@@ -145,6 +145,7 @@ def test_detect_reads_image_folder_glob_and_video_and_writes_pictures_and_json(p
 @pytest.mark.parametrize("command, words", [
     ("train.py --cfg config/none.cfg", "no such cfg file"),
     ("train.py --data none.data", "no such data file"),
+    ("train.py --weights weights/none.weights", "no such weights file"),
     ("test.py --cfg config/yolov3-hand.cfg --weights none.pth", "no such weights file"),
     ("test.py --cfg config/yolov3-hand.cfg --weights w.weights --img_size 100", "expected multiples of 8"),
     ("detect.py --cfg config/yolov3-hand.cfg --weights w.weights --source nothing-here", "found no image"),
@@ -163,6 +164,24 @@ def test_wrong_input_is_one_line_and_exit_status_2(project, command, words):
 def test_help_answers_and_every_flag_has_its_aliases(project, script):
     out, _ = python(f"{script} --help", project)
     assert "--model_def" in out and "--cfg" in out and "--pretrained_weights" in out and "--weights_path" in out and "--device" in out
+
+
+def test_prune_refuses_a_net_with_nan(project):
+    model = Darknet(project / "config" / "yolov3-hand.cfg")
+    model.module_list[-2][0].bias.data[0] = float("nan")  # the second head
+    model.save_darknet_weights(project / "nan.weights")
+    _, error = python("test_prune.py --cfg config/yolov3-hand.cfg --weights nan.weights --percent 0.5 --no-eval --out never", project, status=2)
+    assert "nothing was written" in error and not (project / "never").exists()
+
+
+def test_detect_takes_the_class_count_from_the_checkpoint_and_never_overwrites_its_input(project):
+    pictures = project / "mine"
+    pictures.mkdir(exist_ok=True)
+    cv2.imwrite(str(pictures / "0.png"), np.zeros((60, 90, 3), np.uint8))
+    before = (pictures / "0.png").read_bytes()
+    save_checkpoint(project / "one.pth", weights_content(Darknet(project / "config" / "yolov3-hand.cfg"), "config/yolov3.cfg", "r"))
+    out, _ = python("detect.py --cfg config/yolov3.cfg --weights one.pth --source mine --out mine", project)
+    assert "heads rebuilt for 1" in out and (pictures / "0.png").read_bytes() == before and (pictures / "_0.png").is_file()
 
 
 def test_prune_raises_and_writes_nothing_when_the_compact_net_is_wrong(project):

@@ -16,7 +16,7 @@ from utils import sparsity
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.ema import ModelEma
 from utils.parse_config import parse_model_config, rebuild_heads
-from utils.prune_graph import prunable_layers
+from utils.prune_graph import channel_graph, prunable_layers
 from utils.rescale import RescaleError, rescale_gammas
 from utils.schedule import learning_rate
 from utils.trainer import Trainer, TrainingError, resumed_arguments
@@ -177,10 +177,46 @@ def test_gammas_and_betas_do_not_decay(tiny_cfg):
     assert all(p.ndim == 1 for p in others["params"]) and others["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("values, words", [([1.0] * 100, "would cost mAP"), ([0.0] * 90 + [1.0] * 10, "should cost nothing")])
-def test_the_sparsity_line_says_in_words_how_far_it_is(values, words):
-    free, line = sparsity.describe_sparsity([torch.tensor(values)], 0.85)
-    assert words in line and free == ("nothing" in words)
+def line_of(model, percent):
+    return sparsity.describe_sparsity(channel_graph(model.module_defs), {i: bn.weight for i, _, bn in model.convolutions() if bn is not None}, percent)
+
+
+def test_the_sparsity_line_says_in_words_how_far_it_is(tiny_cfg):
+    model = Darknet(tiny_cfg)
+    randomise(model, 0.0)
+    free, line = line_of(model, 0.6)
+    assert not free and "would cost mAP" in line
+    for _, _, bn in model.convolutions():
+        if bn is not None:
+            bn.weight.data[: len(bn.weight) * 3 // 4] = 0
+    free, line = line_of(model, 0.6)
+    assert free and "should cost nothing" in line and "75% exactly 0" in line
+
+
+def test_the_sparsity_line_counts_what_a_group_cut_really_takes(tiny_cfg):
+    """Two tied layers whose zeros lie at different channels: no group is free, though half of their gammas are 0."""
+    model = Darknet(tiny_cfg)
+    for _, _, bn in model.convolutions():
+        if bn is not None:
+            bn.weight.data[:] = 1.0
+    model.module_list[1][1].weight.data[:8] = 0.0
+    model.module_list[3][1].weight.data[:8] = torch.linspace(0.8, 0.9, 8)
+    model.module_list[3][1].weight.data[8:] = 0.0
+    assert not line_of(model, 0.1)[0]
+
+
+def test_frozen_gammas_are_not_penalised(arguments):
+    trainer = Trainer(arguments("--freeze", "3", "-sr", "--s", "5", "--sparsity", "prox"))
+    before = trainer.model.module_list[1][1].weight.clone()
+    run_epochs(trainer, 1)
+    assert torch.equal(trainer.model.module_list[1][1].weight, before) and trainer.model.module_list[6][1].weight.max() < 1
+
+
+def test_training_without_any_label_stops_and_says_where_labels_were_looked_for(arguments, tmp_path):
+    for path in (tmp_path / "pictures" / "labels").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"found no box in 8 images, expected labels such as .*labels/0.txt"):
+        Trainer(arguments())
 
 
 # ---- average, schedule

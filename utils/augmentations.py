@@ -66,9 +66,10 @@ def place(image: np.ndarray, boxes: np.ndarray, matrix: np.ndarray, canvas: np.n
     local[:, 2] -= (x1, y1)
     shrinks = matrix[0, 0] < 0.6  # warpAffine samples: shrink by area first, or fine texture turns to noise
     if shrinks:
-        half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        half = cv2.resize(image, [max(side // 2, 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
         local[:, :2] *= (image.shape[1] / half.shape[1], image.shape[0] / half.shape[0])
         image = half
+    local[:, 2] += 0.5 * (local[[0, 1], [0, 1]] - 1)  # boxes count from pixel edges, warpAffine from pixel centres
     cv2.warpAffine(image, local, (x2 - x1, y2 - y1), dst=canvas[y1:y2, x1:x2], flags=cv2.INTER_LINEAR,
                    borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3)
     return clip_boxes(warp_boxes(boxes, matrix), window, clean)

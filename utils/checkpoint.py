@@ -14,8 +14,14 @@ from utils.darknet_weights import WeightsError
 from utils.parse_config import head_indices, rebuild_heads, class_count
 
 # keys of a cfg section that change nothing in what the net computes
-_TRAINING_KEYS = {"jitter", "random", "truth_thresh", "ignore_thresh", "iou_loss", "iou_thresh", "cls_normalizer", "classes",
+_TRAINING_KEYS = {"dontload", "stopbackward", "map", "focal_loss", "resize", "label_smooth_eps", "jitter", "random", "truth_thresh", "ignore_thresh", "iou_loss", "iou_thresh", "cls_normalizer", "classes",
                   "iou_normalizer", "obj_normalizer", "nms_kind", "beta_nms", "max_delta", "max", "probability", "num"}
+
+
+ALL_LAYERS = "all layers"  # load_weights' words when nothing starts from scratch
+# what a missing key of a section means
+_DEFAULTS = {"stride": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0", "batch_normalize": "0", "scale_x_y": "1",
+             "new_coords": "0", "scale_wh": "0", "reverse": "0", "softmax": "0"}
 
 
 class CheckpointError(ValueError):
@@ -85,7 +91,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
         if strict and report.kind != "full":
             raise WeightsError(f"{path}: holds {report.detail}; expected weights of the whole net: train it first "
                                f"(train.py --weights {path})")
-        return report.detail, {}
+        return ALL_LAYERS if report.kind == "full" else report.detail, {}
     content = read_checkpoint(path)
     state, rest = content["model"], {key: value for key, value in content.items() if key != "model"}
     _check_architecture(model, path, content, strict)
@@ -98,7 +104,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
                               f"{_right_cfg(content)}")
     model.load_state_dict({key: state[key] for key in own if key not in wrong}, strict=not wrong)
     model.seen = int(content.get("seen", 0))
-    return ("all layers" if not wrong else "all but the heads, which start from scratch for "
+    return (ALL_LAYERS if not wrong else "all but the heads, which start from scratch for "
             f"{class_count(model.module_defs)} classes"), rest
 
 
@@ -119,6 +125,15 @@ def _check_architecture(model: nn.Module, path: Path, content: dict, strict: boo
         raise CheckpointError(f"{path}: found weights of a net of {len(saved) - 1} layers, expected {len(own) - 1}{_right_cfg(content)}")
     for layer_i, (theirs, ours) in enumerate(zip(saved[1:], own[1:])):
         for key in sorted((theirs.keys() | ours.keys()) - _TRAINING_KEYS):
-            if theirs.get(key) != ours.get(key) and (strict or key not in ("anchors", "mask")):
+            if _value(theirs, key) != _value(ours, key) and (strict or key not in ("anchors", "mask")):
                 raise CheckpointError(f"{path}: found {key}={theirs.get(key)} in layer {layer_i} [{ours['type']}], expected "
                                       f"{key}={ours.get(key)}{_right_cfg(content)}")
+
+
+def _value(section: dict, key: str):
+    """A section's value as it counts: numbers as numbers, lists without their spacing, defaults filled in."""
+    parts = str(section.get(key, _DEFAULTS.get(key, ""))).split(",")
+    try:
+        return [float(part) for part in parts if part.strip()]
+    except ValueError:
+        return [part.strip() for part in parts]

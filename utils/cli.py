@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Callable
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """--help with the defaults that the parser really has, and the examples of the description as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        said = "default" in action.help or action.default in (None, False, "")
+        return action.help if said else super()._get_help_string(action)
+
+
 def positive_int(text: str) -> int:
     """argparse type: a whole number of 1 or more."""
     value = int(text)
@@ -70,7 +78,7 @@ def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int =
     parser.add_argument("--img_size", type=positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
     parser.add_argument("--batch_size", type=positive_int, default=batch_size, metavar="N", help="images a batch")
     parser.add_argument("--n_cpu", type=count, default=n_cpu, metavar="N", help="loader processes at most")
-    parser.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1, mps (default: cuda if there is one)")
+    parser.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1 (default: cuda if there is one)")
     parser.add_argument("--threads", type=count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
 
 
@@ -144,9 +152,11 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, FileNotFoundError) as error:
-        name = Path(sys.argv[0]).name
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        text = str(error)
+        if "Original Traceback" in text:  # from a loader process: its last line is the message
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        print(f"{Path(sys.argv[0]).name}: {' '.join(text.split())}", file=sys.stderr)
         if os.environ.get("DEBUG"):
             raise
         sys.exit(2)

@@ -38,6 +38,11 @@ def conv_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> list[Tensor]:
     return [bn.bias, bn.weight, bn.running_mean, bn.running_var, conv.weight]
 
 
+def darknet_bytes(model: nn.Module) -> int:
+    """Size of the model's .weights file."""
+    return HEADER.itemsize + 4 * sum(tensor.numel() for _, conv, bn in model.convolutions() for tensor in conv_tensors(conv, bn))
+
+
 def read_darknet_weights(model: nn.Module, path: str | os.PathLike) -> LoadReport:
     """Load `path` into `model` (a Darknet), all or nothing. Raises WeightsError or FileNotFoundError."""
     path = Path(path)

@@ -111,12 +111,15 @@ def _read_box(words: list[str], classes: int, place_: str) -> list[float] | None
 
 def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be decoded."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    content = np.fromfile(path, np.uint8)  # not imread: it cannot open every path on Windows
+    # OpenCV fills the missing part of a cut JPEG with grey and says nothing: its end marker tells
+    whole = content[:2].tobytes() != b"\xff\xd8" or b"\xff\xd9" in content[len(content) // 2:].tobytes()
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole and len(content) else None
     if image is None:
-        raise DataError(f"{path}: found a file that cannot be decoded, expected an image")
+        raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, expected an image")
     zoom = max_side / max(image.shape[:2]) if max_side else 1.0
     if zoom < 1:
-        image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, [max(round(side * zoom), 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -169,6 +172,17 @@ class ListDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def describe(self) -> str:
+        """How many images and boxes there are, in words."""
+        empty = sum(not len(labels) for labels in self.labels)
+        boxes = sum(map(len, self.labels))
+        return f"{len(self)} images with {boxes:,} boxes" + (f" ({empty} images without)" if empty else "")
+
+    def require_boxes(self) -> None:
+        """Raise DataError, naming a place where labels were looked for, when no image has a box."""
+        if not any(map(len, self.labels)):
+            raise DataError(f"{self.source}: found no box in {len(self)} images, expected labels such as {label_path(self.images[0])}")
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels); kept in memory up to cache_gb a process."""

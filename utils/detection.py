@@ -18,7 +18,9 @@ from utils.checkpoint import load_weights
 from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image
 from utils.evaluate import to_input
 from utils.nms import non_max_suppression
-from utils.parse_config import class_count, parse_model_config, read_names
+from utils.data_config import read_names
+from utils.parse_config import class_count
+from utils.setup import defs_for_weights
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 89, 182), (26, 188, 156), (230, 126, 34)]
@@ -28,7 +30,7 @@ class Detector:
     """A network ready for inference, and its thresholds."""
 
     def __init__(self, cfg: Path, weights: str | os.PathLike, device: torch.device, args: argparse.Namespace):
-        defs = parse_model_config(cfg)
+        defs = defs_for_weights(cfg, weights)
         model = Darknet(defs)
         words, _ = load_weights(model, weights)
         self.classes = class_count(defs)
@@ -76,12 +78,13 @@ def draw(image: np.ndarray, rows: np.ndarray, names: list[str]) -> np.ndarray:
     return picture
 
 
-def run_source(detector: Detector, names: list[str], source: str, args: argparse.Namespace) -> list[dict]:
-    """Detect in one --source; drawn pictures go to args.out. Returns a result a picture or frame."""
+def run_source(detector: Detector, names: list[str], source: str, args: argparse.Namespace, taken: set[str]) -> list[dict]:
+    """Detect in one --source; drawn pictures go to args.out, under names not in `taken` (which grows). Returns a result a
+    picture or frame."""
     args.out.mkdir(parents=True, exist_ok=True)
     if source.isdigit() or Path(source).suffix.lower() in VIDEO_SUFFIXES:
         return _run_video(detector, names, source, args)
-    return _run_images(detector, names, image_paths(source), args)
+    return _run_images(detector, names, image_paths(source), args, taken)
 
 
 def image_paths(source: str) -> list[Path]:
@@ -96,8 +99,9 @@ def image_paths(source: str) -> list[Path]:
     return images
 
 
-def _run_images(detector: Detector, names: list[str], paths: list[Path], args: argparse.Namespace) -> list[dict]:
-    results, taken = [], set()
+def _run_images(detector: Detector, names: list[str], paths: list[Path], args: argparse.Namespace, taken: set[str]) -> list[dict]:
+    sources = {path.resolve() for path in paths}
+    results = []
     for path in paths:
         try:
             image = read_image(path)
@@ -110,7 +114,8 @@ def _run_images(detector: Detector, names: list[str], paths: list[Path], args: a
         rows = detector(image)
         seconds = time.perf_counter() - started
         name = f"{path.stem}.png" if path.suffix.lower() in (".png", ".bmp") else f"{path.stem}.jpg"
-        while name in taken:  # two folders may hold a picture of the same name
+        # two folders may hold a picture of the same name, and the output folder may be one of them
+        while name in taken or (args.out / name).resolve() in sources:
             name = f"_{name}"
         taken.add(name)
         write_picture(args.out / name, draw(image, rows, names))
@@ -141,8 +146,12 @@ def _run_video(detector: Detector, names: list[str], source: str, args: argparse
             rows = detector(frame)
             if writer is None:
                 writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, (frame.shape[1], frame.shape[0]))
+                if not writer.isOpened():
+                    raise DataError(f"{target}: cannot be written as a video")
             writer.write(cv2.cvtColor(draw(frame, rows, names), cv2.COLOR_RGB2BGR))
             results.append(_result(source, frame, rows, names) | {"frame": number})
+    except KeyboardInterrupt:  # the way to end a camera: what was seen so far is kept
+        print("stopped")
     finally:
         if writer is not None:
             writer.release()

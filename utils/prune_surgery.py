@@ -285,7 +285,9 @@ def masked_state(state: dict[str, Tensor], masks: dict[int, Tensor]) -> dict[str
 
 
 def compact_net(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor, fold: str = "exact") -> Surgery:
-    """Remove the groups not in `keep` (G,) from a net; see fold_constants for `fold`. Arguments stay untouched."""
+    """Remove the groups not in `keep` (G,) from a net; see fold_constants for `fold`. Arguments stay untouched; the new
+    state_dict lies on the CPU, wherever the old one does."""
+    state = {key: value.detach().cpu() for key, value in state.items()}
     folded, staying, how = fold_constants(defs, state, graph, keep, fold)
     compact, sliced, kept = init_weights_from_loose_model(defs, folded, graph, staying)
     extra = staying & ~keep

@@ -27,6 +27,9 @@ def rescale_obstacles(defs: list[dict]) -> list[str]:
             obstacles.append(f"layer {layer_i} [{section['type']}] multiplies two maps")
         elif name not in HOMOGENEOUS:
             obstacles.append(f"layer {layer_i} [{section['type']}] has activation {name}")
+    for head_i in head_indices(defs):
+        if defs[head_i]["type"] != "convolutional" or integer(defs[head_i], "batch_normalize"):
+            obstacles.append(f"layer {head_i} [{defs[1 + head_i]['type']}] does not follow a convolution without batch norm")
     if not obstacles:
         _input_factors(defs, 0.5, obstacles)
     return obstacles

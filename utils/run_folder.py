@@ -46,10 +46,27 @@ class RunFolder:
                 writer.writeheader()
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
 
+    def write_tensorboard(self, row: dict, gammas: torch.Tensor) -> None:
+        """The numbers of one epoch and the histogram of gammas (n,), for TensorBoard."""
+        with require_tensorboard()(str(self.path)) as writer:
+            for key, value in row.items():
+                if key != "epoch" and value != "":
+                    writer.add_scalar(key, value, row["epoch"])
+            writer.add_histogram("bn_weights/hist", gammas, row["epoch"])
+
     def _rewrite(self, rows: list[dict]) -> None:
         self.metrics.unlink()
         for row in rows:
             self.add_row(row)
+
+
+def require_tensorboard() -> type:
+    """TensorBoard's SummaryWriter. Raises ValueError, naming the pip command, where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
+    return SummaryWriter
 
 
 def new_run_path(stem: str, kind: str) -> Path:

@@ -1,10 +1,13 @@
 """From command-line arguments to the objects that every script needs: module_defs that fit the data, datasets, names."""
 
 import argparse
+import os
 from pathlib import Path
 
+from utils.checkpoint import is_torch_file, read_checkpoint
 from utils.datasets import ListDataset
-from utils.parse_config import DataConfig, class_count, parse_data_config, parse_model_config, rebuild_heads
+from utils.data_config import DataConfig, parse_data_config
+from utils.parse_config import class_count, parse_model_config, rebuild_heads
 from utils import cli
 
 
@@ -15,6 +18,18 @@ def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict
         if not quiet:
             print(f"{cfg}: made for {class_count(defs)} classes, {data.path} has {data.classes}: heads rebuilt for {data.classes}")
         defs = rebuild_heads(defs, data.classes)
+    return defs
+
+
+def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
+    """module_defs of `cfg`, its heads rebuilt (and said so) when the checkpoint `weights` was trained for another class count."""
+    defs = parse_model_config(cfg)
+    if not Path(weights).is_file() or not is_torch_file(weights):
+        return defs
+    saved = read_checkpoint(weights).get("module_defs")
+    if saved and class_count(saved) != class_count(defs):
+        print(f"{cfg}: made for {class_count(defs)} classes, {weights} for {class_count(saved)}: heads rebuilt for {class_count(saved)}")
+        defs = rebuild_heads(defs, class_count(saved))
     return defs
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from utils.parse_config import CfgError, input_size, integer, layer_inputs, numbers, where
+from utils.parse_config import CfgError, input_size, integer, layer_inputs, number, numbers, where
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def _maxpool(section, inputs, place):
 
 def _upsample(section, inputs, place):
     stride = integer(section, "stride", 2)
+    if number(section, "scale", 1.0) != 1.0:
+        raise CfgError(f"{place}: found scale={section['scale']}, expected 1 (scaled upsampling is not supported)")
     return inputs[0][0], inputs[0][1] * stride, inputs[0][2] * stride
 
 
@@ -77,6 +79,8 @@ def _route(section, inputs, place):
 
 
 def _same(section, inputs, place):
+    if section.get("weights_type", "none") != "none":
+        raise CfgError(f"{place}: found weights_type={section['weights_type']}, expected none (weighted shortcuts are not supported)")
     if any(shape != inputs[0] for shape in inputs):
         raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal shapes")
     return inputs[0]

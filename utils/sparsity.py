@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from utils.prune_graph import ChannelGraph
+from utils.prune_masks import candidates, global_threshold, group_scores, obtain_filters_mask
+
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 
 
@@ -49,21 +52,42 @@ def zero_share(gammas: list[Tensor]) -> float:
     return torch.cat([gamma.detach() == 0 for gamma in gammas]).float().mean().item()
 
 
-def describe_sparsity(gammas: list[Tensor], percent: float) -> tuple[bool, str]:
+def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[bool, str]:
     """Whether cutting `percent` of the channels is likely to be free, and a line that says so in words.
 
-    The measure is the energy that the cut channels carry: the sum of squared gammas below the threshold as a share of all.
-    Below 1e-4 a cut goes unnoticed; above 1e-2 it has been seen to cost mAP before fine-tuning.
+    gammas: layer -> (C_i,) for graph.normalised. The measure is the energy of what the cut would really take, groups included:
+    the squared gammas of the cut channels as a share of all prunable ones. Below 1e-4 a cut goes unnoticed; above 1e-2 it has
+    been seen to cost mAP before fine-tuning.
     """
-    values = torch.cat([gamma.detach().abs().double().cpu() for gamma in gammas]).sort().values
-    cut = int(len(values) * percent)
-    energy = (values[:cut].square().sum() / values.square().sum().clamp(min=1e-30)).item()
-    near_zero = (values < 0.01 * values.max()).double().mean().item()
-    free = energy < 1e-4
-    verdict = "it should cost nothing" if free else "it may cost some mAP before fine-tuning" if energy < 1e-2 else \
+    gammas = {i: gamma.detach().double().cpu() for i, gamma in gammas.items()}
+    scores, members = group_scores(graph, gammas)
+    free = candidates(graph, members)
+    cut = obtain_filters_mask(graph, scores, members, global_threshold(scores[free], members[free], percent))
+    groups = torch.cat([torch.from_numpy(graph.outputs[i]) for i in graph.normalised])
+    values = torch.cat([gammas[i].abs() for i in graph.normalised])[free[groups]]
+    gone = ~cut.keep[groups[free[groups]]]
+    energy = (values[gone].square().sum() / values.square().sum().clamp(min=1e-30)).item()
+    small, zero = (values < 0.01 * values.max()).double().mean().item(), (values == 0).double().mean().item()
+    harmless = energy < 1e-4
+    verdict = "it should cost nothing" if harmless else "it may cost some mAP before fine-tuning" if energy < 1e-2 else \
         "it would cost mAP: go on training with -sr"
-    return free, (f"{near_zero:.0%} of prunable gammas are under 0.01 x the largest ({zero_share(gammas):.0%} exactly 0); "
-                  f"percent {percent:g} cuts channels with {energy:.2g} of the squared gammas: {verdict}")
+    return harmless, (f"{small:.0%} of prunable gammas are under 0.01 x the largest ({zero:.0%} exactly 0); percent {percent:g} cuts "
+                      f"channels with {energy:.2g} of the squared gammas: {verdict}")
+
+
+def describe_budget(gammas: list[Tensor], args, steps_per_epoch: int) -> list[str]:
+    """Lines that say how many epochs -sr needs with these arguments, which s would fit, and what gammas near 1 do."""
+    start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas]).median().item()
+    epochs = drift_epochs(args.s, args.lr, args.momentum, steps_per_epoch, start)
+    line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr {args.lr:g} it moves a gamma "
+            f"from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate")
+    if epochs > args.epochs:
+        line += f"; {args.epochs} epochs are too few: s = {args.s * epochs / args.epochs:.2g} would fit"
+    lines = [line]
+    if args.rescale == "none" and start > 0.3:
+        lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing (--rescale auto shrinks "
+                     "them without changing the function)")
+    return lines
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -14,17 +13,17 @@ from tqdm import tqdm
 from models import Darknet
 from utils import cli, distributed
 from utils.augmentations import Augmentation
-from utils.checkpoint import copy_file, is_torch_file, load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.datasets import TrainSampler, evaluation_loader, training_loader
 from utils.ema import ModelEma
 from utils.evaluate import ScoreOptions, evaluate, to_input
 from utils.loss import LossOptions, LossParts, yolo_loss
 from utils.metrics import EvalResult
-from utils.parse_config import DataConfig
 from utils.plots import plot_training
-from utils.prune_graph import prunable_layers
+from utils.prune_graph import channel_graph
+from utils.publish import publish
 from utils.rescale import rescale_gammas
-from utils.run_folder import RunFolder, environment, new_run_path
+from utils.run_folder import RunFolder, environment, new_run_path, require_tensorboard
 from utils.schedule import learning_rate
 from utils.setup import dataset, model_and_data
 from utils.shapes import largest_stride, total_cost
@@ -69,7 +68,8 @@ class Trainer:
         self.start_words = self._load_start()
         self._build_data(defs)
         self.total_steps = self.steps_per_epoch * args.epochs
-        self.prunable = prunable_layers(self.model.module_defs, args.strategy)
+        self.graph = channel_graph(self.model.module_defs, args.strategy)
+        self.prunable = self.graph.prunable
         self.optimizer = torch.optim.SGD(sparsity.parameter_groups(self.model, args.weight_decay), lr=args.lr,
                                          momentum=args.momentum, nesterov=args.momentum > 0, fused=True)
         self.ema = ModelEma(self.model, args.ema) if args.ema else None
@@ -104,8 +104,11 @@ class Trainer:
 
     def _build_data(self, defs: list[dict]) -> None:
         args = self.args
+        if args.tensorboard and self.main:
+            require_tensorboard()
         self.train_set = dataset(args, self.data, "train", self.size, seed=args.seed,
                                  augmentation=self._augmentation())
+        self.train_set.require_boxes()
         self.valid_set = dataset(args, self.data, "valid", self.size) if self.main else None
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
                                     args.multiscale_training, self.rank, self.world_size)
@@ -131,7 +134,8 @@ class Trainer:
         state = read_checkpoint(args.resume)
         self.model.load_state_dict(state["live"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty when the run was not in half precision so far
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.model.load_state_dict(state["model"])
             self.ema.updates = state["ema_updates"]
@@ -151,20 +155,12 @@ class Trainer:
         args, cost = self.args, total_cost(self.model.module_defs, *self.size)
         print(f"{self.cfg}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMACs at {self.size[0]}x{self.size[1]}; "
               f"{self.start_words}")
-        print(f"{self.data.path}: {len(self.train_set)} training images, {len(self.valid_set)} for validation; {args.epochs} "
+        print(f"{self.data.path}: {self.train_set.describe()} for training, {self.valid_set.describe()} for validation; {args.epochs} "
               f"epochs of {self.steps_per_epoch} steps on {self.device}, {self.world_size} process(es), "
               f"{torch.get_num_threads()} threads; run {self.folder.path}")
         if args.sr:
             gammas = sparsity.gammas_of(self.model, self.prunable)
-            start = torch.cat([g.detach().abs() for g in gammas]).median().item()
-            epochs = sparsity.drift_epochs(args.s, args.lr, args.momentum, self.steps_per_epoch, start)
-            fitting = args.s * epochs / args.epochs
-            print(f"sparsity: {args.sparsity} with s = {args.s:g} on {len(self.prunable)} layers ({args.strategy}); at lr {args.lr:g} it moves "
-                  f"a gamma from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate"
-                  + (f"; {args.epochs} epochs are too few: s = {fitting:.2g} would fit" if epochs > args.epochs else ""))
-            if args.rescale == "none" and start > 0.3:
-                print("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing "
-                      "(--rescale auto shrinks them without changing the function)")
+            print("\n".join(sparsity.describe_budget(gammas, args, self.steps_per_epoch)))
 
     # ---- an epoch
 
@@ -225,7 +221,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         if args.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
-        gammas = sparsity.gammas_of(self.model, self.prunable) if args.sr else []
+        gammas = [g for g in sparsity.gammas_of(self.model, self.prunable) if g.requires_grad] if args.sr else []
         if args.sparsity == "l1":
             sparsity.add_l1_subgradient(gammas, args.s)
         self.scaler.step(self.optimizer)
@@ -266,22 +262,12 @@ class Trainer:
               f"{losses['seconds']:.0f} s  {losses['images_per_s']:.1f} images/s", flush=True)
         if self.args.sr:
             print("  |gamma| " + "  ".join(f"{key[7:]}% {value:.3g}" for key, value in quantiles.items()))
-            print(f"  {sparsity.describe_sparsity(gammas, self.args.percent)[1]}", flush=True)
+            by_layer = dict(zip(self.graph.normalised, sparsity.gammas_of(self.averaged, self.graph.normalised)))
+            print(f"  {sparsity.describe_sparsity(self.graph, by_layer, self.args.percent)[1]}", flush=True)
         if result:
             plot_training(self.folder.rows(), self.folder.path / "curves.png")
         if self.args.tensorboard:
-            self._tensorboard(row, gammas)
-
-    def _tensorboard(self, row: dict, gammas: list) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
-        with SummaryWriter(str(self.folder.path)) as writer:
-            for key, value in row.items():
-                if key != "epoch" and value != "":
-                    writer.add_scalar(key, value, row["epoch"])
-            writer.add_histogram("bn_weights/hist", torch.cat([g.detach().cpu() for g in gammas]), row["epoch"])
+            self.folder.write_tensorboard(row, torch.cat([gamma.detach().cpu() for gamma in gammas]))
 
     def state(self) -> dict:
         """Everything that --resume needs."""
@@ -299,9 +285,9 @@ class Trainer:
             self.averaged.seen = self.model.seen
             content = weights_content(self.averaged, str(self.cfg), self.folder.name, epoch=epoch, rescale=self.rescale,
                                       map50=result.map50 if result else None)
-            save_checkpoint(self.folder.path / "last.pth", content | self.state())
-            if better:
+            if better:  # before last.pth, which says that this epoch is done
                 save_checkpoint(self.folder.path / "best.pth", content)
+            save_checkpoint(self.folder.path / "last.pth", content | self.state())
             if self.args.checkpoint_interval and epoch % self.args.checkpoint_interval == 0:
                 save_checkpoint(self.folder.path / f"epoch_{epoch}.pth", content)
         distributed.barrier()
@@ -314,27 +300,3 @@ class Trainer:
             else:
                 publish(self.folder.path, self.cfg, self.args.weights, self.best)
         distributed.stop()
-
-
-def publish(folder: Path, cfg: Path, start: str | None, best: float) -> None:
-    """Copy a finished run's weights to the fixed names; write back a Darknet file from pruned/ that was the start."""
-    name = cli.stem(cfg)
-    last = read_checkpoint(folder / "last.pth")
-    slim = {key: last[key] for key in ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50")}
-    targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
-    save_checkpoint(Path("checkpoints") / f"{name}_ckpt.pth", slim)
-    for target in targets:
-        copy_file(folder / "best.pth", target)
-    written = [f"checkpoints/{name}_ckpt.pth (last)"] + [f"{target} (best)" for target in targets]
-    if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
-        start = Path(start)
-        shutil.copyfile(start, start.with_name(f"{start.stem}-init.weights"))
-        content = read_checkpoint(folder / "best.pth")
-        model = Darknet(content["module_defs"])
-        model.load_state_dict(content["model"])
-        model.seen = content["seen"]
-        if content["rescale"] != 1.0:
-            rescale_gammas(model, 1 / content["rescale"])
-        model.save_darknet_weights(start)
-        written.append(f"{start} (best; the start is kept as {start.stem}-init.weights)")
-    print(f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}")

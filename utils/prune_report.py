@@ -1,0 +1,134 @@
+"""What a pruning leaves behind: tables on the screen, the compact net's files, pictures and numbers."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import cli
+from utils.checkpoint import save_checkpoint, weights_content
+from utils.darknet_weights import darknet_bytes
+from utils.metrics import EvalResult
+from utils.parse_config import write_model_config
+from utils.plots import plot_channels, plot_gammas
+from utils.profile import Latency, compare_latency
+from utils.pruning import Compact, Job, Plan, PruneError, gammas_by_layer
+from utils.run_folder import environment
+from utils.shapes import LayerCost, total_cost
+from utils.tables import ascii_table, change, markdown_table
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """The files of one pruning."""
+
+    cfg: Path
+    checkpoint: Path
+    weights: Path
+    darknet_cfg: Path
+    darknet_weights: Path
+
+    @classmethod
+    def of(cls, cfg: Path, out: Path | None) -> "OutputNames":
+        """Fixed names for the n-th pruning of `cfg`: prune_NAME, prune2_NAME, ...; below `out` when given."""
+        name, times = cli.pruned_name(cfg)
+        number = str(times + 1) if times else ""
+        stem = name.replace("-hand", "")
+        at = lambda folder: (out if out else Path(folder))
+        pth = f"prune{number}_{stem}_ckpt.pth"
+        checkpoint = out / "checkpoints" / pth if out else Path("checkpoints") / pth
+        return cls(at("config") / f"prune{number}_{name}.cfg", checkpoint, at("weights") / pth,
+                   at("pruned") / f"{stem}-pruned{number}.cfg", at("pruned") / f"{stem}-pruned{number}.weights")
+
+
+def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> None:
+    """Print the tables, write every file and say what comes next."""
+    names = OutputNames.of(job.cfg, job.args.out)
+    write_outputs(job, compact, names, after)
+    times = compare_latency([job.model, compact.model], job.size, job.args.repeats) if job.args.repeats else None
+    file_bytes = darknet_bytes(job.model), names.darknet_weights.stat().st_size
+    costs = total_cost(job.model.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
+    rows = comparison_rows(before, masked, after, costs, file_bytes, times)
+    print(ascii_table(channel_rows(job, compact)))
+    print(ascii_table(rows))
+    if times:
+        print(f"inference: {times[0].protocol}")
+        warn_about_speed(costs, times)
+    write_report(job, plan, compact, names, rows, times, (before, masked, after))
+    print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
+    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.args.data}")
+
+
+def comparison_rows(before: EvalResult | None, masked: EvalResult | None, after: EvalResult | None,
+                    costs: tuple[LayerCost, LayerCost], file_bytes: tuple[int, int], times: list[Latency] | None) -> list[list]:
+    """Metric | Before | After | Change."""
+    rows = [["Metric", "Before", "After", "Change"]]
+    if before and after:
+        rows.append(["mAP@.5", f"{before.map50:.4f}", f"{after.map50:.4f}", f"{after.map50 - before.map50:+.4f}"])
+        rows.append(["  masked, not yet compact", "", f"{masked.map50:.4f}", f"{masked.map50 - before.map50:+.4f}"])
+        for key, label in (("map", "AP@[.5:.95]"), ("precision", "precision"), ("recall", "recall")):
+            rows.append([label, f"{getattr(before, key):.4f}", f"{getattr(after, key):.4f}",
+                         f"{getattr(after, key) - getattr(before, key):+.4f}"])
+    dense, slim = costs
+    rows.append(["parameters", f"{dense.parameters:,}", f"{slim.parameters:,}", change(dense.parameters, slim.parameters)])
+    rows.append(["weights file MB", *[f"{size / 1e6:.2f}" for size in file_bytes], change(*file_bytes)])
+    rows.append(["MACs (G)", f"{dense.macs / 1e9:.3f}", f"{slim.macs / 1e9:.3f}", change(dense.macs, slim.macs)])
+    rows.append(["FLOPs (G, 2 x MACs)", f"{dense.macs / 5e8:.3f}", f"{slim.macs / 5e8:.3f}", change(dense.macs, slim.macs)])
+    if times:
+        rows.append(["inference (quartiles)", *times, change(times[0].median, times[1].median)])
+    return rows
+
+
+def channel_rows(job: Job, compact: Compact) -> list[list]:
+    """Layer | Channels before | after | of which carriers, for every prunable layer."""
+    rows = [["Layer", "Channels", "Kept", "of them carriers"]]
+    for layer_i in job.graph.prunable:
+        carriers = compact.surgery.carriers.get(layer_i, 0)
+        rows.append([layer_i, len(job.graph.outputs[layer_i]), len(compact.surgery.kept[layer_i]), carriers or ""])
+    return rows
+
+
+def warn_about_speed(costs: tuple[LayerCost, LayerCost], times: list[Latency]) -> None:
+    """Say why a net that lost most of its operations is not that much faster."""
+    fewer, faster = costs[0].macs / costs[1].macs, times[0].median / times[1].median
+    if faster < 0.6 * fewer:
+        print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: thin layers spend their time in overhead and memory "
+              "traffic, not in arithmetic; a larger input or a wider net gains more")
+
+
+def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalResult | None) -> None:
+    """cfg and checkpoint for fine-tuning, the same weights under weights/, and the Darknet pair."""
+    for path in (names.cfg, names.darknet_cfg):
+        if path.exists() and path.resolve() == job.cfg.resolve():
+            raise PruneError(f"{path}: would be written over its own input; choose another place with --out")
+    content = weights_content(compact.model, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=1.0,
+                              map50=after.map50 if after else None)
+    write_model_config(names.cfg, compact.model.module_defs)
+    write_model_config(names.darknet_cfg, compact.model.module_defs)
+    compact.model.save_darknet_weights(names.darknet_weights)
+    # the start that an earlier tuning of this name kept belongs to another pruning
+    names.darknet_weights.with_name(f"{names.darknet_weights.stem}-init.weights").unlink(missing_ok=True)
+    for path in (names.checkpoint, names.weights):
+        save_checkpoint(path, content)
+
+
+def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, times, results) -> None:
+    """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
+    base = names.darknet_cfg.with_suffix("")
+    gammas = [gammas_by_layer(job.model)[i].cpu() for i in job.graph.prunable]
+    plot_gammas(gammas, plan.cut.threshold, base.with_name(base.name + "-gammas.png"))
+    layers = job.graph.prunable
+    plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
+                  base.with_name(base.name + "-channels.png"))
+    with open(base.with_name(base.name + "-channels.csv"), "w", newline="") as file:
+        csv.writer(file).writerows(channel_rows(job, compact))
+    base.with_name(base.name + "-table.md").write_text(markdown_table(rows) + "\n")
+    report = {"args": {key: str(value) if isinstance(value, Path) else value for key, value in vars(job.args).items()},
+              "cfg": str(job.cfg), "weights": str(job.weights), "threshold": plan.cut.threshold, "share_cut": plan.share,
+              "limit": plan.limit, "deviation": compact.deviation, "carried": compact.surgery.carried,
+              "carriers": compact.surgery.carriers, "environment": environment(),
+              "latency_ms": [time.median * 1e3 for time in times] if times else None,
+              "protocol": times[0].protocol if times else None}
+    for label, result in zip(("before", "masked", "after"), results):
+        report[label] = result.to_dict() if result else None
+    base.with_name(base.name + "-report.json").write_text(json.dumps(report, indent=1) + "\n")
