@@ -37,8 +37,8 @@ CORNERS = "abcd"
 class Scene:
     """A canvas under construction and what is still visible of each hand on it. S is its side in canvas pixels."""
 
-    def __init__(self, rng: np.random.Generator, size: int):
-        self.rng, self.side = rng, size * SUPERSAMPLE
+    def __init__(self, rng: np.random.Generator, size: int, sides: tuple[float, float] = SIDE_RANGE):
+        self.rng, self.side, self.sides = rng, size * SUPERSAMPLE, sides
         self.canvas = draw_clutter.background(rng, self.side)  # (S, S, 3) BGR
         self.owner = np.zeros((self.side, self.side), np.uint8)  # (S, S) 0, or 1 + the hand a pixel belongs to
         angle = rng.uniform(0, 2 * np.pi)
@@ -64,7 +64,7 @@ class Scene:
 
     def add_hand(self) -> bool:
         """Draw one more hand with its arm. False, and nothing drawn, where it would be cut or would cover another."""
-        low, high = np.log(SIDE_RANGE)
+        low, high = np.log(self.sides)
         side_px = np.exp(self.rng.uniform(low, high)) * self.side
         margin = min(side_px * (0.5 if self.rng.random() < 0.75 else 0.1), self.side / 2)
         hand = draw_hands.make_hand(self.rng, side_px, self.rng.uniform(margin, self.side - margin, 2))
@@ -108,10 +108,13 @@ def _area(hulls: list[np.ndarray]) -> int:
     return int(mask.sum())
 
 
-def render(seed: int, split: str, i: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image i of a split: (size, size, 3) uint8 BGR and the corners of its hands, (N, 4, 2) x, y in image pixels."""
+def render(seed: int, split: str, i: int, size: int, sides: tuple[float, float] = SIDE_RANGE) -> tuple[np.ndarray, np.ndarray]:
+    """Image i of a split: (size, size, 3) uint8 BGR and the corners of its hands, (N, 4, 2) x, y in image pixels.
+
+    sides: shortest and longest side of a hand, fractions of the image side.
+    """
     rng = np.random.default_rng([seed, list(FOLDERS).index(split), i])
-    scene = Scene(rng, size)
+    scene = Scene(rng, size, sides)
     for _ in range(rng.integers(0, 5)):
         draw_clutter.paint_distractor(scene.canvas, rng, scene.light)
     wanted = int(rng.choice(5, p=N_HANDS_P))
@@ -136,14 +139,14 @@ def mat_bytes(corners_xy: np.ndarray) -> bytes:
     return b"MATLAB 5.0 MAT-file, synthetic hands".ljust(116) + file.getvalue()[116:]
 
 
-def write_sample(job: tuple[str, int], out: Path, seed: int, size: int) -> int:
+def write_sample(job: tuple[str, int], out: Path, seed: int, size: int, sides: tuple[float, float] = SIDE_RANGE) -> int:
     """Write image and .mat of job (split, i), unless both are there; returns how many hands were drawn."""
     split, i = job
     folder, stem = out / "hand_dataset" / FOLDERS[split], f"synth_{split}_{i:05d}"
     mat = folder / "annotations" / f"{stem}.mat"
     if mat.exists():  # written last
         return 0
-    image, corners = render(seed, split, i, size)
+    image, corners = render(seed, split, i, size, sides)
     quality = int(np.random.default_rng([seed, i]).integers(55, 96))
     jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     for path, content in ((folder / "images" / f"{stem}.jpg", jpeg), (mat, mat_bytes(corners))):
@@ -168,11 +171,11 @@ def claim(out: Path, settings: dict) -> None:
     note.write_text(json.dumps(settings) + "\n")
 
 
-def contact_sheet(path: Path, seed: int, size: int, columns: int = 6, rows: int = 4) -> None:
+def contact_sheet(path: Path, seed: int, size: int, sides: tuple[float, float] = SIDE_RANGE, columns: int = 6, rows: int = 4) -> None:
     """Write a grid of the first training images with their boxes, wrist side in red."""
     tiles = []
     for i in range(columns * rows):
-        image, corners = render(seed, "train", i, size)
+        image, corners = render(seed, "train", i, size, sides)
         for box in np.round(corners).astype(np.int32):
             cv2.polylines(image, [box], True, (0, 255, 0), 1, cv2.LINE_AA)
             cv2.line(image, box[0].tolist(), box[1].tolist(), (0, 0, 255), 1, cv2.LINE_AA)
@@ -193,12 +196,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--valid", type=int, default=200, help="validation images (converted as training images)")
     parser.add_argument("--test", type=int, default=200, help="test images")
     parser.add_argument("--size", type=int, default=320, help="side of the square images in pixels")
+    parser.add_argument("--sides", type=float, nargs=2, default=SIDE_RANGE, metavar=("MIN", "MAX"),
+                        help="longer side of a hand, as a fraction of the image side")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write a grid of samples with boxes")
     args = parser.parse_args(argv)
     if min(args.train, args.valid, args.test, args.seed) < 0 or args.size < 32 or args.workers < 1:
         parser.error("counts and --seed must not be negative, --size at least 32, --workers at least 1")
+    if not 0 < args.sides[0] <= args.sides[1] <= 1:
+        parser.error("--sides must be two fractions, 0 < MIN <= MAX <= 1")
+    args.sides = tuple(args.sides)
     return args
 
 
@@ -207,18 +215,18 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     counts = {"train": args.train, "valid": args.valid, "test": args.test}
     try:
-        claim(args.out, {"seed": args.seed, "size": args.size, "drawing": DRAWING, **counts})
+        claim(args.out, {"seed": args.seed, "size": args.size, "sides": list(args.sides), "drawing": DRAWING, **counts})
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     jobs = [(split, i) for split, count in counts.items() for i in range(count)]
-    draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size)
+    draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size, sides=args.sides)
     cv2.setNumThreads(1)  # one process a core
     with Pool(args.workers, cv2.setNumThreads, (1,)) as pool:
         hands = sum(tqdm(pool.imap_unordered(draw, jobs, chunksize=8), total=len(jobs), unit="image", disable=None))
     print(f"{args.out / 'hand_dataset'}: {len(jobs):,} images, {hands:,} hands drawn now")
     if args.contact_sheet:
-        contact_sheet(args.contact_sheet, args.seed, args.size)
+        contact_sheet(args.contact_sheet, args.seed, args.size, args.sides)
     return 0
 
 

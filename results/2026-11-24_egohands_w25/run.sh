@@ -1,0 +1,9 @@
+# EgoHands, quarter-width YOLOv3 at 256 px: from scratch to a pruned, fine-tuned Darknet pair. Run from the repository root;
+# data/egohands is a link to the photographs (train.txt, valid.txt, images/, labels/). Two CPU cores, about 80 minutes in all.
+set -e
+CFG=config/yolov3-hand-w25.cfg
+DATA=config/egohands.data
+HERE=results/2026-11-24_egohands_w25
+python train.py --model_def $CFG --data_config $DATA --epochs 22 --lr 3e-3 --n_cpu 2 --name egohands-baseline
+python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-baseline/best.pth -sr --s 0.06 --sparsity prox --rescale auto \
+    --epochs 13 --lr 3e-3 --percent 0.7 --n_cpu 2 --name egohands-sparse

@@ -1,0 +1,73 @@
+"""The shape of the code: which way imports go, and the habits that are kept everywhere."""
+
+import ast
+import sys
+
+import pytest
+from conftest import ROOT
+
+from utils import cli
+
+SCRIPTS = {"train", "test", "test_prune", "detect", "export"}
+FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("utils/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("data/*.py"),
+                *ROOT.glob("config/*.py"), *ROOT.glob("weights/*.py")])
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            assert all(alias.name != "*" for alias in node.names), f"{path}: star import"
+
+
+def test_no_file_imports_a_script():
+    for path in FILES:
+        assert not {name.split(".")[0] for name in imports_of(path)} & SCRIPTS, path
+
+
+def test_algebra_knows_no_model():
+    """What is pure stays pure: no model, no trainer, no script below it."""
+    for name in ("parse_config", "shapes", "prune_graph", "prune_masks", "prune_surgery", "boxes", "nms", "metrics", "loss", "schedule"):
+        assert not {"models", "utils.trainer", "utils.pruning"} & set(imports_of(ROOT / "utils" / f"{name}.py")), name
+
+
+def test_model_needs_only_cfg_weights_and_shapes():
+    project = {name for name in imports_of(ROOT / "models.py") if name.startswith("utils")}
+    assert project == {"utils.darknet_weights", "utils.parse_config", "utils.shapes"}
+
+
+def test_every_import_is_a_requirement_or_the_standard_library():
+    """A package that a machine happens to have would hide a missing line."""
+    packages = {"cv2": "opencv-python", "yaml": "PyYAML"}
+    listed = "".join((ROOT / name).read_text().lower() for name in ("requirements.txt", "requirements-dev.txt", "requirements-optional.txt"))
+    for path in [*FILES, *ROOT.glob("tests/*.py")]:
+        for name in {name.split(".")[0] for name in imports_of(path)}:
+            if name not in sys.stdlib_module_names | {"utils", "models", "data", "benchmarks", "conftest", "train"}:
+                assert packages.get(name, name).lower() in listed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_short_and_public_ones_documented(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 70, f"{path}:{node.lineno} {node.name} is too long"
+    bodies = [tree.body] + [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in [node for body in bodies for node in body if isinstance(node, ast.FunctionDef)]:
+        if path.parent.name == "utils" and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name} has no docstring"
+
+
+@pytest.mark.parametrize("cfg, stem", [("config/yolov3-hand.cfg", "yolov3"), ("config/yolov3-tiny-hand.cfg", "yolov3-tiny"),
+                                       ("a/yolov3-hand-w25.cfg", "yolov3-w25"), ("config/prune_yolov3-hand.cfg", "prune_yolov3")])
+def test_stem_is_the_name_without_hand(cfg, stem):
+    assert cli.stem(cfg) == stem
+
+
+@pytest.mark.parametrize("cfg, name, times", [("config/yolov3-hand.cfg", "yolov3-hand", 0), ("config/prune_yolov3-hand.cfg", "yolov3-hand", 1),
+                                              ("config/prune2_yolov3-hand.cfg", "yolov3-hand", 2), ("pruned/yolov3-pruned.cfg", "yolov3", 1),
+                                              ("pruned/yolov3-pruned3.cfg", "yolov3", 3)])
+def test_pruned_names_count(cfg, name, times):
+    assert cli.pruned_name(cfg) == (name, times)
