@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA", help="strength of -sr")
     s.add_argument("--sparsity", choices=("l1", "prox"), default="l1", help="sub-gradient, or soft threshold after the "
                    "step: the same drift, but exact zeros")
-    s.add_argument("--rescale", default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
+    s.add_argument("--rescale", type=cli.rescaling, default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
                    "changing the function; without it a short -sr run selects nothing (auto: 0.05)")
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
                    "test_prune.py can prune, or the reference's rule")

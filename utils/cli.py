@@ -49,6 +49,11 @@ def ratio(text: str) -> float:
     return value
 
 
+def rescaling(text: str) -> str | float:
+    """argparse type: none, auto, or a factor over 0."""
+    return text if text in ("none", "auto") else positive_float(text)
+
+
 def percent(text: str) -> float:
     """argparse type: a share of channels, 0 <= value < 1 (0.85, as the method's published description calls "percent")."""
     value = float(text)

@@ -53,11 +53,13 @@ class _Builder:
         self.frozen: dict[int, str] = {}
 
     def fresh(self, channels: int) -> np.ndarray:
+        """(channels,) new ids."""
         ids = np.arange(self.count, self.count + channels)
         self.count += channels
         return ids
 
     def tie(self, some: np.ndarray, others: np.ndarray) -> None:
+        """Bind ids pair by pair; both of one shape."""
         self.ties.append((np.asarray(some).ravel(), np.asarray(others).ravel()))
 
     def tie_groups(self, ids: np.ndarray, groups: int) -> None:
@@ -66,6 +68,7 @@ class _Builder:
         self.tie(np.broadcast_to(parts[0], parts[1:].shape), parts[1:])
 
     def freeze(self, ids: np.ndarray, reason: str) -> None:
+        """Forbid cutting these ids; the first reason given stays."""
         for i in ids.tolist():
             self.frozen.setdefault(i, reason)
 

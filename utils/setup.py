@@ -4,11 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
-from utils.checkpoint import is_torch_file, read_checkpoint
-from utils.datasets import ListDataset
-from utils.data_config import DataConfig, parse_data_config
-from utils.parse_config import class_count, parse_model_config, rebuild_heads
 from utils import cli
+from utils.checkpoint import is_torch_file, read_checkpoint
+from utils.data_config import DataConfig, parse_data_config
+from utils.datasets import ListDataset
+from utils.parse_config import class_count, parse_model_config, rebuild_heads
 
 
 def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from models import Darknet
-from utils import cli, distributed
+from utils import cli, distributed, sparsity
 from utils.augmentations import Augmentation
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.datasets import TrainSampler, evaluation_loader, training_loader
@@ -27,7 +28,6 @@ from utils.run_folder import RunFolder, environment, new_run_path, require_tenso
 from utils.schedule import learning_rate
 from utils.setup import dataset, model_and_data
 from utils.shapes import largest_stride, total_cost
-from utils import sparsity
 
 AUTO_RESCALE = 0.05
 AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
@@ -97,7 +97,7 @@ class Trainer:
             words = f"warning: {args.weights} is not there (weights/download_weights.py fetches it): from scratch"
         self.rescale = float(loaded.get("rescale", 1.0))
         if args.sr and args.rescale != "none":
-            alpha = AUTO_RESCALE if args.rescale == "auto" else float(args.rescale)
+            alpha = AUTO_RESCALE if args.rescale == "auto" else args.rescale
             rescale_gammas(self.model, alpha / self.rescale)
             self.rescale = alpha
         return words
@@ -117,8 +117,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(self.sampler) / args.accumulate)
 
     def _augmentation(self) -> Augmentation:
-        base = AUGMENTATIONS[self.args.augment]
-        return Augmentation(base.flip, base.scale, base.translate, base.hsv, self.args.mosaic)
+        return dataclasses.replace(AUGMENTATIONS[self.args.augment], mosaic=self.args.mosaic)
 
     def _restore(self) -> None:
         """Open the run folder; on --resume put back every state."""
