@@ -14,8 +14,9 @@ import torch
 from conftest import ROOT, TINY_YOLO, randomise
 
 from models import Darknet
-from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.rescale import rescale_gammas
 
 SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py")
 
@@ -117,6 +118,27 @@ def test_out_keeps_everything_elsewhere_and_skip_prunes_less(project):
         exists(project, f"{strategy}/prune_yolov3-hand.cfg", f"{strategy}/checkpoints/prune_yolov3_ckpt.pth", f"{strategy}/yolov3-pruned.weights")
     parameters = [sum(p.numel() for p in Darknet(project / s / "yolov3-pruned.cfg").parameters()) for s in ("skip", "group")]
     assert parameters[0] > parameters[1]
+
+
+def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):
+    """The checkpoint keeps the scale it trains at, the Darknet file does not; both detect the same."""
+    torch.manual_seed(1)
+    model = Darknet(project / "config" / "yolov3-hand.cfg").eval()
+    randomise(model)
+    rescale_gammas(model, 0.05)
+    save_checkpoint(project / "scaled.pth", weights_content(model, "config/yolov3-hand.cfg", "r", rescale=0.05))
+    python("test_prune.py --cfg config/yolov3-hand.cfg --weights scaled.pth --percent 0.5 --no-eval --repeats 0 --out scaled", project)
+    cfg = project / "scaled" / "prune_yolov3-hand.cfg"
+    image, raws = torch.rand(1, 3, 64, 64), []
+    for name in ("prune_yolov3_ckpt.pth", "yolov3-pruned.weights"):
+        pruned = Darknet(cfg).eval()
+        _, content = load_weights(pruned, project / "scaled" / name)
+        with torch.no_grad():
+            raws.append(pruned.raw_maps(image))
+        gammas = torch.cat([bn.weight.detach() for _, _, bn in pruned.convolutions() if bn is not None])
+        assert content.get("rescale", 1.0) == (0.05 if name.endswith("pth") else 1.0)
+        assert (gammas.abs().max() < 0.06) == name.endswith("pth")
+    assert all(torch.allclose(a, b, atol=1e-4 * a.abs().max()) for a, b in zip(*raws))
 
 
 def test_detect_reads_image_folder_glob_and_video_and_writes_pictures_and_json(project):

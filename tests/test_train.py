@@ -17,7 +17,7 @@ from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, sav
 from utils.ema import ModelEma
 from utils.parse_config import parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
-from utils.rescale import RescaleError, rescale_gammas
+from utils.rescale import RescaleError, rescale_gammas, restoring_factor
 from utils.schedule import learning_rate
 from utils.trainer import Trainer, TrainingError, resumed_arguments
 
@@ -184,13 +184,13 @@ def line_of(model, percent):
 def test_the_sparsity_line_says_in_words_how_far_it_is(tiny_cfg):
     model = Darknet(tiny_cfg)
     randomise(model, 0.0)
-    free, line = line_of(model, 0.6)
-    assert not free and "would cost mAP" in line
+    energy, line = line_of(model, 0.6)
+    assert energy > sparsity.COSTLY and "would cost mAP" in line
     for _, _, bn in model.convolutions():
         if bn is not None:
             bn.weight.data[: len(bn.weight) * 3 // 4] = 0
-    free, line = line_of(model, 0.6)
-    assert free and "should cost nothing" in line and "75% exactly 0" in line
+    energy, line = line_of(model, 0.6)
+    assert energy == 0 and "should cost nothing" in line and "75% exactly 0" in line
 
 
 def test_the_sparsity_line_counts_what_a_group_cut_really_takes(tiny_cfg):
@@ -202,7 +202,7 @@ def test_the_sparsity_line_counts_what_a_group_cut_really_takes(tiny_cfg):
     model.module_list[1][1].weight.data[:8] = 0.0
     model.module_list[3][1].weight.data[:8] = torch.linspace(0.8, 0.9, 8)
     model.module_list[3][1].weight.data[8:] = 0.0
-    assert not line_of(model, 0.1)[0]
+    assert line_of(model, 0.1)[0] > 0.02
 
 
 def test_frozen_gammas_are_not_penalised(arguments):
@@ -343,3 +343,16 @@ def test_arguments_survive_a_checkpoint(arguments):
     run_epochs(Trainer(arguments("--lr", "0.004")), 1)
     args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=1, lr=9.0))
     assert args.lr == 0.004 and args.threads == 1 and args.resume == "logs/run/last.pth"
+
+
+def test_a_restored_net_has_gammas_of_root_mean_square_one_and_the_same_output(tiny_cfg):
+    model = Darknet(tiny_cfg).double().eval()
+    randomise(model)
+    image = torch.rand(1, 3, 64, 64).double()
+    with torch.no_grad():
+        rescale_gammas(model, 0.05)
+        before = model.raw_maps(image)
+        rescale_gammas(model, restoring_factor(model))
+        assert all(torch.allclose(a, b, atol=1e-9 * a.abs().max()) for a, b in zip(before, model.raw_maps(image)))
+    alive = torch.cat([bn.weight[bn.weight != 0] for _, _, bn in model.convolutions() if bn is not None])
+    assert alive.square().mean().sqrt().item() == pytest.approx(1.0)

@@ -1,5 +1,6 @@
 """What a pruning leaves behind: tables on the screen, the compact net's files, pictures and numbers."""
 
+import copy
 import csv
 import json
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from utils.parse_config import write_model_config
 from utils.plots import plot_channels, plot_gammas
 from utils.profile import Latency, compare_latency
 from utils.pruning import Compact, Job, Plan, PruneError, gammas_by_layer
+from utils.rescale import rescale_gammas, restoring_factor
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost
 from utils.tables import ascii_table, change, markdown_table
@@ -101,11 +103,14 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     for path in (names.cfg, names.darknet_cfg):
         if path.exists() and path.resolve() == job.cfg.resolve():
             raise PruneError(f"{path}: would be written over its own input; choose another place with --out")
-    content = weights_content(compact.model, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=1.0,
+    content = weights_content(compact.model, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
                               map50=after.map50 if after else None)
     write_model_config(names.cfg, compact.model.module_defs)
     write_model_config(names.darknet_cfg, compact.model.module_defs)
-    compact.model.save_darknet_weights(names.darknet_weights)
+    plain = copy.deepcopy(compact.model)
+    if job.rescale != 1.0:  # the checkpoint keeps the scale it trains well at; a Darknet file has no place to note one
+        rescale_gammas(plain, restoring_factor(plain))
+    plain.save_darknet_weights(names.darknet_weights)
     # the start that an earlier tuning of this name kept belongs to another pruning
     names.darknet_weights.with_name(f"{names.darknet_weights.stem}-init.weights").unlink(missing_ok=True)
     for path in (names.checkpoint, names.weights):

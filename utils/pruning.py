@@ -15,7 +15,6 @@ from utils.metrics import EvalResult
 from utils.prune_graph import ChannelGraph, channel_graph
 from utils.prune_masks import Cut, candidates, global_threshold, group_scores, obtain_filters_mask, percent_limit
 from utils.prune_surgery import Surgery, compact_net, masked_state
-from utils.rescale import rescale_gammas
 from utils.setup import dataset, model_and_data
 
 TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value of a raw map
@@ -39,6 +38,7 @@ class Job:
     names: tuple[str, ...]
     loader: object | None
     options: ScoreOptions
+    rescale: float  # the factor that the gammas carry (utils.rescale)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Compact:
 
 
 def load(args: argparse.Namespace) -> Job:
-    """Build and load the net of --cfg and --weights; undo a rescaling that its gammas still carry."""
+    """Build and load the net of --cfg and --weights. A rescaling that its gammas carry stays: ranks do not depend on it."""
     cfg, defs, data = model_and_data(args)
     device = cli.select_device(args.device, args.threads)
     model = Darknet(defs)
@@ -71,8 +71,6 @@ def load(args: argparse.Namespace) -> Job:
     words, content = load_weights(model, weights, strict=False)
     if words != ALL_LAYERS:
         print(f"warning: {weights}: {words}; its mAP means nothing before training")
-    if (factor := content.get("rescale", 1.0)) != 1.0:
-        rescale_gammas(model, 1 / factor)
     graph = channel_graph(model.module_defs, args.strategy)
     if not graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {args.strategy}")
@@ -82,7 +80,7 @@ def load(args: argparse.Namespace) -> Job:
         loader = evaluation_loader(dataset(args, data, "valid", size), args.batch_size, args.n_cpu)
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
     print(f"{cfg}, {weights}: {words}")
-    return Job(args, cfg, weights, model.eval().to(device), graph, size, data.names, loader, options)
+    return Job(args, cfg, weights, model.eval().to(device), graph, size, data.names, loader, options, content.get("rescale", 1.0))
 
 
 def gammas_by_layer(model: Darknet) -> dict[int, torch.Tensor]:
@@ -108,9 +106,9 @@ def warn_before(job: Job, plan: Plan) -> None:
         print(f"  layer {layer_i} is left alone: {reason}")
     print(f"percent {args.percent:g}: threshold {plan.cut.threshold:.4g}, cuts {plan.share:.1%} of the channels; limit {plan.limit:.4f} "
           f"(threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
-    free, words = sparsity.describe_sparsity(graph, gammas_by_layer(job.model), args.percent)
+    energy, words = sparsity.describe_sparsity(graph, gammas_by_layer(job.model), args.percent)
     print(words)
-    if not free:
+    if energy >= sparsity.COSTLY:
         print(f"warning: the gammas of {job.weights} are not sparse enough for percent {args.percent:g}; train them first:\n"
               f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 --sparsity prox --rescale auto")
     if plan.cut.rescued:

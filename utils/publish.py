@@ -7,7 +7,7 @@ from models import Darknet
 from utils import cli
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.parse_config import parse_model_config
-from utils.rescale import rescale_gammas
+from utils.rescale import rescale_gammas, restoring_factor
 
 
 def publish(folder: Path, cfg: Path, start: str | None, best: float) -> None:
@@ -38,6 +38,6 @@ def _write_back(start: Path, content: dict) -> list[str]:
     model.load_state_dict(content["model"])
     model.seen = content["seen"]
     if content["rescale"] != 1.0:
-        rescale_gammas(model, 1 / content["rescale"])
+        rescale_gammas(model, restoring_factor(model))
     model.save_darknet_weights(start)
     return [f"{start} (best; the start is kept as {kept.name})"]

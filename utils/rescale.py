@@ -50,6 +50,17 @@ def _input_factors(defs: list[dict], factor: float, obstacles: list[str]) -> lis
     return inputs
 
 
+def restoring_factor(model: nn.Module) -> float:
+    """Factor that brings the gammas of a rescaled net back to where networks train well: root mean square 1 over those not 0.
+
+    Not simply 1 / ALPHA: under L1 the survivors grow several times over, and a net restored by 1 / ALPHA has activations so
+    large that its heads diverge in fine-tuning at learning rates which suit the dense one.
+    """
+    gammas = torch.cat([bn.weight.detach() for _, _, bn in model.convolutions() if bn is not None])
+    alive = gammas[gammas != 0]
+    return 1.0 if not len(alive) else 1 / alive.square().mean().sqrt().item()
+
+
 @torch.no_grad()
 def rescale_gammas(model: nn.Module, factor: float) -> None:
     """Multiply every gamma of a Darknet by `factor`, in place, its function in eval mode unchanged.

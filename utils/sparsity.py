@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from utils.prune_graph import ChannelGraph
 from utils.prune_masks import candidates, global_threshold, group_scores, obtain_filters_mask
 
+COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to cost mAP before fine-tuning
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 
 
@@ -52,12 +53,11 @@ def zero_share(gammas: list[Tensor]) -> float:
     return torch.cat([gamma.detach() == 0 for gamma in gammas]).float().mean().item()
 
 
-def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[bool, str]:
-    """Whether cutting `percent` of the channels is likely to be free, and a line that says so in words.
+def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:
+    """What cutting `percent` of the channels would take, and a line that says in words whether it is likely to be free.
 
     gammas: layer -> (C_i,) for graph.normalised. The measure is the energy of what the cut would really take, groups included:
-    the squared gammas of the cut channels as a share of all prunable ones. Below 1e-4 a cut goes unnoticed; above 1e-2 it has
-    been seen to cost mAP before fine-tuning.
+    the squared gammas of the cut channels as a share of all prunable ones. Below 1e-4 a cut goes unnoticed; see COSTLY.
     """
     gammas = {i: gamma.detach().double().cpu() for i, gamma in gammas.items()}
     scores, members = group_scores(graph, gammas)
@@ -68,11 +68,10 @@ def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: f
     gone = ~cut.keep[groups[free[groups]]]
     energy = (values[gone].square().sum() / values.square().sum().clamp(min=1e-30)).item()
     small, zero = (values < 0.01 * values.max()).double().mean().item(), (values == 0).double().mean().item()
-    harmless = energy < 1e-4
-    verdict = "it should cost nothing" if harmless else "it may cost some mAP before fine-tuning" if energy < 1e-2 else \
+    verdict = "it should cost nothing" if energy < 1e-4 else "it may cost some mAP before fine-tuning" if energy < COSTLY else \
         "it would cost mAP: go on training with -sr"
-    return harmless, (f"{small:.0%} of prunable gammas are under 0.01 x the largest ({zero:.0%} exactly 0); percent {percent:g} cuts "
-                      f"channels with {energy:.2g} of the squared gammas: {verdict}")
+    return energy, (f"{small:.0%} of prunable gammas are under 0.01 x the largest ({zero:.0%} exactly 0); percent {percent:g} cuts "
+                    f"channels with {energy:.2g} of the squared gammas: {verdict}")
 
 
 def describe_budget(gammas: list[Tensor], args, steps_per_epoch: int) -> list[str]:

@@ -7,3 +7,6 @@ HERE=results/2026-11-24_egohands_w25
 python train.py --model_def $CFG --data_config $DATA --epochs 22 --lr 3e-3 --n_cpu 2 --name egohands-baseline
 python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-baseline/best.pth -sr --s 0.06 --sparsity prox --rescale auto \
     --epochs 13 --lr 3e-3 --percent 0.7 --n_cpu 2 --name egohands-sparse
+python test_prune.py --cfg $CFG --weights logs/egohands-sparse/best.pth --data $DATA --percent 0.7 --out logs/egohands-pruned --repeats 100
+python train.py --model_def logs/egohands-pruned/prune_yolov3-hand-w25.cfg --data_config $DATA \
+    -pre logs/egohands-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 13 --lr 3e-3 --n_cpu 2 --name egohands-tuned
