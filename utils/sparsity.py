@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.prune_graph import ChannelGraph
-from utils.prune_masks import candidates, global_threshold, group_scores, obtain_filters_mask
+from utils.prune_masks import candidates, group_scores
 
 COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to cost mAP before fine-tuning
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
@@ -56,17 +56,20 @@ def zero_share(gammas: list[Tensor]) -> float:
 def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:
     """What cutting `percent` of the channels would take, and a line that says in words whether it is likely to be free.
 
-    gammas: layer -> (C_i,) for graph.normalised. The measure is the energy of what the cut would really take, groups included:
-    the squared gammas of the cut channels as a share of all prunable ones. Below 1e-4 a cut goes unnoticed; see COSTLY.
+    gammas: layer -> (C_i,) for graph.normalised. The measure is the energy of the weakest channels, groups included: their squared
+    gammas as a share of all prunable ones. Ties count as cut, so equal gammas are called what they are: not sparse. Below 1e-4 a
+    cut goes unnoticed; see COSTLY.
     """
     gammas = {i: gamma.detach().double().cpu() for i, gamma in gammas.items()}
     scores, members = group_scores(graph, gammas)
     free = candidates(graph, members)
-    cut = obtain_filters_mask(graph, scores, members, global_threshold(scores[free], members[free], percent))
     groups = torch.cat([torch.from_numpy(graph.outputs[i]) for i in graph.normalised])
-    values = torch.cat([gammas[i].abs() for i in graph.normalised])[free[groups]]
-    gone = ~cut.keep[groups[free[groups]]]
-    energy = (values[gone].square().sum() / values.square().sum().clamp(min=1e-30)).item()
+    values = torch.cat([gammas[i].abs() for i in graph.normalised])
+    energies = torch.zeros_like(scores).index_add_(0, groups, values.square())[free]  # of each group that may be cut
+    order = scores[free].argsort(stable=True)
+    gone = order[members[free][order].cumsum(0) <= int(int(members[free].sum()) * percent)]
+    energy = (energies[gone].sum() / energies.sum().clamp(min=1e-30)).item()
+    values = values[free[groups]]
     small, zero = (values < 0.01 * values.max()).double().mean().item(), (values == 0).double().mean().item()
     verdict = "it should cost nothing" if energy < 1e-4 else "it may cost some mAP before fine-tuning" if energy < COSTLY else \
         "it would cost mAP: go on training with -sr"
