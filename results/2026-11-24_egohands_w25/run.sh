@@ -10,3 +10,7 @@ python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-baseline
 python test_prune.py --cfg $CFG --weights logs/egohands-sparse/best.pth --data $DATA --percent 0.7 --out logs/egohands-pruned --repeats 100
 python train.py --model_def logs/egohands-pruned/prune_yolov3-hand-w25.cfg --data_config $DATA \
     -pre logs/egohands-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 13 --lr 3e-3 --n_cpu 2 --name egohands-tuned
+python test.py --model_def $CFG --weights_path logs/egohands-baseline/best.pth --data_config $DATA --json $HERE/test_dense.json --pr $HERE/pr_dense.png
+python test.py --model_def logs/egohands-pruned/prune_yolov3-hand-w25.cfg --weights_path logs/egohands-tuned/best.pth --data_config $DATA \
+    --json $HERE/test_tuned.json --pr $HERE/pr_tuned.png
+python detect.py --cfg logs/egohands-pruned/prune_yolov3-hand-w25.cfg --weights logs/egohands-tuned/best.pth --source $(sed -n '1~40p' data/egohands/valid.txt | sed 's|^|data/egohands/|') --conf_thres 0.4 --out output/egohands
