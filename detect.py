@@ -30,11 +30,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Load -> for each picture: detect, draw, write -> JSON of all."""
     args = parse_args()
+    from models import Darknet
     from utils.detection import Detector, class_names, run_source, write_results
 
     device = cli.select_device(args.device, args.threads)
     cfg = cli.resolve_cfg(args.cfg)
-    detector = Detector(cfg, args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth", device, args)
+    detector = Detector(cfg, args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth", device, args, Darknet)
     names = class_names(args.class_path, detector.classes)
     taken: set[str] = set()
     results = [row for source in args.source for row in run_source(detector, names, source, args, taken)]

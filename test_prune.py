@@ -33,9 +33,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Load -> evaluate -> threshold -> masked mAP -> compact -> verify -> table -> files."""
     args = parse_args()
+    from models import Darknet
     from utils import prune_report, pruning
 
-    job = pruning.load(args)
+    job = pruning.load(args, Darknet)
     plan = pruning.plan_cut(job)
     pruning.warn_before(job, plan)
     before, masked = pruning.prune_and_eval(job, plan)

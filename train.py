@@ -71,11 +71,12 @@ def main() -> None:
     """Train, evaluate and save, epoch by epoch."""
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
+    from models import Darknet
     from utils.trainer import Trainer, resumed_arguments
 
     if args.resume:
         args = resumed_arguments(args)
-    trainer = Trainer(args)
+    trainer = Trainer(args, Darknet)
     trainer.announce()
     for epoch in range(trainer.epoch + 1, args.epochs + 1):
         losses = trainer.train_one_epoch(epoch)

@@ -27,10 +27,16 @@ def test_no_file_imports_a_script():
         assert not {name.split(".")[0] for name in imports_of(path)} & SCRIPTS, path
 
 
-def test_algebra_knows_no_model():
-    """What is pure stays pure: no model, no trainer, no script below it."""
+def test_utils_never_import_the_model():
+    """scripts -> models -> utils, never back: what needs a network is handed a way to build one."""
+    for path in ROOT.glob("utils/*.py"):
+        assert "models" not in set(imports_of(path)), path
+
+
+def test_algebra_knows_no_run():
+    """What is pure stays pure: no trainer and no pruning job below it."""
     for name in ("parse_config", "shapes", "prune_graph", "prune_masks", "prune_surgery", "boxes", "nms", "metrics", "loss", "schedule"):
-        assert not {"models", "utils.trainer", "utils.pruning"} & set(imports_of(ROOT / "utils" / f"{name}.py")), name
+        assert not {"utils.trainer", "utils.pruning"} & set(imports_of(ROOT / "utils" / f"{name}.py")), name
 
 
 def test_model_needs_only_cfg_weights_and_shapes():

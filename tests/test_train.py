@@ -19,7 +19,13 @@ from utils.parse_config import parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
 from utils.rescale import RescaleError, rescale_gammas, restoring_factor
 from utils.schedule import learning_rate
-from utils.trainer import Trainer, TrainingError, resumed_arguments
+from utils.trainer import TrainingError, resumed_arguments
+from utils import trainer as training
+
+
+def Trainer(args):
+    """A run of the real network."""
+    return training.Trainer(args, Darknet)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
-from models import Darknet
 from utils import cli
 from utils.checkpoint import load_weights
 from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image
@@ -29,9 +29,10 @@ PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 
 class Detector:
     """A network ready for inference, and its thresholds."""
 
-    def __init__(self, cfg: Path, weights: str | os.PathLike, device: torch.device, args: argparse.Namespace):
+    def __init__(self, cfg: Path, weights: str | os.PathLike, device: torch.device, args: argparse.Namespace,
+                 build: Callable[[list[dict]], nn.Module]):
         defs = defs_for_weights(cfg, weights)
-        model = Darknet(defs)
+        model = build(defs)
         words, _ = load_weights(model, weights)
         self.classes = class_count(defs)
         self.size = cli.input_size(args, defs)

@@ -3,10 +3,11 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 import torch
+from torch import nn
 
-from models import Darknet
 from utils import cli, sparsity
 from utils.checkpoint import ALL_LAYERS, load_weights
 from utils.datasets import evaluation_loader
@@ -32,13 +33,14 @@ class Job:
     args: argparse.Namespace
     cfg: Path
     weights: Path
-    model: Darknet
+    model: nn.Module
     graph: ChannelGraph
     size: tuple[int, int]
     names: tuple[str, ...]
     loader: object | None
     options: ScoreOptions
     rescale: float  # the factor that the gammas carry (utils.rescale)
+    build: Callable[[list[dict]], nn.Module]  # module_defs -> nn.Module
 
 
 @dataclass
@@ -57,16 +59,16 @@ class Plan:
 class Compact:
     """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value."""
 
-    model: Darknet
+    model: nn.Module
     surgery: Surgery
     deviation: float
 
 
-def load(args: argparse.Namespace) -> Job:
+def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> Job:
     """Build and load the net of --cfg and --weights. A rescaling that its gammas carry stays: ranks do not depend on it."""
     cfg, defs, data = model_and_data(args)
     device = cli.select_device(args.device, args.threads)
-    model = Darknet(defs)
+    model = build(defs)
     weights = Path(args.weights or f"checkpoints/{cli.stem(cfg)}_ckpt.pth")
     words, content = load_weights(model, weights, strict=False)
     if words != ALL_LAYERS:
@@ -80,10 +82,10 @@ def load(args: argparse.Namespace) -> Job:
         loader = evaluation_loader(dataset(args, data, "valid", size), args.batch_size, args.n_cpu)
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
     print(f"{cfg}, {weights}: {words}")
-    return Job(args, cfg, weights, model.eval().to(device), graph, size, data.names, loader, options, content.get("rescale", 1.0))
+    return Job(args, cfg, weights, model.eval().to(device), graph, size, data.names, loader, options, content.get("rescale", 1.0), build)
 
 
-def gammas_by_layer(model: Darknet) -> dict[int, torch.Tensor]:
+def gammas_by_layer(model: nn.Module) -> dict[int, torch.Tensor]:
     """layer -> (C_i,) gammas of every convolution with batch norm."""
     return {layer_i: bn.weight.detach() for layer_i, _, bn in model.convolutions() if bn is not None}
 
@@ -115,7 +117,7 @@ def warn_before(job: Job, plan: Plan) -> None:
         print(f"warning: percent {args.percent:g} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep one channel each")
 
 
-def eval_model(job: Job, model: Darknet, label: str) -> EvalResult | None:
+def eval_model(job: Job, model: nn.Module, label: str) -> EvalResult | None:
     """Score a net on the validation images and print one line; None with --no-eval."""
     if job.loader is None:
         return None
@@ -124,9 +126,9 @@ def eval_model(job: Job, model: Darknet, label: str) -> EvalResult | None:
     return result
 
 
-def masked_model(job: Job, plan: Plan) -> Darknet:
+def masked_model(job: Job, plan: Plan) -> nn.Module:
     """A copy of the net whose removed channels have gamma 0: what the compact one must reproduce."""
-    masked = Darknet(job.model.module_defs)
+    masked = job.build(job.model.module_defs)
     masked.load_state_dict(masked_state(job.model.state_dict(), plan.masks))
     return masked.eval().to(next(job.model.parameters()).device)
 
@@ -148,7 +150,7 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
     """
     surgery = compact_net(job.model.module_defs, job.model.state_dict(), job.graph, plan.cut.keep, job.args.fold)
     device = next(job.model.parameters()).device
-    model = Darknet(surgery.module_defs).eval().to(device)
+    model = job.build(surgery.module_defs).eval().to(device)
     model.load_state_dict(surgery.state)
     model.seen = job.model.seen
     masked = masked_model(job, plan)
@@ -168,14 +170,14 @@ def deviation_in_double(job: Job, plan: Plan) -> float:
     """`deviation` of the whole removal done again in float64."""
     state = {key: value.double() if value.is_floating_point() else value for key, value in job.model.state_dict().items()}
     surgery = compact_net(job.model.module_defs, state, job.graph, plan.cut.keep, job.args.fold)
-    masked, compact = Darknet(job.model.module_defs).double().eval(), Darknet(surgery.module_defs).double().eval()
+    masked, compact = job.build(job.model.module_defs).double().eval(), job.build(surgery.module_defs).double().eval()
     masked.load_state_dict(masked_state(state, plan.masks))
     compact.load_state_dict(surgery.state)
     return deviation(masked, compact, job.size)
 
 
 @torch.inference_mode()
-def deviation(one: Darknet, other: Darknet, size: tuple[int, int]) -> float:
+def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
     """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the largest value;
     NaN when either net gives one."""
     generator = torch.Generator().manual_seed(0)

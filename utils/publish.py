@@ -2,16 +2,17 @@
 
 import shutil
 from pathlib import Path
+from typing import Callable
 
-from models import Darknet
 from utils import cli
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.parse_config import parse_model_config
 from utils.rescale import rescale_gammas, restoring_factor
 
 
-def publish(folder: Path, cfg: Path, start: str | None, best: float) -> None:
-    """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best written back."""
+def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
+    """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best written back.
+    build: module_defs -> Darknet."""
     name = cli.stem(cfg)
     last = read_checkpoint(folder / "last.pth")
     slim = {key: last[key] for key in ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50")}
@@ -21,15 +22,15 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float) -> None:
         copy_file(folder / "best.pth", target)
     written = [f"checkpoints/{name}_ckpt.pth (last)"] + [f"{target} (best)" for target in targets]
     if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
-        written += _write_back(Path(start), read_checkpoint(folder / "best.pth"))
+        written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), build)
     print(f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}")
 
 
-def _write_back(start: Path, content: dict) -> list[str]:
+def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
     """Replace the Darknet file `start` by a checkpoint's weights when they fit the cfg beside it, keeping the first start as
     *-init.weights; returns what was done."""
     pair = start.with_suffix(".cfg")
-    model = Darknet(content["module_defs"])
+    model = build(content["module_defs"])
     if not pair.is_file() or parse_model_config(pair)[1:] != content["module_defs"][1:]:
         return []
     kept = start.with_name(f"{start.stem}-init.weights")

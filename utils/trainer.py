@@ -6,12 +6,12 @@ import dataclasses
 import math
 import time
 from pathlib import Path
+from typing import Callable
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from models import Darknet
 from utils import cli, distributed, sparsity
 from utils.augmentations import Augmentation
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
@@ -55,15 +55,15 @@ class Trainer:
     Everything that --resume needs is in `state()`; batches and augmentations depend on (seed, epoch) alone.
     """
 
-    def __init__(self, args: argparse.Namespace):
-        self.args = args
+    def __init__(self, args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]):
+        self.args, self.build = args, build  # build: module_defs -> Darknet
         device = cli.select_device(args.device, args.threads)
         self.rank, self.world_size, self.device = distributed.start(device)
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
         self.cfg, defs, self.data = model_and_data(args, quiet=not self.main)
         self.size = cli.input_size(args, defs)
-        self.model = Darknet(defs).to(self.device, memory_format=torch.channels_last)
+        self.model = build(defs).to(self.device, memory_format=torch.channels_last)
         self.rescale = 1.0  # the factor that gammas carry, see utils.rescale
         self.start_words = self._load_start()
         self._build_data(defs)
@@ -234,7 +234,7 @@ class Trainer:
         return rate
 
     @property
-    def averaged(self) -> Darknet:
+    def averaged(self) -> nn.Module:
         """The weights to evaluate, save and prune: the average where there is one."""
         return self.ema.model if self.ema else self.model
 
@@ -297,5 +297,5 @@ class Trainer:
             if self.args.no_publish:
                 print(f"{self.folder.path}: best.pth (mAP {self.best:.4f}), last.pth")
             else:
-                publish(self.folder.path, self.cfg, self.args.weights, self.best)
+                publish(self.folder.path, self.cfg, self.args.weights, self.best, self.build)
         distributed.stop()
