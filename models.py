@@ -34,6 +34,7 @@ class MaxPool(nn.Module):
         self.pad = (padding // 2, padding - padding // 2) * 2
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> pooled."""
         left, right = self.pad[:2]
         if left == right and 2 * left <= self.size:
             return F.max_pool2d(x, self.size, self.stride, left)
@@ -51,6 +52,7 @@ class Upsample(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H s, W s)."""
         return F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
 
 
@@ -62,6 +64,7 @@ class Route(nn.Module):
         self.groups, self.group_id = groups, group_id
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """Inputs (B, C_i, H, W) -> one map."""
         if self.groups > 1:
             inputs = [x.chunk(self.groups, dim=1)[self.group_id] for x in inputs]
         return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
@@ -75,6 +78,7 @@ class Shortcut(nn.Module):
         self.act = activation(act)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """Maps of one shape -> their sum, activated."""
         return self.act(sum(inputs[2:], inputs[0] + inputs[1]))
 
 
@@ -86,6 +90,7 @@ class Scale(nn.Module):
         self.act = activation(act)
 
     def forward(self, scale: Tensor, x: Tensor) -> Tensor:
+        """scale (B, C, 1, 1) or of x's shape; x (B, C, H, W)."""
         return self.act(x * scale)
 
 
@@ -97,6 +102,7 @@ class Reorg(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C s^2, H / s, W / s)."""
         B, C, H, W = x.shape
         s = self.stride
         planes = x.reshape(B, C // (s * s), H, s, W, s)  # plane c2, row h * s + offset // s, column w * s + offset % s
@@ -118,6 +124,7 @@ class YOLOLayer(nn.Module):
         self.register_buffer("anchors", torch.tensor(head_anchors(section)), persistent=False)
 
     def forward(self, raw: Tensor) -> Tensor:
+        """The raw map, as it is."""
         return raw
 
     def split(self, raw: Tensor) -> Tensor:
@@ -272,6 +279,7 @@ class Darknet(nn.Module):
         return raws
 
     def forward(self, images: Tensor) -> list[Tensor] | Tensor:
+        """(B, 3, H, W) -> raw maps in train mode, (B, N, 5 + K) in eval mode; see the class."""
         raws = self.raw_maps(images)
         if self.training:
             return raws
