@@ -45,8 +45,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="L1 on batch-norm gammas")
     # -s is declared so that argparse does not read it as a short form of -sr
     s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA", help="strength of -sr")
-    s.add_argument("--sparsity", choices=("l1", "prox"), default="l1", help="sub-gradient, or soft threshold after the "
-                   "step: the same drift, but exact zeros")
+    s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="l1", help="sub-gradient; soft threshold after the step: the "
+                   "same drift, but exact zeros; or L1 on the small gammas only (Zhuang et al. 2020)")
+    s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant", help="decay: s falls to 0; ease: in "
+                   "the second half it falls to 0 for the channels that survived the first")
     s.add_argument("--rescale", type=cli.rescaling, default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
                    "changing the function; without it a short -sr run selects nothing (auto: 0.05)")
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "

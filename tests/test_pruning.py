@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from models import Darknet
 from utils.parse_config import parse_model_config
 from utils.prune_graph import channel_graph, prunable_layers
-from utils.prune_masks import candidates, global_threshold, group_scores, obtain_bn_mask, obtain_filters_mask, percent_limit
+from utils.prune_masks import candidates, global_threshold, obtain_bn_mask, obtain_filters_mask, percent_limit
+from utils.prune_scores import group_scores, member_count
 from utils.prune_surgery import compact_net, masked_state
 from utils.shapes import total_cost
 
@@ -130,7 +131,7 @@ def families(tmp_path_factory):
 
 def cut_of(model, percent, strategy="group"):
     graph = channel_graph(model.module_defs, strategy)
-    scores, members = group_scores(graph, {i: bn.weight for i, _, bn in model.convolutions() if bn is not None})
+    scores, members = group_scores("gamma", model, graph), member_count(graph)
     free = candidates(graph, members)
     return graph, obtain_filters_mask(graph, scores, members, global_threshold(scores[free], members[free], percent))
 
@@ -220,7 +221,7 @@ def test_threshold_is_the_sorted_score_at_the_share(values, percent):
 def test_ties_and_the_limit_do_not_fail(tiny_cfg):
     model = Darknet(tiny_cfg)  # all gammas 1
     graph = channel_graph(model.module_defs)
-    scores, members = group_scores(graph, {i: bn.weight for i, _, bn in model.convolutions() if bn is not None})
+    scores, members = group_scores("gamma", model, graph), member_count(graph)
     assert percent_limit(graph, scores, members) == (1.0, 0.0)
     assert cut_of(model, 0.9)[1].keep.all()
 

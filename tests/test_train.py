@@ -130,40 +130,65 @@ def test_flag_s_is_not_read_as_sr():
 
 def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypatch):
     calls = []
-    original = sparsity.add_l1_subgradient
-    monkeypatch.setattr(sparsity, "add_l1_subgradient", lambda gammas, s: calls.append(s) or original(gammas, s))
+    original = sparsity.Penalty.add_gradient
+    monkeypatch.setattr(sparsity.Penalty, "add_gradient", lambda self, gammas, progress: calls.append(self.s) or original(self, gammas, progress))
     run_epochs(Trainer(arguments("-sr", "--s", "0.02", "--accumulate", "2")), 1)
     assert calls == [0.02]
 
 
+def parameter(*values):
+    gamma = torch.nn.Parameter(torch.tensor(values))
+    gamma.grad = torch.ones(len(values))
+    return gamma
+
+
 def test_subgradient_is_s_times_sign_and_nothing_at_zero():
-    gamma = torch.nn.Parameter(torch.tensor([0.5, -0.5, 0.0]))
-    gamma.grad = torch.tensor([1.0, 1.0, 1.0])
-    sparsity.add_l1_subgradient([gamma], 0.1)
+    gamma = parameter(0.5, -0.5, 0.0)
+    sparsity.Penalty("l1", 0.1).add_gradient([gamma], 0.0)
     assert gamma.grad.tolist() == pytest.approx([1.1, 0.9, 1.0])
 
 
 def test_soft_threshold_stops_at_zero():
-    gamma = torch.nn.Parameter(torch.tensor([0.5, -0.5, 0.05, 0.0]))
-    sparsity.soft_threshold([gamma], 0.1)
-    assert gamma.tolist() == pytest.approx([0.4, -0.4, 0.0, 0.0])
+    assert sparsity.soft_threshold(torch.tensor([0.5, -0.5, 0.05, 0.0]), 0.1).tolist() == pytest.approx([0.4, -0.4, 0.0, 0.0])
 
 
 def test_prox_drifts_as_far_as_the_subgradient_with_momentum():
     for s, lr, momentum in ((0.01, 1e-3, 0.9), (0.1, 1e-2, 0.5)):
         moved = {}
         for kind in ("l1", "prox"):
-            gamma = torch.nn.Parameter(torch.ones(1))
+            gamma, penalty = torch.nn.Parameter(torch.ones(1)), sparsity.Penalty(kind, s)
             optimiser = torch.optim.SGD([gamma], lr, momentum=momentum)
             for _ in range(400):
                 gamma.grad = torch.zeros(1)
-                if kind == "l1":
-                    sparsity.add_l1_subgradient([gamma], s)
+                penalty.add_gradient([gamma], 0.0)
                 optimiser.step()
-                if kind == "prox":
-                    sparsity.soft_threshold([gamma], sparsity.proximal_amount(s, lr, momentum))
+                penalty.shrink([gamma], 0.0, lr, momentum)
             moved[kind] = 1 - gamma.item()
         assert moved["prox"] == pytest.approx(moved["l1"], rel=0.05)
+
+
+def test_polarize_pulls_the_small_and_leaves_the_large_almost_alone():
+    gammas = torch.tensor([0.1, 0.1, 0.9, 0.9])
+    pull = sparsity.Penalty("polarize", 0.5).pull(gammas, 0.0)
+    assert pull[:2].tolist() == pytest.approx([0.5 * (sparsity.POLARIZE_T + 1)] * 2)
+    assert pull[2:].tolist() == pytest.approx([0.5 * (sparsity.POLARIZE_T - 1)] * 2)
+
+
+def test_polarize_is_the_derivative_of_the_published_penalty():
+    torch.manual_seed(0)
+    gammas = (torch.rand(7, dtype=torch.float64) + 0.1).requires_grad_()
+    value = sparsity.POLARIZE_T * gammas.abs().sum() - (gammas - gammas.mean()).abs().sum()  # Zhuang et al. 2020, eq. 3
+    value.backward()
+    assert torch.allclose(sparsity.Penalty("polarize", 1.0).pull(gammas.detach(), 0.0), gammas.grad)
+
+
+def test_schedules_of_s():
+    gammas = torch.tensor([0.0, 0.001, 1.0])  # gone, as good as gone, alive
+    pull = {(kind, progress): sparsity.Penalty("prox", 1.0, kind).pull(gammas, progress).tolist()
+            for kind in ("constant", "decay", "ease") for progress in (0.25, 0.75, 1.0)}
+    assert pull["constant", 1.0] == [1, 1, 1]
+    assert pull["decay", 0.25] == [0.75] * 3 and pull["decay", 1.0] == [0] * 3
+    assert pull["ease", 0.25] == [1, 1, 1] and pull["ease", 0.75] == [1, 1, 0.5] and pull["ease", 1.0] == [1, 1, 0]
 
 
 def test_prox_gives_exact_zeros_that_the_average_keeps(arguments):

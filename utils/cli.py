@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -60,6 +60,27 @@ def percent(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a share from 0 to below 1, such as 0.85")
     return value
+
+
+class Target(NamedTuple):
+    """A size to reach: a ratio of the dense net's, or an absolute value."""
+
+    value: float
+    is_ratio: bool
+
+    def of(self, dense: float) -> float:
+        """The absolute value, given the dense net's."""
+        return self.value * dense if self.is_ratio else self.value
+
+
+def target(text: str) -> Target:
+    """argparse type: a ratio (0.2), a count (350K, 1.2M, 2.5G) or a time (12ms)."""
+    match = re.fullmatch(r"([0-9.]+)\s*(K|M|G|ms|s)?", text.strip())
+    units = {None: 1, "K": 1e3, "M": 1e6, "G": 1e9, "ms": 1e-3, "s": 1}
+    value = positive_float(match[1]) if match else 0.0
+    if not match or (match[2] is None and 1 < value < 1000):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a ratio (0.2), a count (1.2M, 0.8G) or a time (12ms)")
+    return Target(value * units[match[2]], match[2] is None and value <= 1)
 
 
 def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | None, weights_help: str) -> None:

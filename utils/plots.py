@@ -66,3 +66,31 @@ def plot_channels(layers: list[int], before: list[int], after: list[int], path: 
     axis.set(title="channels a layer", xlabel="layer", ylabel="channels", yscale="log")
     axis.legend()
     _save(figure, path)
+
+
+def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
+    """mAP@.5 against parameters, FLOPs and latency; name -> rows with the keys parameters, flops, latency_ms ("": unknown), map50."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained", sharey=True)
+    for axis, key, label in zip(axes, ("parameters", "flops", "latency_ms"), ("parameters", "FLOPs (2 x MACs)", "latency in ms, batch 1")):
+        for name, rows in curves.items():
+            known = sorted((row[key], row["map50"]) for row in rows if row[key] != "")
+            if known:
+                axis.plot(*zip(*known), marker="o", markersize=4, label=name)
+        axis.set(xlabel=label, xscale="log")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set(ylabel="mAP@.5", ylim=(0, 1))
+    axes[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_sensitivity(rows: list[dict], shares: tuple[float, ...], path: Path) -> None:
+    """Heat map of mAP@.5, one column a set of layers, one line a share of its channels; rows as utils.prune_explore writes them."""
+    values = [[row[f"{share:g}"] for row in rows] for share in shares]
+    figure, axis = plt.subplots(figsize=(max(6, 0.2 * len(rows) + 2), 3.2), layout="constrained")
+    image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=max(row["0"] for row in rows))
+    names = [row["layers"].split() for row in rows]
+    axis.set_xticks(range(len(rows)), [own[0] + ("+" if len(own) > 1 else "") for own in names], rotation=90, fontsize=7)
+    axis.set_yticks(range(len(shares)), [f"-{share:.0%}" for share in shares])
+    axis.set(title="mAP@.5 when one layer alone loses channels (+: with the layers tied to it)", xlabel="layer")
+    figure.colorbar(image, ax=axis)
+    _save(figure, path)

@@ -1,20 +1,22 @@
-"""From gammas to the channels that stay: group scores, a global threshold, masks. Pure functions, no model.
+"""From scores to the channels that stay: a global threshold, what every layer keeps, masks. Pure functions, no model.
 
 G groups of channels (utils.prune_graph), C_i channels of layer i. A group counts once per member channel everywhere, so that
 a percentage means channels.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from utils.prune_graph import ChannelGraph
+from utils.prune_scores import cells
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a threshold leaves. keep: (G,) bool; rescued: layers that the threshold alone would have emptied."""
+    """What a threshold leaves. keep: (G,) bool; rescued: layers that the threshold alone would have left with less than they keep."""
 
     keep: Tensor
     threshold: float
@@ -23,20 +25,6 @@ class Cut:
     def masks(self, graph: ChannelGraph) -> dict[int, Tensor]:
         """(C_i,) bool of every convolution with batch norm: True for the channels that stay."""
         return {i: self.keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
-
-
-def group_scores(graph: ChannelGraph, gammas: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """(score, members) of every group, (G,) each: the largest |gamma| of its members, and how many there are.
-
-    The largest, because a tied channel may go only when no member needs it. gammas: layer -> (C_i,) for graph.normalised.
-    """
-    scores = torch.zeros(len(graph.frozen), dtype=torch.float64)
-    members = torch.zeros(len(graph.frozen), dtype=torch.long)
-    for layer_i in graph.normalised:
-        group = torch.from_numpy(graph.outputs[layer_i])
-        scores.scatter_reduce_(0, group, gammas[layer_i].detach().abs().double().cpu(), "amax")
-        members.index_add_(0, group, torch.ones_like(group))
-    return scores, members
 
 
 def candidates(graph: ChannelGraph, members: Tensor) -> Tensor:
@@ -66,18 +54,58 @@ def percent_limit(graph: ChannelGraph, scores: Tensor, members: Tensor) -> tuple
     return threshold, under / max(members[free].sum().item(), 1)
 
 
+def in_blocks(graph: ChannelGraph, scores: Tensor, divisor: int) -> Tensor:
+    """(G,) scores for which any threshold leaves widths that are multiples of `divisor`, as far as the dense widths are.
+
+    The groups of each cell (interchangeable channels) are ranked and taken in blocks of `divisor`, best first; each takes the
+    score of its block's best. So alignment is decided inside the ranking, not by rounding after it.
+    """
+    if divisor == 1:
+        return scores
+    scores = scores.clone()
+    for cell in cells(graph):
+        ranked = cell[scores[cell].argsort(descending=True, stable=True)]
+        best = torch.arange(len(ranked)) // divisor * divisor
+        scores[ranked] = scores[ranked[best]]
+    return scores
+
+
 def obtain_bn_mask(gamma: Tensor, threshold: float) -> Tensor:
     """(C,) bool: |gamma| >= threshold, and not exactly 0."""
     return (gamma.abs() >= threshold) & (gamma != 0)
 
 
-def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, threshold: float) -> Cut:
-    """Keep the groups that reach the threshold; a group of score 0 always goes, and every layer keeps its best channel."""
+def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, threshold: float, layer_keep: float = 0.0,
+                        divisor: int = 1) -> Cut:
+    """Keep the groups that reach the threshold. A group of score 0 always goes, but every layer keeps its best channels: one, or a
+    share `layer_keep` of them, in whole blocks of `divisor` (see in_blocks, whose scores belong here then)."""
     keep = obtain_bn_mask(scores, threshold) | ~candidates(graph, members)
     rescued = []
     for layer_i in graph.prunable:
-        group = torch.from_numpy(graph.outputs[layer_i])
-        if not keep[group].any():
-            keep[group[scores[group].argmax()]] = True
+        group = torch.from_numpy(graph.outputs[layer_i]).unique()
+        least = max(1, math.ceil(layer_keep * len(group)))
+        least = min(math.ceil(least / divisor) * divisor, len(group))
+        if keep[group].sum() < least:
+            keep[group[scores[group].argsort(descending=True, stable=True)[:least]]] = True
             rescued.append(layer_i)
     return Cut(keep, threshold, rescued)
+
+
+def make_room(graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor, divisor: int) -> Tensor:
+    """(G,) bool `keep`, less the weakest channels of cells whose width a carrier took off a multiple of `divisor`; where that
+    would leave a cell empty, plus the best of its removed ones.
+
+    staying: (G,) bool, keep and carriers; scores: (G,) as they were before in_blocks.
+    """
+    keep = keep.clone()
+    for cell in cells(graph):
+        width, kept = int(staying[cell].sum()), cell[keep[cell]]
+        over = width % divisor
+        if not over or width == len(cell) or not len(kept):
+            continue
+        if len(kept) > over:
+            keep[kept[scores[kept].argsort(stable=True)[:over]]] = False
+        else:
+            gone = cell[~keep[cell]]
+            keep[gone[scores[gone].argsort(descending=True, stable=True)[:divisor - over]]] = True
+    return keep

@@ -13,7 +13,8 @@ from utils.metrics import EvalResult
 from utils.parse_config import write_model_config
 from utils.plots import plot_channels, plot_gammas
 from utils.profile import Latency, compare_latency
-from utils.pruning import Compact, Job, Plan, PruneError, gammas_by_layer
+from utils.prune_scores import gammas_by_layer
+from utils.pruning import Compact, Job, Plan, PruneError, layer_deviations
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost
@@ -47,16 +48,17 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     """Print the tables, write every file and say what comes next."""
     names = OutputNames.of(job.cfg, job.args.out)
     write_outputs(job, compact, names, after)
-    times = compare_latency([job.model, compact.model], job.size, job.args.repeats) if job.args.repeats else None
-    file_bytes = darknet_bytes(job.model), names.darknet_weights.stat().st_size
-    costs = total_cost(job.model.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
+    times = compare_latency([job.dense, compact.model], job.size, job.args.repeats) if job.args.repeats else None
+    file_bytes = darknet_bytes(job.dense), names.darknet_weights.stat().st_size
+    costs = total_cost(job.dense.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
     rows = comparison_rows(before, masked, after, costs, file_bytes, times)
-    print(ascii_table(channel_rows(job, compact)))
+    channels = channel_rows(job, plan, compact)
+    print(ascii_table(channels))
     print(ascii_table(rows))
     if times:
         print(f"inference: {times[0].protocol}")
         warn_about_speed(costs, times)
-    write_report(job, plan, compact, names, rows, times, (before, masked, after))
+    write_report(job, plan, compact, names, rows, channels, times, (before, masked, after))
     print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
     print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.args.data}")
 
@@ -81,12 +83,17 @@ def comparison_rows(before: EvalResult | None, masked: EvalResult | None, after:
     return rows
 
 
-def channel_rows(job: Job, compact: Compact) -> list[list]:
-    """Layer | Channels before | after | of which carriers, for every prunable layer."""
+def channel_rows(job: Job, plan: Plan, compact: Compact) -> list[list]:
+    """Layer | Channels before | after | of which carriers, for every prunable layer; with an inexact --fold also how far its
+    output is off."""
     rows = [["Layer", "Channels", "Kept", "of them carriers"]]
+    off = layer_deviations(job, plan, compact) if job.args.fold != "exact" else {}
+    if off:
+        rows[0].append("off by (of its largest)")
     for layer_i in job.graph.prunable:
         carriers = compact.surgery.carriers.get(layer_i, 0)
         rows.append([layer_i, len(job.graph.outputs[layer_i]), len(compact.surgery.kept[layer_i]), carriers or ""])
+        rows[-1] += [f"{off[layer_i]:.2g}"] if off else []
     return rows
 
 
@@ -117,7 +124,7 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
         save_checkpoint(path, content)
 
 
-def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, times, results) -> None:
+def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:
     """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
     base = names.darknet_cfg.with_suffix("")
     gammas = [gammas_by_layer(job.model)[i].cpu() for i in job.graph.prunable]
@@ -126,12 +133,12 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
     plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
                   base.with_name(base.name + "-channels.png"))
     with open(base.with_name(base.name + "-channels.csv"), "w", newline="") as file:
-        csv.writer(file).writerows(channel_rows(job, compact))
+        csv.writer(file).writerows(channels)
     base.with_name(base.name + "-table.md").write_text(markdown_table(rows) + "\n")
     report = {"args": {key: str(value) if isinstance(value, Path) else value for key, value in vars(job.args).items()},
               "cfg": str(job.cfg), "weights": str(job.weights), "threshold": plan.cut.threshold, "share_cut": plan.share,
               "limit": plan.limit, "deviation": compact.deviation, "carried": compact.surgery.carried,
-              "carriers": compact.surgery.carriers, "environment": environment(),
+              "carriers": compact.surgery.carriers, "blocks_removed": [[b.stream + 1, b.shortcut] for b in job.blocks], "environment": environment(),
               "latency_ms": [time.median * 1e3 for time in times] if times else None,
               "protocol": times[0].protocol if times else None}
     for label, result in zip(("before", "masked", "after"), results):

@@ -100,40 +100,65 @@ def constant_kernel(weight: Tensor, constant: Tensor, groups: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Consumer:
-    """A convolution that reads removed channels with something to carry. kernel: (out, k, k) float64, sum of kernel x constant."""
+class _Reader:
+    """A convolution that reads removed channels with something to carry. constant: (inputs,) what they emit; groups: theirs."""
 
     layer_i: int
-    kernel: Tensor
+    constant: Tensor
     padded: bool
-    groups: np.ndarray  # groups of its removed inputs
+    groups: np.ndarray
 
 
-def _consumers(defs, state, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -> list[_Consumer]:
+def _readers(defs, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -> list[_Reader]:
     found = []
     for layer_i, section in enumerate(defs[1:]):
-        if section["type"] != "convolutional":
+        if section["type"] != "convolutional" or not keep[torch.from_numpy(graph.outputs[layer_i])].any():
             continue
         inputs = graph.inputs(layer_i, section)
         groups = integer(section, "groups", 1)
         if groups > 1 and groups == len(inputs):
             continue  # depthwise: an output goes with its input, so no kept output sees a constant
         constant = input_constants(defs, graph, constants, layer_i)
-        kernel = constant_kernel(state[prefix(layer_i, "conv.weight")], constant, groups)
-        kernel = kernel * keep[torch.from_numpy(graph.outputs[layer_i])].view(-1, 1, 1)
-        if kernel.any():
+        if constant.any():
             gone = np.unique(inputs[~keep[torch.from_numpy(inputs)].numpy()])
-            found.append(_Consumer(layer_i, kernel, conv_padding(section) > 0, gone))
+            found.append(_Reader(layer_i, constant, conv_padding(section) > 0, gone))
     return found
 
 
-def _choose_carriers(consumers: list[_Consumer], members: np.ndarray) -> dict[int, int]:
-    """consumer layer -> group that carries its constant: as few channels in all as a greedy choice finds."""
+def _kernels(defs, state, graph: ChannelGraph, keep: Tensor, readers: list[_Reader]) -> dict[int, Tensor]:
+    """Reader's layer -> (out, k, k) float64, the sum of kernel x constant of its kept outputs; readers for whom it is 0 are left out."""
+    kernels = {}
+    for reader in readers:
+        kernel = constant_kernel(state[prefix(reader.layer_i, "conv.weight")], reader.constant, integer(defs[1 + reader.layer_i], "groups", 1))
+        kernel = kernel * keep[torch.from_numpy(graph.outputs[reader.layer_i])].view(-1, 1, 1)
+        if kernel.any():
+            kernels[reader.layer_i] = kernel
+    return kernels
+
+
+def _choose_carriers(graph: ChannelGraph, readers: list[_Reader]) -> dict[int, int]:
+    """Padded reader's layer -> group that carries its constant: as few channels in all as a greedy choice finds."""
+    members = np.bincount(np.concatenate([graph.outputs[i] for i in graph.normalised]), minlength=len(graph.frozen))
     chosen: dict[int, int] = {}
-    for consumer in sorted((c for c in consumers if c.padded), key=lambda c: (len(c.groups), c.layer_i)):
-        taken = [group for group in consumer.groups if group in set(chosen.values())]
-        chosen[consumer.layer_i] = int(taken[0] if taken else min(consumer.groups, key=lambda group: (members[group], group)))
+    for reader in sorted((r for r in readers if r.padded), key=lambda r: (len(r.groups), r.layer_i)):
+        taken = [group for group in reader.groups if group in set(chosen.values())]
+        chosen[reader.layer_i] = int(taken[0] if taken else min(reader.groups, key=lambda group: (members[group], group)))
     return chosen
+
+
+def _removed_constants(defs, state, graph: ChannelGraph, keep: Tensor) -> list[Tensor]:
+    """What the groups not in `keep` emit in each layer, (C_i,) float64."""
+    own = {i: activation_of(defs[1 + i])(state[prefix(i, "batch_norm.bias")].double()) for i in graph.normalised}
+    return propagate(defs, graph, own, ~keep)
+
+
+def staying_groups(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor) -> Tensor:
+    """(G,) bool: `keep` and the carriers that an exact removal of the rest would need, without making it. An upper bound: a carrier
+    for kernels that happen to sum to 0 is counted here and not made there."""
+    staying = keep.clone()
+    readers = _readers(defs, graph, keep, _removed_constants(defs, state, graph, keep))
+    staying[list(_choose_carriers(graph, readers).values())] = True
+    return staying
 
 
 def _carrier_constants(defs, graph: ChannelGraph, carriers: dict[int, int]) -> tuple[dict[int, Tensor], list[Tensor]]:
@@ -178,28 +203,28 @@ def fold_constants(defs: list[dict], state: dict[str, Tensor], graph: ChannelGra
     """
     if fold not in FOLDS:
         raise ValueError(f"found fold {fold!r}, expected one of {', '.join(FOLDS)}")
-    own = {i: activation_of(defs[1 + i])(state[prefix(i, "batch_norm.bias")].double()) for i in graph.normalised}
-    consumers = _consumers(defs, state, graph, keep, propagate(defs, graph, own, ~keep))
-    members = np.bincount(np.concatenate([graph.outputs[i] for i in graph.normalised]), minlength=len(graph.frozen))
-    carriers = _choose_carriers(consumers, members) if fold == "exact" else {}
+    readers = _readers(defs, graph, keep, _removed_constants(defs, state, graph, keep))
+    kernels = _kernels(defs, state, graph, keep, readers)
+    readers = [reader for reader in readers if reader.layer_i in kernels]
+    carriers = _choose_carriers(graph, readers) if fold == "exact" else {}
     betas, emitted = _carrier_constants(defs, graph, carriers)
     state = dict(state)
     staying = keep.clone()
     staying[list(carriers.values())] = True
     _write_carriers(defs, state, graph, staying & ~keep, betas)
     how = {}
-    for consumer in consumers:
-        i = consumer.layer_i
+    for reader in readers:
+        i = reader.layer_i
         if i in carriers:
             constant = input_constants(defs, graph, emitted, i)
             places = torch.from_numpy(graph.inputs(i, defs[1 + i]) == carriers[i]).nonzero().flatten()
-            _write_kernel(state, i, consumer.kernel, constant, places, integer(defs[1 + i], "groups", 1))
+            _write_kernel(state, i, kernels[i], constant, places, integer(defs[1 + i], "groups", 1))
             how[i] = "carrier"
         elif fold == "none":
             how[i] = "dropped"
         else:
-            _write_offset(state, i, consumer.kernel.sum((1, 2)))
-            how[i] = "approximate" if consumer.padded else "folded"
+            _write_offset(state, i, kernels[i].sum((1, 2)))
+            how[i] = "approximate" if reader.padded else "folded"
     return state, staying, how
 
 
@@ -249,10 +274,24 @@ def _write_offset(state, layer_i: int, offset: Tensor) -> None:
         state[bias] = (state[bias].double() + offset).to(state[bias])
 
 
+def narrow_defs(defs: list[dict], graph: ChannelGraph, staying: Tensor) -> list[dict]:
+    """module_defs with the widths that the (G,) groups in `staying` leave."""
+    compact = [section.copy() for section in defs]
+    for layer_i, section in enumerate(defs[1:]):
+        if section["type"] != "convolutional":
+            continue
+        compact[1 + layer_i]["filters"] = str(int(staying[torch.from_numpy(graph.outputs[layer_i])].sum()))
+        inputs = graph.inputs(layer_i, section)
+        groups = integer(section, "groups", 1)
+        if groups > 1 and groups == len(inputs):
+            compact[1 + layer_i]["groups"] = str(int(staying[torch.from_numpy(inputs)].sum()))
+    return compact
+
+
 def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph,
                                   staying: Tensor) -> tuple[list[dict], dict[str, Tensor], dict[int, Tensor]]:
     """Slice the full-width net down to the (G,) groups in `staying`: (module_defs, state_dict, layer -> kept indices)."""
-    compact, sliced, kept = [section.copy() for section in defs], {}, {}
+    sliced, kept = {}, {}
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
             continue
@@ -260,9 +299,7 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
         inputs = staying[torch.from_numpy(graph.inputs(layer_i, section))]
         groups = integer(section, "groups", 1)
         weight = state[prefix(layer_i, "conv.weight")][rows]
-        if groups > 1 and groups == len(inputs):
-            compact[1 + layer_i]["groups"] = str(int(inputs.sum()))
-        else:
+        if groups == 1 or groups < len(inputs):
             weight = weight[:, inputs.view(groups, -1)[0]]  # tied: every part keeps the same places
         sliced[prefix(layer_i, "conv.weight")] = weight.contiguous()
         for part in ("conv.bias", "batch_norm.weight", "batch_norm.bias", "batch_norm.running_mean", "batch_norm.running_var"):
@@ -270,9 +307,8 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
                 sliced[key] = state[key][rows]
         if (key := prefix(layer_i, "batch_norm.num_batches_tracked")) in state:
             sliced[key] = state[key]
-        compact[1 + layer_i]["filters"] = str(len(rows))
         kept[layer_i] = rows
-    return compact, sliced, kept
+    return narrow_defs(defs, graph, staying), sliced, kept
 
 
 def masked_state(state: dict[str, Tensor], masks: dict[int, Tensor]) -> dict[str, Tensor]:

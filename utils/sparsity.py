@@ -1,12 +1,17 @@
 """Sparsity on batch-norm gammas (Liu et al. 2017, section 3; Ye et al. 2018, section 4), and how far it has come."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from utils.prune_graph import ChannelGraph
-from utils.prune_masks import candidates, group_scores
+from utils.prune_masks import candidates
+from utils.prune_scores import member_count, reduce_members
 
 COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to cost mAP before fine-tuning
+SMALL = 0.01  # gammas under this share of the largest count as gone
+POLARIZE_T = 1.2  # weight of L1 against the spread; the paper tunes it between 1.0 and 1.4
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 
 
@@ -16,23 +21,69 @@ def gammas_of(model: nn.Module, layers: list[int]) -> list[nn.Parameter]:
     return [norms[layer_i].weight for layer_i in layers]
 
 
-@torch.no_grad()
-def add_l1_subgradient(gammas: list[nn.Parameter], s: float) -> None:
-    """Add s x sign(gamma) to the gradients: once an optimiser step, after unscaling and clipping."""
-    for gamma in gammas:
-        if gamma.grad is None:
-            gamma.grad = torch.zeros_like(gamma)
-        gamma.grad.add_(gamma.sign(), alpha=s)
+@dataclass(frozen=True)
+class Penalty:
+    """The sparsity term of a run. kind, s, schedule and weight are train.py's --sparsity, --s, --s-schedule, --sparsity-weight.
+
+    "l1": s x sign(gamma) is added to the gradients, once an optimiser step, after unscaling and clipping. "prox": the same drift
+    as a soft threshold after the step, which gives exact zeros. "polarize" (Zhuang et al. 2020, eq. 3): POLARIZE_T x L1 minus the
+    spread round the mean, which lets the large gammas go and pushes the small ones all the harder; also as a soft threshold.
+    weights: one factor a channel for all layers in a row, (C,), mean 1; None: all alike.
+    """
+
+    kind: str
+    s: float
+    schedule: str = "constant"
+    weights: Tensor | None = None
+
+    def pull(self, gammas: Tensor, progress: float) -> Tensor:
+        """(C,) force that moves each |gamma| towards 0, in units of the loss. gammas: (C,); progress: share of the run, 0 to 1."""
+        size = gammas.abs()
+        pull = torch.full_like(size, self.s)
+        if self.kind == "polarize":
+            side = (size - size.mean()).sign()
+            pull = pull * (POLARIZE_T - side + side.mean())
+        if self.weights is not None:
+            pull = pull * self.weights
+        if self.schedule == "decay":
+            pull = pull * (1 - progress)
+        elif self.schedule == "ease":  # whoever is down by half-time stays down; the survivors recover
+            pull = torch.where(size > SMALL * size.max(), pull * min(1.0, 2 * (1 - progress)), pull)
+        return pull
+
+    @torch.no_grad()
+    def add_gradient(self, gammas: list[nn.Parameter], progress: float) -> None:
+        """"l1" only: add the sub-gradient; call between clipping and the optimiser's step."""
+        if self.kind != "l1" or not gammas:
+            return
+        for gamma, pull in _by_layer(gammas, self.pull(_flat(gammas), progress)):
+            if gamma.grad is None:
+                gamma.grad = torch.zeros_like(gamma)
+            gamma.grad.add_(gamma.sign() * pull)
+
+    @torch.no_grad()
+    def shrink(self, gammas: list[nn.Parameter], progress: float, learning_rate: float, momentum: float) -> None:
+        """"prox" and "polarize": the proximal step; call after the optimiser's."""
+        if self.kind == "l1" or not gammas:
+            return
+        for gamma, pull in _by_layer(gammas, self.pull(_flat(gammas), progress)):
+            gamma.copy_(soft_threshold(gamma, proximal_amount(pull, learning_rate, momentum)))
 
 
-@torch.no_grad()
-def soft_threshold(gammas: list[nn.Parameter], amount: float) -> None:
-    """The proximal step of L1, after the optimiser's: move every gamma towards 0 by `amount`, and stop there."""
-    for gamma in gammas:
-        gamma.copy_(gamma.sign() * (gamma.abs() - amount).clamp(min=0))
+def _flat(gammas: list[Tensor]) -> Tensor:
+    return torch.cat([gamma.detach() for gamma in gammas])
 
 
-def proximal_amount(s: float, learning_rate: float, momentum: float) -> float:
+def _by_layer(gammas: list[nn.Parameter], values: Tensor):
+    return zip(gammas, values.split([len(gamma) for gamma in gammas]))
+
+
+def soft_threshold(gamma: Tensor, amount: Tensor | float) -> Tensor:
+    """The proximal operator of L1: gamma moved towards 0 by `amount`, and no further than 0."""
+    return gamma.sign() * (gamma.abs() - amount).clamp(min=0)
+
+
+def proximal_amount(s: Tensor | float, learning_rate: float, momentum: float) -> Tensor | float:
     """Threshold a step that drifts as far as the sub-gradient does: momentum sums a constant gradient to 1 / (1 - momentum)."""
     return learning_rate * s / (1 - momentum)
 
@@ -54,26 +105,32 @@ def zero_share(gammas: list[Tensor]) -> float:
 
 
 def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:
-    """What cutting `percent` of the channels would take, and a line that says in words whether it is likely to be free.
+    """What cutting `percent` of the channels by |gamma| would take, see describe_cut. Ties count as cut, so equal gammas are called
+    what they are: not sparse. gammas: layer -> (C_i,) for graph.normalised."""
+    scores = reduce_members(graph, {i: gamma.detach().abs() for i, gamma in gammas.items()})
+    members = member_count(graph)
+    free = candidates(graph, members).nonzero().flatten()
+    order = free[scores[free].argsort(stable=True)]
+    gone = torch.zeros(len(graph.frozen), dtype=torch.bool)
+    gone[order[members[order].cumsum(0) <= int(int(members[free].sum()) * percent)]] = True
+    return describe_cut(graph, gammas, gone, f"percent {percent:g}")
 
-    gammas: layer -> (C_i,) for graph.normalised. The measure is the energy of the weakest channels, groups included: their squared
-    gammas as a share of all prunable ones. Ties count as cut, so equal gammas are called what they are: not sparse. Below 1e-4 a
-    cut goes unnoticed; see COSTLY.
+
+def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, name: str) -> tuple[float, str]:
+    """The energy that a cut takes, and a line that says in words whether it is likely to be free.
+
+    The energy: the squared gammas of the groups `gone` (G,) bool as a share of all prunable ones. Below 1e-4 a cut goes
+    unnoticed; see COSTLY. gammas: layer -> (C_i,) for graph.normalised.
     """
-    gammas = {i: gamma.detach().double().cpu() for i, gamma in gammas.items()}
-    scores, members = group_scores(graph, gammas)
-    free = candidates(graph, members)
     groups = torch.cat([torch.from_numpy(graph.outputs[i]) for i in graph.normalised])
-    values = torch.cat([gammas[i].abs() for i in graph.normalised])
-    energies = torch.zeros_like(scores).index_add_(0, groups, values.square())[free]  # of each group that may be cut
-    order = scores[free].argsort(stable=True)
-    gone = order[members[free][order].cumsum(0) <= int(int(members[free].sum()) * percent)]
-    energy = (energies[gone].sum() / energies.sum().clamp(min=1e-30)).item()
-    values = values[free[groups]]
-    small, zero = (values < 0.01 * values.max()).double().mean().item(), (values == 0).double().mean().item()
+    values = torch.cat([gammas[i].detach().double().abs().cpu() for i in graph.normalised])
+    free = ~torch.from_numpy(graph.frozen)[groups]
+    groups, values = groups[free], values[free]
+    energy = (values[gone[groups]].square().sum() / values.square().sum().clamp(min=1e-30)).item()
+    small, zero = (values < SMALL * values.max()).double().mean().item(), (values == 0).double().mean().item()
     verdict = "it should cost nothing" if energy < 1e-4 else "it may cost some mAP before fine-tuning" if energy < COSTLY else \
         "it would cost mAP: go on training with -sr"
-    return energy, (f"{small:.0%} of prunable gammas are under 0.01 x the largest ({zero:.0%} exactly 0); percent {percent:g} cuts "
+    return energy, (f"{small:.0%} of prunable gammas are under {SMALL:g} x the largest ({zero:.0%} exactly 0); {name} cuts "
                     f"channels with {energy:.2g} of the squared gammas: {verdict}")
 
 

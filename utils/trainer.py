@@ -70,6 +70,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * args.epochs
         self.graph = channel_graph(self.model.module_defs, args.strategy)
         self.prunable = self.graph.prunable
+        self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule)
         self.optimizer = torch.optim.SGD(sparsity.parameter_groups(self.model, args.weight_decay), lr=args.lr,
                                          momentum=args.momentum, nesterov=args.momentum > 0, fused=True)
         self.ema = ModelEma(self.model, args.ema) if args.ema else None
@@ -221,13 +222,11 @@ class Trainer:
         if args.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
         gammas = [g for g in sparsity.gammas_of(self.model, self.prunable) if g.requires_grad] if args.sr else []
-        if args.sparsity == "l1":
-            sparsity.add_l1_subgradient(gammas, args.s)
+        self.penalty.add_gradient(gammas, self.step / self.total_steps)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if args.sparsity == "prox":
-            sparsity.soft_threshold(gammas, sparsity.proximal_amount(args.s, rate, args.momentum))
+        self.penalty.shrink(gammas, self.step / self.total_steps, rate, args.momentum)
         self.step += 1
         if self.ema:
             self.ema.update(self.model)

@@ -1,0 +1,119 @@
+"""What other cuts would give: a trade-off curve over cuts from mild to strong, and the sensitivity of each layer alone."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from utils.datasets import collate
+from utils.evaluate import evaluate
+from utils.plots import plot_sensitivity, plot_tradeoff
+from utils.profile import compare_latency
+from utils.prune_masks import Cut
+from utils.prune_report import OutputNames
+from utils.prune_scores import cells
+from utils.prune_search import thresholds
+from utils.prune_surgery import masked_state
+from utils.pruning import Job, PruneError, Ranking, compact_of, cut_at, dense_score, loaded, recalibrate, recalibration_batches, share_of
+from utils.shapes import total_cost
+from utils.tables import ascii_table
+
+SHARES = (0.25, 0.5, 0.75, 0.9)  # of a layer's channels, for its sensitivity
+
+
+@dataclass(frozen=True)
+class Point:
+    """One net of a trade-off curve. latency: seconds a forward pass, or None."""
+
+    share: float
+    parameters: int
+    macs: int
+    latency: float | None
+    map50: float
+    map: float
+
+    def row(self) -> dict:
+        """The values of a CSV line."""
+        return {"share_cut": round(self.share, 4), "parameters": self.parameters, "flops": 2 * self.macs,
+                "latency_ms": "" if self.latency is None else round(self.latency * 1e3, 3), "map50": round(self.map50, 4),
+                "map": round(self.map, 4)}
+
+
+def explore(job: Job) -> None:
+    """--curve and --sensitivity: tables on the screen, CSV and PNG beside the pruned net."""
+    args = job.args
+    if not (args.curve or args.sensitivity):
+        return
+    if job.loader is None:
+        raise PruneError("--curve, --sensitivity: found --no-eval beside them, expected a net that may be scored; leave one of them out")
+    base = OutputNames.of(job.cfg, args.out).darknet_cfg.with_suffix("")
+    if args.curve:
+        points = tradeoff(job, args.curve)
+        print(ascii_table([list(points[0].row()), *(list(point.row().values()) for point in points)]))
+        save_curves({args.score: points}, base.with_name(base.name + "-curve"))
+    if args.sensitivity:
+        rows = sensitivity(job, args.sensitivity)
+        write_csv(base.with_name(base.name + "-sensitivity.csv"), rows)
+        plot_sensitivity(rows, SHARES, base.with_name(base.name + "-sensitivity.png"))
+    print(f"written: {', '.join(str(base) + f'-{what}.csv and .png' for what in ('curve', 'sensitivity') if getattr(args, what))}")
+
+
+def tradeoff(job: Job, count: int) -> list[Point]:
+    """Points of the dense net and of `count` cuts, evenly spread over the channels up to the strongest."""
+    ranking = Ranking.of(job)
+    dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
+    points = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)]
+    for level in thresholds(ranking.ranked, ranking.free, count)[-count:]:
+        points.append(point_of(job, ranking, cut_at(job, ranking, level)))
+        print(f"  {points[-1].row()}", flush=True)
+    return points
+
+
+def point_of(job: Job, ranking: Ranking, cut: Cut) -> Point:
+    """Cost, time and score of the compact net of one cut."""
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(recalibration_batches(job.args)))
+    result = evaluate(model, job.loader, job.names, job.options, quiet=True)
+    cost = total_cost(model.module_defs, *job.size)
+    latency = compare_latency([model], job.size, job.args.repeats)[0].median if job.args.repeats else None
+    return Point(share_of(ranking, cut), cost.parameters, cost.macs, latency, result.map50, result.map)
+
+
+def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
+    """name -> points, as `base`.csv and `base`.png."""
+    write_csv(base.with_suffix(".csv"), [{"method": name, **point.row()} for name, points in curves.items() for point in points])
+    plot_tradeoff({name: [point.row() for point in points] for name, points in curves.items()}, base.with_suffix(".png"))
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Rows of equal keys as a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sensitivity(job: Job, images: int) -> list[dict]:
+    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels, one row a set of tied
+    layers; the removed channels are masked, so that every row is about the same net."""
+    ranking, graph = Ranking.of(job), job.graph
+    part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
+    loader = DataLoader(part, job.args.batch_size, collate_fn=collate)
+    dense = evaluate(job.model, loader, job.names, job.options, quiet=True).map50
+    print(f"sensitivity on {len(part)} images, {dense:.4f} with all channels")
+    rows = []
+    for cell in cells(graph):
+        members = [i for i in graph.normalised if bool(torch.isin(torch.from_numpy(graph.outputs[i]), cell).any())]
+        order = cell[ranking.scores[cell].argsort(stable=True)]
+        row = {"layers": " ".join(map(str, members)), "channels": len(cell), "0": round(dense, 4)}
+        for share in SHARES:
+            keep = torch.ones(len(graph.frozen), dtype=torch.bool)
+            keep[order[:min(int(share * len(cell)), len(cell) - 1)]] = False
+            masks = {i: keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
+            model = loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))
+            row[f"{share:g}"] = round(evaluate(model, loader, job.names, job.options, quiet=True).map50, 4)
+        rows.append(row)
+        print(f"  layers {row['layers']} ({row['channels']} channels): " + "  ".join(f"-{share:.0%} {row[f'{share:g}']:.4f}" for share in SHARES), flush=True)
+    return rows
