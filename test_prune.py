@@ -4,6 +4,7 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from utils import cli
@@ -38,6 +39,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                      "fine-tuning, batch-norm statistics recalibrated")
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES", help="take batch-norm statistics anew on training images "
                      "(default: 20 with --max-drop, else 0)")
+    step = p.add_argument_group("in steps")
+    step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N", help="prune in N parts and fine-tune after each; the same "
+                      "command goes on where it was stopped")
+    step.add_argument("--tune", default="--epochs 10 --lr 1e-3", metavar="FLAGS", help="of train.py, for every step")
     look = p.add_argument_group("look around")
     look.add_argument("--curve", type=cli.count, default=0, metavar="N", help="also score N cuts from mild to strong: CSV and PNG")
     look.add_argument("--sensitivity", type=cli.count, default=0, metavar="IMAGES", help="also cut each layer alone and score it on "
@@ -54,8 +59,10 @@ def main() -> None:
     """Load -> threshold -> evaluate -> masked mAP -> compact -> verify -> table -> files."""
     args = parse_args()
     from models import Darknet
-    from utils import prune_explore, prune_report, pruning
+    from utils import iterate, prune_explore, prune_report, pruning
 
+    if args.steps > 1:
+        return iterate.run_steps(args, sys.argv[1:])
     job = pruning.load(args, Darknet)
     plan = pruning.plan_cut(job)
     pruning.warn_before(job, plan)

@@ -49,11 +49,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    "same drift, but exact zeros; or L1 on the small gammas only (Zhuang et al. 2020)")
     s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant", help="decay: s falls to 0; ease: in "
                    "the second half it falls to 0 for the channels that survived the first")
+    s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none", help="press harder on channels that cost "
+                   "more: s times the root of the operations, or of the measured time, that a channel costs")
     s.add_argument("--rescale", type=cli.rescaling, default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
                    "changing the function; without it a short -sr run selects nothing (auto: 0.05)")
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
                    "test_prune.py can prune, or the reference's rule")
     s.add_argument("--percent", type=cli.percent, default=0.85, help="cut to judge the sparsity by, each epoch")
+    r = p.add_argument_group("recovery of a pruned net")
+    r.add_argument("--teacher-cfg", metavar="CFG", help="the dense net, to learn from while fine-tuning")
+    r.add_argument("--teacher-weights", metavar="FILE", help="its weights")
+    r.add_argument("--distill-gain", type=cli.positive_float, default=1.0, help="weight of the teacher's terms in the loss")
+    r.add_argument("--rewind", type=cli.count, default=0, metavar="N", help="learning-rate rewinding: train as the last --epochs of a run "
+                   "of N epochs would (Renda et al. 2020)")
     o = p.add_argument_group("output")
     o.add_argument("--name", metavar="RUN", help="folder under logs/ (default: from the cfg and the time)")
     o.add_argument("--resume", metavar="RUN", help="folder of a run to go on with; its own arguments count")
@@ -64,6 +72,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     o.add_argument("--no-publish", action="store_true", help="leave checkpoints/ and weights/ as they are")
     cli.add_score_flags(o)
     args = p.parse_args(argv)
+    if bool(args.teacher_cfg) != bool(args.teacher_weights):
+        p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
     args.weights_named = args.weights is not None
     args.weights = args.weights or DEFAULT_WEIGHTS
     return args

@@ -1,5 +1,6 @@
 """What the tests share: data that may be missing, tiny nets, a tiny data set."""
 
+import importlib.util
 from pathlib import Path
 
 import cv2
@@ -7,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from models import Darknet
+
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+FAMILIES = ("yolov3", "yolov3-tiny", "yolov3-spp", "yolov4", "yolov4-tiny")
 
 TINY_YOLO = """
 [net]
@@ -121,6 +126,102 @@ num=6
 """
 
 
+MIXED = """
+[net]
+width=64
+height=64
+channels=3
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+pad=1
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+pad=1
+groups=16
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=16
+size=1
+activation=linear
+[shortcut]
+from=-3
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=24
+size=3
+pad=1
+groups=4
+activation={act}
+[convolutional]
+batch_normalize=1
+filters=32
+size=3
+stride=2
+pad=1
+activation={act}
+[route]
+layers=-1
+groups=2
+group_id=1
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+pad=1
+activation={act}
+[maxpool]
+size=5
+stride=1
+[route]
+layers=-1, -3
+[avgpool]
+[convolutional]
+batch_normalize=1
+filters=32
+size=1
+activation=logistic
+[scale_channels]
+from=5
+[convolutional]
+batch_normalize=1
+filters=32
+size=3
+pad=1
+activation={act}
+[upsample]
+stride=2
+[route]
+layers=-1, 4
+[convolutional]
+batch_normalize=1
+filters=16
+size=3
+stride=2
+padding=0
+activation={act}
+[reorg]
+stride=1
+[convolutional]
+filters=12
+size=3
+pad=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=10,10, 20,20
+classes=1
+num=2
+"""
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with data that is not part of the repository; tests that want it are skipped where it is missing."""
@@ -176,3 +277,28 @@ def randomise(model, zero_share: float = 0.3) -> None:
             bn.weight.data *= torch.where(torch.rand_like(bn.weight) < 0.2, -1.0, 1.0)
             bn.weight.data[torch.rand_like(bn.weight) < zero_share] = 0
             torch.nn.init.normal_(bn.bias)
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """cfgs of every family that the generator makes, quarter width."""
+    spec = importlib.util.spec_from_file_location("create_hand_model", ROOT / "config" / "create_hand_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("families")
+    for base in FAMILIES:
+        assert module.main(["--base", base, "--width", "0.25", "--size", "96", "--out", str(folder / f"{base}.cfg")]) == 0
+    return {base: folder / f"{base}.cfg" for base in FAMILIES}
+
+
+@torch.no_grad()
+def worst(one, other, size=(96, 128), batch=2):
+    image = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(3)).to(next(one.parameters()).dtype)
+    return max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(one.raw_maps(image), other.raw_maps(image)))
+
+
+def trained(cfg, seed=0, zero_share=0.3, dtype=torch.float64):
+    torch.manual_seed(seed)
+    model = Darknet(cfg).to(dtype).eval()
+    randomise(model, zero_share)
+    return model

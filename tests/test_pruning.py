@@ -1,11 +1,9 @@
 """Pruning: the graph, the threshold, and exact removal at every position, on tiny nets and on every cfg family."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, randomise
+from conftest import FAMILIES, MIXED, ROOT, trained, worst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,117 +15,8 @@ from utils.prune_scores import group_scores, member_count
 from utils.prune_surgery import compact_net, masked_state
 from utils.shapes import total_cost
 
-FAMILIES = ("yolov3", "yolov3-tiny", "yolov3-spp", "yolov4", "yolov4-tiny")
 SKIP_OF_YOLOV3 = [0, 2, 6, 9, 13, 16, 19, 22, 25, 28, 31, 34, 38, 41, 44, 47, 50, 53, 56, 59, 63, 66, 69, 72, *range(75, 81),
                   *range(87, 93), *range(99, 105)]
-
-MIXED = """
-[net]
-width=64
-height=64
-channels=3
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-stride=2
-pad=1
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-groups=16
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=16
-size=1
-activation=linear
-[shortcut]
-from=-3
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=24
-size=3
-pad=1
-groups=4
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=32
-size=3
-stride=2
-pad=1
-activation={act}
-[route]
-layers=-1
-groups=2
-group_id=1
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-activation={act}
-[maxpool]
-size=5
-stride=1
-[route]
-layers=-1, -3
-[avgpool]
-[convolutional]
-batch_normalize=1
-filters=32
-size=1
-activation=logistic
-[scale_channels]
-from=5
-[convolutional]
-batch_normalize=1
-filters=32
-size=3
-pad=1
-activation={act}
-[upsample]
-stride=2
-[route]
-layers=-1, 4
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-stride=2
-padding=0
-activation={act}
-[reorg]
-stride=1
-[convolutional]
-filters=12
-size=3
-pad=1
-activation=linear
-[yolo]
-mask=0,1
-anchors=10,10, 20,20
-classes=1
-num=2
-"""
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory):
-    """cfgs of every family that the generator makes, quarter width."""
-    spec = importlib.util.spec_from_file_location("create_hand_model", ROOT / "config" / "create_hand_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    folder = tmp_path_factory.mktemp("families")
-    for base in FAMILIES:
-        assert module.main(["--base", base, "--width", "0.25", "--size", "96", "--out", str(folder / f"{base}.cfg")]) == 0
-    return {base: folder / f"{base}.cfg" for base in FAMILIES}
-
 
 def cut_of(model, percent, strategy="group"):
     graph = channel_graph(model.module_defs, strategy)
@@ -144,19 +33,6 @@ def masked_and_compact(model, percent, strategy="group", fold="exact"):
     masked.load_state_dict(masked_state(model.state_dict(), cut.masks(graph)))
     compact.load_state_dict(surgery.state)
     return masked, compact, surgery
-
-
-@torch.no_grad()
-def worst(one, other, size=(96, 128), batch=2):
-    image = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(3)).to(next(one.parameters()).dtype)
-    return max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(one.raw_maps(image), other.raw_maps(image)))
-
-
-def trained(cfg, seed=0, zero_share=0.3, dtype=torch.float64):
-    torch.manual_seed(seed)
-    model = Darknet(cfg).to(dtype).eval()
-    randomise(model, zero_share)
-    return model
 
 
 # ---- the graph

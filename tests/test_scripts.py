@@ -17,6 +17,7 @@ from models import Darknet
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
 from utils.rescale import rescale_gammas
+from utils.shapes import total_cost
 
 SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py")
 
@@ -118,6 +119,68 @@ def test_out_keeps_everything_elsewhere_and_skip_prunes_less(project):
         exists(project, f"{strategy}/prune_yolov3-hand.cfg", f"{strategy}/checkpoints/prune_yolov3_ckpt.pth", f"{strategy}/yolov3-pruned.weights")
     parameters = [sum(p.numel() for p in Darknet(project / s / "yolov3-pruned.cfg").parameters()) for s in ("skip", "group")]
     assert parameters[0] > parameters[1]
+
+
+@pytest.fixture
+def random_net(project):
+    """The tiny net with varied gammas, as random.weights, and the data of the project."""
+    if not (project / "data/train.txt").is_file():
+        python("converter.py", project / "data")
+    torch.manual_seed(0)
+    model = Darknet(project / "config" / "yolov3-hand.cfg")
+    randomise(model)
+    model.save_darknet_weights(project / "random.weights")
+    return model
+
+
+PRUNE = "test_prune.py --cfg config/yolov3-hand.cfg --weights random.weights "
+
+
+@pytest.mark.parametrize("flags, parameters, flops", [
+    ("--target-params 0.3", 0.3, 1), ("--target-flops 0.4 --score gamma-cost", 1, 0.4), ("--target-params 5K --target-flops 0.5 --score taylor", 1, 0.5),
+    ("--target-params 0.5 --divisor 4", 0.5, 1), ("--target-flops 0.5 --layers 1 --score gamma-norm", 1, 0.5),
+    ("--target-params 0.5 --score random --layer-keep 0.2", 0.5, 1), ("--target-params 0.4 --score gamma-cost --cost latency", 0.4, 1)])
+def test_prune_reaches_its_target(project, random_net, flags, parameters, flops):
+    out = f"aim{abs(hash(flags))}"
+    python(f"{PRUNE} {flags} --no-eval --repeats 0 --out {out}", project)
+    dense, slim = [total_cost(parse_model_config(path)) for path in (project / "config/yolov3-hand.cfg", project / out / "prune_yolov3-hand.cfg")]
+    assert slim.parameters <= (5000 if "5K" in flags else parameters * dense.parameters) and slim.macs <= flops * dense.macs
+    if "divisor" not in flags and "layer-keep" not in flags:  # the mildest cut that meets it, not just any; blocks are coarser
+        assert slim.parameters > 0.8 * parameters * dense.parameters or slim.macs > 0.8 * flops * dense.macs or "5K" in flags
+
+
+def test_an_impossible_target_says_what_could_be_had_and_writes_nothing(project, random_net):
+    _, error = python(f"{PRUNE} --target-params 10 --no-eval --out never", project, status=2)
+    assert "expected a ratio" in error
+    _, error = python(f"{PRUNE} --target-params 0.001 --no-eval --out never", project, status=2)
+    assert "the strongest leaves" in error and not (project / "never").exists()
+    _, error = python(f"{PRUNE} --max-drop 0.1 --no-eval --out never", project, status=2)
+    assert "--no-eval" in error
+
+
+def test_prune_measures_time_and_map_in_its_search_and_looks_around(project, random_net):
+    out, _ = python(f"{PRUNE} --target-latency 0.999 --max-drop 1 --recalibrate 1 --repeats 3 --curve 2 --sensitivity 2 --out look", project)
+    assert "probe" in out and "taken anew on 1 training batches" in out
+    exists(project, "look/yolov3-pruned-curve.csv", "look/yolov3-pruned-curve.png", "look/yolov3-pruned-sensitivity.csv", "look/yolov3-pruned-sensitivity.png")
+    curve = (project / "look/yolov3-pruned-curve.csv").read_text().splitlines()
+    assert len(curve) == 1 + 1 + 2 and curve[0].startswith("method,share_cut,parameters")
+
+
+def test_fold_bias_reports_what_it_costs_a_layer(project, random_net):
+    python(f"{PRUNE} --percent 0.5 --fold bias --no-eval --repeats 0 --out folded", project)
+    rows = [line.split(",") for line in (project / "folded/yolov3-pruned-channels.csv").read_text().splitlines()]
+    assert rows[0][-1].startswith("off by") and float(rows[1][-1]) < 1e-6 and max(float(row[-1]) for row in rows[1:]) > 1e-3
+
+
+def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project, random_net):
+    command = f"{PRUNE} --steps 2 --target-params 0.25 --tune '--epochs 1 --device cpu' --no-eval --repeats 0 --out parts"
+    out, _ = python(command, project)
+    exists(project, "parts/step1/prune_yolov3-hand.cfg", "parts/step2/prune2_yolov3-hand.cfg", "logs/parts-step2/best.pth")
+    dense, slim = [total_cost(parse_model_config(path)).parameters for path in (project / "config/yolov3-hand.cfg", project / "parts/step2/prune2_yolov3-hand.cfg")]
+    assert 0.1 * dense < slim <= 0.25 * dense and "mAP tuned" in out
+    shutil.rmtree(project / "logs/parts-step2")
+    again, _ = python(command, project)
+    assert again.count("$ python") == 1 and "train.py" in again.split("$ python")[1].splitlines()[0]
 
 
 def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):

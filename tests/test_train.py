@@ -3,6 +3,7 @@
 import argparse
 import csv
 import math
+import os
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import train
 from models import Darknet
 from utils import sparsity
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.distill import distillation_loss
 from utils.ema import ModelEma
 from utils.parse_config import parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
@@ -359,12 +361,105 @@ def test_kind_of_file_is_told_by_content_not_by_name(tiny_cfg, tmp_path):
 
 # ---- several processes
 
+def one_step(tiny_cfg, folder, name, processes, *flags):
+    """Live gammas after one optimiser step on the same 16 images, cut among processes and accumulated batches as told."""
+    command = [sys.executable, *(["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29518", "--"] if processes > 1 else []),
+               str(ROOT / "train.py"), "--cfg", str(tiny_cfg), "--data", str(folder / "d.data"), "--epochs", "1", "--n_cpu", "0", "--name", name,
+               "--device", "cpu", "--augment", "none", "--warmup", "0", "--schedule", "constant", "--clip", "0", "--no-publish", *flags]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = read_checkpoint(folder / "logs" / name / "last.pth")
+    assert state["step"] == 1
+    return torch.cat([value for key, value in state["live"].items() if key.endswith("weight") and value.ndim == 1])
+
+
+def test_the_penalty_is_the_same_for_any_batches_accumulation_and_processes(tiny_cfg, tmp_path):
+    """What -sr adds to one step is -lr (1 + momentum) s for gammas near 1 (Nesterov's first step), however the 16 images are cut."""
+    listing = make_dataset(tmp_path / "set", 16)
+    (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
+    for processes, batch, accumulate in ((1, 16, 1), (1, 4, 4), (2, 8, 1), (2, 4, 2)):
+        flags = ("--batch_size", str(batch), "--accumulate", str(accumulate))
+        plain = one_step(tiny_cfg, tmp_path, f"plain{processes}{batch}", processes, *flags)
+        for kind, expected in (("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)):
+            moved = one_step(tiny_cfg, tmp_path, f"{kind}{processes}{batch}", processes, *flags, "-sr", "--s", "0.5", "--sparsity", kind) - plain
+            assert torch.allclose(moved, torch.full_like(moved, expected), atol=1e-6)
+
+
+def test_the_penalty_is_added_after_the_loss_scale_is_taken_off(arguments):
+    """Half precision multiplies the loss by a large factor; the sub-gradient must not be divided by it."""
+    gammas = {}
+    for scaled in (False, True):
+        trainer = Trainer(arguments("-sr", "--s", "0.5", "--name", f"scaled{scaled}", "--clip", "0"))
+        if scaled:
+            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        trainer.train_one_epoch(1)
+        gammas[scaled] = torch.cat([gamma.detach() for gamma in trainer.penalised])
+    assert torch.allclose(gammas[False], gammas[True], atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", ["flops", "latency"])
+def test_the_penalty_can_weigh_channels_by_cost_and_resumes_with_its_weights(arguments, weight):
+    flags = ("-sr", "--sparsity-weight", weight, "--freeze", "1")
+    trainer = run_epochs(Trainer(arguments(*flags)), 1)
+    weights = trainer.penalty.weights
+    assert weights.mean().item() == pytest.approx(1) and len(weights) == sum(len(g) for g in trainer.penalised) and weights.std() > 0
+    args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=0))
+    assert torch.equal(Trainer(args).penalty.weights, weights)
+
+
+# ---- recovery
+
+def test_distillation_is_least_at_the_teacher_and_its_gradient_is_right(tiny_cfg):
+    torch.manual_seed(0)
+    teacher, student = Darknet(tiny_cfg).double().eval(), Darknet(tiny_cfg).double().eval()
+    randomise(teacher)
+    randomise(student)
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        taught = [raw + 1 for raw in teacher.raw_maps(image)]  # surer, so that boxes count
+    total = lambda raws: distillation_loss(raws, taught, student.heads(), (64, 64)).total()
+    least = total(taught)
+    box, _, _ = distillation_loss(taught, taught, student.heads(), (64, 64))
+    assert box.item() == pytest.approx(0, abs=1e-6) and least < total([raw + 0.1 for raw in taught]) < total([raw + 0.5 for raw in taught])
+    raws = [raw.detach().requires_grad_() for raw in student.raw_maps(image)]
+    total(raws).backward()
+    direction = [torch.randn_like(raw) for raw in raws]
+    h = 1e-3  # the loss computes in float32
+    slope = (total([raw + h * d for raw, d in zip(raws, direction)]) - total([raw - h * d for raw, d in zip(raws, direction)])) / (2 * h)
+    assert slope.item() == pytest.approx(sum((raw.grad * d).sum().item() for raw, d in zip(raws, direction)), rel=0.02)
+
+
+def test_a_teacher_pulls_its_student_and_must_have_the_same_heads(arguments, tiny_cfg, tmp_path):
+    torch.manual_seed(5)
+    teacher = Darknet(tiny_cfg)
+    randomise(teacher)
+    teacher.save_darknet_weights(tmp_path / "teacher.weights")
+    flags = ("--teacher-cfg", str(tiny_cfg), "--teacher-weights", str(tmp_path / "teacher.weights"))
+    alone = Trainer(arguments("--name", "alone")).train_one_epoch(1)
+    taught = Trainer(arguments("--name", "taught", *flags)).train_one_epoch(1)
+    assert taught["loss_objectness"] > alone["loss_objectness"] and math.isfinite(taught["loss"])
+    other = tmp_path / "other.cfg"
+    other.write_text(tiny_cfg.read_text().replace("48,50", "48,51"))
+    with pytest.raises(ValueError, match="the net that it was pruned from"):
+        Trainer(arguments("--name", "wrong", "--teacher-cfg", str(other), *flags[2:]))
+    with pytest.raises(SystemExit):
+        arguments("--teacher-cfg", str(tiny_cfg))
+
+
+def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(arguments):
+    rates = {}
+    for name, flags in (("long", ("--epochs", "6")), ("rewound", ("--epochs", "2", "--rewind", "6"))):
+        trainer = Trainer(arguments("--name", name, *flags))
+        rates[name] = [trainer.train_one_epoch(epoch)["lr"] for epoch in range(1, trainer.args.epochs + 1)]
+    assert rates["rewound"] == pytest.approx(rates["long"][-2:])
+
+
 def test_two_processes_train_one_model(tiny_cfg, tmp_path):
     listing = make_dataset(tmp_path / "set", 16)
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", str(ROOT / "train.py"), "--cfg", str(tiny_cfg),
                "--data", str(tmp_path / "d.data"), "--epochs", "1", "--batch_size", "4", "--n_cpu", "0", "--name", "ddp", "--device", "cpu", "-sr"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**__import__("os").environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es)" in done.stdout and (tmp_path / "weights" / "tiny_ckpt.pth").is_file()
     assert read_checkpoint(tmp_path / "logs/ddp/last.pth")["step"] == 2  # 16 images, 2 processes x 4

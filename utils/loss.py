@@ -113,15 +113,15 @@ def _head_loss(raw, head, pos: Positives, stride, anchors, targets, image_size, 
     weight[where] = 1.0
     truth[where] = 1.0
     box = options.box_gain * _box_loss(own, head, pos, stride, anchors, image_size, options.box)
-    objectness = options.objectness_gain * (weight * _bce(head, t[..., 4], truth)).sum()
+    objectness = options.objectness_gain * (weight * binary_cross_entropy(head, t[..., 4], truth)).sum()
     if head.classes == 1:  # one class is certain wherever there is an object, but its score must still be learned once
         labels = torch.ones_like(own[:, 5:])
     else:
         labels = F.one_hot(pos.label, head.classes).to(own.dtype)
-    return box, objectness, options.class_gain * _bce(head, own[:, 5:], labels).sum()
+    return box, objectness, options.class_gain * binary_cross_entropy(head, own[:, 5:], labels).sum()
 
 
-def _bce(head, t: Tensor, truth: Tensor) -> Tensor:
+def binary_cross_entropy(head, t: Tensor, truth: Tensor) -> Tensor:
     """Binary cross entropy of raw scores; heads with new_coords already carry probabilities."""
     if head.new_coords:
         return F.binary_cross_entropy(t.clamp(1e-6, 1 - 1e-6), truth, reduction="none")

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from utils import cli, distributed, sparsity
 from utils.augmentations import Augmentation
+from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.datasets import TrainSampler, evaluation_loader, training_loader
+from utils.distill import distillation_loss, load_teacher
 from utils.ema import ModelEma
 from utils.evaluate import ScoreOptions, evaluate, to_input
 from utils.loss import LossOptions, LossParts, yolo_loss
@@ -70,15 +72,18 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * args.epochs
         self.graph = channel_graph(self.model.module_defs, args.strategy)
         self.prunable = self.graph.prunable
-        self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule)
         self.optimizer = torch.optim.SGD(sparsity.parameter_groups(self.model, args.weight_decay), lr=args.lr,
                                          momentum=args.momentum, nesterov=args.momentum > 0, fused=True)
         self.ema = ModelEma(self.model, args.ema) if args.ema else None
         self.amp = args.amp and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
         self.epoch, self.step, self.best = 0, 0, -1.0
+        self.stored_weights = None
         self._restore()
         self._freeze()
+        self.penalised = [gamma for gamma in sparsity.gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
+        self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
+        self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
         self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
@@ -141,12 +146,25 @@ class Trainer:
             self.ema.updates = state["ema_updates"]
         self.epoch, self.step, self.best, self.rescale = state["epoch"], state["step"], state["best"], state["rescale"]
         self.model.seen = state["seen"]
+        self.stored_weights = state.get("sparsity_weights")
         torch.set_rng_state(state["rng"])
         self.folder = RunFolder(Path(args.resume).parent, self.epoch) if self.main else None
 
     def _freeze(self) -> None:
         for module in self.model.module_list[:self.args.freeze]:
             module.requires_grad_(False)
+
+    def _channel_weights(self) -> torch.Tensor | None:
+        """--sparsity-weight: (C,) factors of all penalised channels, mean 1, the root of what each channel costs."""
+        if self.args.sparsity_weight == "none" or not self.penalised:
+            return None
+        if self.stored_weights is not None:  # measured times differ from run to run; a resumed one goes on with those it began with
+            return self.stored_weights.to(self.device)
+        per_mac = seconds_per_mac(self.model, self.size) if self.args.sparsity_weight == "latency" else None
+        cost = saved_macs(self.model.module_defs, self.graph, self.size, per_mac)
+        layers = [i for i, gamma in zip(self.prunable, sparsity.gammas_of(self.model, self.prunable)) if gamma.requires_grad]
+        weights = torch.cat([cost[torch.from_numpy(self.graph.outputs[i])] for i in layers]).sqrt()
+        return distributed.same_everywhere((weights / weights.mean()).float().to(self.device))
 
     def announce(self) -> None:
         """Print what is about to be trained, on what, and with -sr how long the sparsity needs."""
@@ -202,7 +220,13 @@ class Trainer:
         with sync:
             with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
                 raws = self.forward(images)
-            parts = yolo_loss(raws, self.model.heads(), targets, (images.shape[3], images.shape[2]), self.loss_options)
+            size = images.shape[3], images.shape[2]
+            parts = yolo_loss(raws, self.model.heads(), targets, size, self.loss_options)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    taught = self.teacher.raw_maps(images)
+                soft = distillation_loss(raws, taught, self.model.heads(), size, self.loss_options)
+                parts = LossParts(*(hard + self.args.distill_gain * term for hard, term in zip(parts, soft)))
             self.scaler.scale(parts.total() / share).backward()
         return LossParts(*(part.detach() for part in parts))
 
@@ -215,18 +239,18 @@ class Trainer:
     def _optimiser_step(self) -> float:
         """Clip, step, sparsify, average. Returns the learning rate used."""
         args = self.args
-        rate = learning_rate(self.step, self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
+        before = max(args.rewind - args.epochs, 0) * self.steps_per_epoch  # steps that the rewound run is taken to have behind it
+        rate = learning_rate(before + self.step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.unscale_(self.optimizer)
         if args.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
-        gammas = [g for g in sparsity.gammas_of(self.model, self.prunable) if g.requires_grad] if args.sr else []
-        self.penalty.add_gradient(gammas, self.step / self.total_steps)
+        self.penalty.add_gradient(self.penalised, self.step / self.total_steps)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.penalty.shrink(gammas, self.step / self.total_steps, rate, args.momentum)
+        self.penalty.shrink(self.penalised, self.step / self.total_steps, rate, args.momentum)
         self.step += 1
         if self.ema:
             self.ema.update(self.model)
@@ -271,7 +295,7 @@ class Trainer:
         """Everything that --resume needs."""
         return {"live": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                 "ema_updates": self.ema.updates if self.ema else 0, "step": self.step, "best": self.best,
-                "rng": torch.get_rng_state(), "args": dict(vars(self.args))}
+                "rng": torch.get_rng_state(), "sparsity_weights": self.penalty.weights, "args": dict(vars(self.args))}
 
     def save(self, epoch: int, result: EvalResult | None) -> None:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""

@@ -1,0 +1,271 @@
+"""What goes: scores, the least a layer keeps, aligned widths, whole blocks, and searches for a target."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import MIXED, ROOT, randomise, trained, worst
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import Darknet
+from utils import cli, prune_scores, prune_search
+from utils.channel_cost import saved_macs, seconds_per_mac
+from utils.parse_config import parse_model_config
+from utils.prune_depth import remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.prune_graph import channel_graph
+from utils.prune_masks import candidates, in_blocks, make_room, obtain_filters_mask
+from utils.prune_scores import cells, group_scores, member_count, reduce_members
+from utils.prune_surgery import compact_net, masked_state, narrow_defs, staying_groups
+from utils.recalibrate import recalibrate
+from utils.shapes import total_cost
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    (tmp_path / "m.cfg").write_text(MIXED.format(act="leaky"))
+    return trained(tmp_path / "m.cfg", zero_share=0.0)
+
+
+def keep_all_but(graph, group):
+    keep = torch.ones(len(graph.frozen), dtype=torch.bool)
+    keep[group] = False
+    return keep
+
+
+# ---- cost
+
+def test_saved_macs_are_what_the_narrower_cfg_saves(mixed, tiny_cfg):
+    """Against the cost of the cfg with that group alone removed; a weight shared by a removed row and column is counted twice."""
+    for model in (mixed, trained(tiny_cfg)):
+        defs, graph = model.module_defs, channel_graph(model.module_defs)
+        saved, dense = saved_macs(defs, graph, (64, 64)), total_cost(defs, 64, 64).macs
+        for group in candidates(graph, member_count(graph)).nonzero().flatten().tolist():
+            try:
+                exact = dense - total_cost(narrow_defs(defs, graph, keep_all_but(graph, group)), 64, 64).macs
+            except ValueError:
+                continue  # a grouped convolution cannot lose this one alone
+            assert exact <= saved[group] <= 1.3 * exact
+
+
+def test_seconds_per_mac_are_measured_for_every_convolution(tiny_cfg):
+    per_mac = seconds_per_mac(Darknet(tiny_cfg).eval(), (64, 64), repeats=2)
+    kinds = [section["type"] for section in parse_model_config(tiny_cfg)[1:]]
+    assert [value > 0 for value in per_mac] == [kind == "convolutional" for kind in kinds]
+
+
+# ---- scores
+
+def test_cells_partition_what_can_be_cut(mixed, tiny_cfg):
+    for model in (mixed, Darknet(tiny_cfg), Darknet(ROOT / "config" / "yolov3-hand-w25.cfg")):
+        graph = channel_graph(model.module_defs)
+        free = candidates(graph, member_count(graph))
+        found = torch.cat(cells(graph))
+        assert found.sort().values.tolist() == free.nonzero().flatten().tolist()
+        for cell in cells(graph):
+            for i in graph.normalised:
+                inside = torch.isin(cell, torch.from_numpy(graph.outputs[i]))
+                assert inside.all() or not inside.any()
+
+
+@pytest.mark.parametrize("norm, expected", [("max", 4.0), ("mean", 2.5), ("l2", math.sqrt(17 / 2))])
+def test_members_are_reduced_by_norm(tiny_cfg, norm, expected):
+    graph = channel_graph(parse_model_config(tiny_cfg))
+    values = {i: torch.ones(len(graph.outputs[i])) for i in graph.normalised}
+    group = graph.outputs[1][0]  # present in layers 1 and 3
+    values[3][0] = 4.0
+    assert reduce_members(graph, values, norm)[group].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", prune_scores.SCORES)
+def test_every_score_ranks_all_groups_and_puts_dead_ones_at_zero(tiny_cfg, kind):
+    model = trained(tiny_cfg, zero_share=0.4)
+    graph = channel_graph(model.module_defs)
+    first = torch.ones(len(graph.frozen), dtype=torch.float64)
+    score = group_scores(kind, model, graph, cost=saved_macs(model.module_defs, graph, (64, 64)), first_order=first)
+    free = candidates(graph, member_count(graph))
+    dead = reduce_members(graph, prune_scores.gammas_by_layer(model)) == 0
+    assert torch.isfinite(score).all() and torch.equal(score[free] == 0, dead[free]) and dead[free].any()
+
+
+def test_cost_and_normalisation_change_the_rank_as_they_say(tiny_cfg):
+    model = Darknet(tiny_cfg)  # all gammas 1
+    graph = channel_graph(model.module_defs)
+    cost = saved_macs(model.module_defs, graph, (64, 64))
+    score = group_scores("gamma-cost", model, graph, cost=cost)
+    free = candidates(graph, member_count(graph))
+    assert torch.equal(score[free].argsort(stable=True), (-cost[free]).argsort(stable=True))
+    model.module_list[5][1].weight.data.mul_(100)
+    assert torch.allclose(group_scores("gamma-norm", model, graph)[free], torch.ones(1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="expected one of gamma"):
+        group_scores("beta", model, graph)
+
+
+def test_taylor_is_the_derivative_along_the_removal(tiny_cfg):
+    """Against a finite difference: all gammas of a group scaled by 1 - h."""
+    model = trained(tiny_cfg)
+    graph = channel_graph(model.module_defs)
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    loss = lambda model, images, targets: sum(raw.square().mean() for raw in model.raw_maps(images))
+    score = prune_scores.taylor(model, graph, [(image, None)], loss)
+    assert all(p.grad is None for p in model.parameters())
+    h = 1e-5  # rounding below, kinks of the activation above
+    for group in (graph.outputs[1][2], graph.outputs[5][0], graph.outputs[6][3]):
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        values = []
+        for factor in (1 - h, 1 + h):
+            for i in graph.normalised:
+                key = f"module_list.{i}.batch_norm_{i}.weight"
+                scale = torch.where(torch.from_numpy(graph.outputs[i] == group), factor, 1.0)
+                model.state_dict()[key].copy_(state[key] * scale)
+            with torch.no_grad():
+                values.append(loss(model, image, None).item())
+        model.load_state_dict(state)
+        assert score[group].item() == pytest.approx(abs(values[1] - values[0]) / (2 * h), rel=5e-3)
+
+
+# ---- the least a layer keeps, and aligned widths
+
+def kept_by_layer(graph, keep):
+    return {i: int(keep[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.prunable}
+
+
+@given(st.integers(0, 10**6), st.floats(0.05, 0.9), st.floats(0, 3))
+def test_layer_keep_holds_in_every_layer(seed, share, threshold):
+    graph = GRAPHS[seed % len(GRAPHS)]
+    scores = torch.from_numpy(np.random.default_rng(seed).random(len(graph.frozen)))
+    cut = obtain_filters_mask(graph, scores, member_count(graph), threshold, layer_keep=share)
+    for i, kept in kept_by_layer(graph, cut.keep).items():
+        assert kept >= math.ceil(share * len(set(graph.outputs[i])))
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 4, 8]), st.floats(0, 1.1))
+def test_blocks_leave_multiples_and_still_prefer_the_better(seed, divisor, threshold):
+    graph = GRAPHS[seed % len(GRAPHS)]
+    scores = torch.from_numpy(np.random.default_rng(seed).random(len(graph.frozen)))
+    ranked = in_blocks(graph, scores, divisor)
+    cut = obtain_filters_mask(graph, ranked, member_count(graph), threshold, divisor=divisor)
+    for cell in cells(graph):
+        kept = cut.keep[cell]
+        assert int(kept.sum()) % divisor == 0 or kept.all()
+        if kept.any() and not kept.all():
+            assert scores[cell[kept]].min() >= scores[cell[~kept]].max()
+
+
+GRAPHS = [channel_graph(parse_model_config(ROOT / "config" / name)) for name in ("yolov3-hand-w25.cfg", "yolov3-tiny-hand.cfg")]
+
+
+@pytest.mark.parametrize("percent", [0.3, 0.6, 0.8])
+def test_widths_stay_aligned_with_carriers_and_after_a_second_pruning(percent):
+    """Carriers included: what the compact cfg says, not what the ranking meant."""
+    model = trained(ROOT / "config" / "yolov3-hand-w25.cfg", zero_share=0.0)
+    for _ in range(2):
+        graph, state = channel_graph(model.module_defs), model.state_dict()
+        scores = group_scores("gamma", model, graph)
+        ranked, free = in_blocks(graph, scores, 8), candidates(graph, member_count(graph))
+        keep = obtain_filters_mask(graph, ranked, member_count(graph), ranked[free].quantile(percent).item(), divisor=8).keep
+        for _ in range(6):
+            keep = make_room(graph, keep, staying_groups(model.module_defs, state, graph, keep), scores, 8)
+        surgery = compact_net(model.module_defs, state, graph, keep)
+        assert surgery.carriers
+        for i in graph.prunable:
+            width = int(surgery.module_defs[1 + i]["filters"])
+            assert width % 8 == 0 or width == len(graph.outputs[i])
+        masked, compact = Darknet(model.module_defs).double().eval(), Darknet(surgery.module_defs).double().eval()
+        masks = {i: keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
+        masked.load_state_dict(masked_state(state, masks))
+        compact.load_state_dict(surgery.state)
+        assert worst(masked, compact) < 1e-9
+        model = compact
+
+
+def test_predicted_widths_are_those_of_the_net_that_is_made(mixed, tiny_cfg):
+    for model in (mixed, trained(tiny_cfg)):
+        graph = channel_graph(model.module_defs)
+        scores = group_scores("gamma", model, graph)
+        for threshold in scores[scores > 0].quantile(torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)).tolist():
+            keep = obtain_filters_mask(graph, scores, member_count(graph), threshold).keep
+            staying = staying_groups(model.module_defs, model.state_dict(), graph, keep)
+            assert narrow_defs(model.module_defs, graph, staying) == compact_net(model.module_defs, model.state_dict(), graph, keep).module_defs
+
+
+# ---- depth
+
+def test_residual_blocks_of_yolov3_and_none_of_tiny():
+    assert len(residual_blocks(parse_model_config(ROOT / "config" / "yolov3-hand.cfg"))) == 23
+    assert not residual_blocks(parse_model_config(ROOT / "config" / "yolov3-tiny-hand.cfg"))
+
+
+@pytest.mark.parametrize("base, count", [("yolov3", 23), ("yolov3-spp", 23), ("yolov4", 23)])
+def test_a_net_without_its_blocks_equals_the_one_in_which_they_add_nothing(families, base, count):
+    model = trained(families[base], zero_share=0.0)
+    blocks = residual_blocks(model.module_defs)
+    assert len(blocks) == count  # mish(0) = 0, so those of yolov4 can go as well
+    for chosen in (blocks[:1], blocks[-1:], blocks):
+        defs, state = remove_blocks(model.module_defs, model.state_dict(), chosen)
+        assert len(defs) == len(model.module_defs) - sum(block.shortcut - block.stream for block in chosen)
+        silent, shallow = Darknet(model.module_defs).double().eval(), Darknet(defs).double().eval()
+        silent.load_state_dict(silenced_state(model.state_dict(), chosen))
+        shallow.load_state_dict(state)
+        assert worst(silent, shallow) < 1e-9
+
+
+def test_the_weakest_blocks_go_first():
+    model = Darknet(ROOT / "config" / "yolov3-hand-w25.cfg")
+    blocks = residual_blocks(model.module_defs)
+    for number, block in enumerate(blocks):
+        model.module_list[block.last][1].weight.data[:] = 1.0 if number not in (4, 9) else 0.1 * number
+    assert [block for block, _ in weakest_blocks(model.module_defs, model.state_dict(), 2)] == [blocks[4], blocks[9]]
+    with pytest.raises(ValueError, match="at most 23"):
+        weakest_blocks(model.module_defs, model.state_dict(), 24)
+
+
+# ---- search
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=50, unique=True), st.integers(-1, 101))
+def test_bisection_finds_the_edge(values, edge):
+    levels = sorted(values)
+    assert prune_search.mildest(levels, lambda level: level >= edge) == next((v for v in levels if v >= edge), None)
+    assert prune_search.strongest(levels, lambda level: level <= edge) == next((v for v in reversed(levels) if v <= edge), None)
+
+
+def test_thresholds_are_all_cuts_or_an_even_sample():
+    scores, free = torch.tensor([3.0, 1.0, 2.0, 2.0, 9.0]), torch.tensor([True, True, True, True, False])
+    assert prune_search.thresholds(scores, free) == [1.0, 2.0, 3.0, 7.0]
+    assert len(prune_search.thresholds(torch.arange(1000.0), torch.ones(1000, dtype=torch.bool), 10)) == 11
+
+
+@pytest.mark.parametrize("text, value, ratio", [("0.2", 0.2, True), ("1.2M", 1.2e6, False), ("350K", 3.5e5, False), ("0.8G", 8e8, False),
+                                                ("12ms", 0.012, False), ("2500000", 2.5e6, False)])
+def test_targets_are_ratios_or_amounts(text, value, ratio):
+    target = cli.target(text)
+    assert target.value == pytest.approx(value) and target.is_ratio == ratio
+    assert target.of(100) == pytest.approx(100 * value if ratio else value)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "0", "12", "12 parsecs", "1e9x"])
+def test_other_targets_are_refused(text):
+    with pytest.raises(Exception, match="expected"):
+        cli.target(text)
+
+
+# ---- recalibration
+
+def test_recalibration_takes_plain_averages_over_the_batches(tiny_cfg):
+    torch.manual_seed(0)
+    model = Darknet(tiny_cfg)
+    randomise(model)
+    batches = [(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), None) for _ in range(3)]
+    weights = model.module_list[0][0].weight.clone()
+    recalibrate(model, batches)
+    with torch.no_grad():
+        outputs = [model.module_list[0][0](images / 255) for images, _ in batches]
+    mean = torch.stack([x.mean((0, 2, 3)) for x in outputs]).mean(0)
+    var = torch.stack([x.var((0, 2, 3)) for x in outputs]).mean(0)
+    bn = model.module_list[0][1]
+    assert torch.allclose(bn.running_mean, mean, atol=1e-5) and torch.allclose(bn.running_var, var, rtol=1e-4)
+    assert not model.training and bn.momentum == 0.1 and torch.equal(weights, model.module_list[0][0].weight)
+    before = bn.running_mean.clone()
+    recalibrate(model, [])
+    assert torch.equal(bn.running_mean, before)
