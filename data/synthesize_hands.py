@@ -12,6 +12,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -27,18 +28,25 @@ from utils import draw_clutter, draw_hands  # noqa: E402
 FOLDERS = {"train": "training_dataset/training_data", "valid": "validation_dataset/validation_data",
            "test": "test_dataset/test_data"}
 N_HANDS_P = (0.08, 0.36, 0.30, 0.16, 0.10)  # probability of 0, 1, 2, 3, 4 hands
-SIDE_RANGE = (0.08, 0.60)  # longer side of a hand's upright box, fraction of the image side
-MIN_VISIBLE = 0.45  # of a hand's area; a hand that would be covered or cut more is not drawn
 SUPERSAMPLE = 2  # canvas pixels per image pixel
 DRAWING = 1  # raise when a change of the drawing changes the images of a seed
 CORNERS = "abcd"
 
 
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard the pictures are."""
+
+    sides: tuple[float, float] = (0.08, 0.60)  # longer side of a hand's upright box, fraction of the image side
+    most_hands: int = 4  # an image
+    min_visible: float = 0.45  # of a hand's area; a hand that would be covered or cut more is not drawn
+
+
 class Scene:
     """A canvas under construction and what is still visible of each hand on it. S is its side in canvas pixels."""
 
-    def __init__(self, rng: np.random.Generator, size: int, sides: tuple[float, float] = SIDE_RANGE):
-        self.rng, self.side, self.sides = rng, size * SUPERSAMPLE, sides
+    def __init__(self, rng: np.random.Generator, size: int, difficulty: Difficulty = Difficulty()):
+        self.rng, self.side, self.difficulty = rng, size * SUPERSAMPLE, difficulty
         self.canvas = draw_clutter.background(rng, self.side)  # (S, S, 3) BGR
         self.owner = np.zeros((self.side, self.side), np.uint8)  # (S, S) 0, or 1 + the hand a pixel belongs to
         angle = rng.uniform(0, 2 * np.pi)
@@ -60,18 +68,18 @@ class Scene:
 
     def spares_hands(self, hidden: np.ndarray) -> bool:
         """Whether every hand stays visible enough with `hidden` (n_hands,) more pixels gone."""
-        return bool((self.visible - hidden >= MIN_VISIBLE * np.array(self.areas)).all())
+        return bool((self.visible - hidden >= self.difficulty.min_visible * np.array(self.areas)).all())
 
     def add_hand(self) -> bool:
         """Draw one more hand with its arm. False, and nothing drawn, where it would be cut or would cover another."""
-        low, high = np.log(self.sides)
+        low, high = np.log(self.difficulty.sides)
         side_px = np.exp(self.rng.uniform(low, high)) * self.side
         margin = min(side_px * (0.5 if self.rng.random() < 0.75 else 0.1), self.side / 2)
         hand = draw_hands.make_hand(self.rng, side_px, self.rng.uniform(margin, self.side - margin, 2))
         mask, area = self.mask(hand.parts), _area(hand.parts)
         arm = self.mask([draw_hands.hull(bone * [1, 1, 1, 1.15]) for bone in (hand.arm[:2], hand.arm[1:])])
         seen, hidden = cv2.countNonZero(mask), self.covers(mask | arm)
-        if seen < MIN_VISIBLE * area or not self.spares_hands(hidden):
+        if seen < self.difficulty.min_visible * area or not self.spares_hands(hidden):
             return False
         self._paint(hand, mask, arm)
         self.hands.append(hand)
@@ -108,16 +116,13 @@ def _area(hulls: list[np.ndarray]) -> int:
     return int(mask.sum())
 
 
-def render(seed: int, split: str, i: int, size: int, sides: tuple[float, float] = SIDE_RANGE) -> tuple[np.ndarray, np.ndarray]:
-    """Image i of a split: (size, size, 3) uint8 BGR and the corners of its hands, (N, 4, 2) x, y in image pixels.
-
-    sides: shortest and longest side of a hand, fractions of the image side.
-    """
+def render(seed: int, split: str, i: int, size: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray, np.ndarray]:
+    """Image i of a split: (size, size, 3) uint8 BGR and the corners of its hands, (N, 4, 2) x, y in image pixels."""
     rng = np.random.default_rng([seed, list(FOLDERS).index(split), i])
-    scene = Scene(rng, size, sides)
+    scene = Scene(rng, size, difficulty)
     for _ in range(rng.integers(0, 5)):
         draw_clutter.paint_distractor(scene.canvas, rng, scene.light)
-    wanted = int(rng.choice(5, p=N_HANDS_P))
+    wanted = min(int(rng.choice(5, p=N_HANDS_P)), difficulty.most_hands)
     for _ in range(4 * wanted):
         if len(scene.hands) < wanted:
             scene.add_hand()
@@ -139,14 +144,14 @@ def mat_bytes(corners_xy: np.ndarray) -> bytes:
     return b"MATLAB 5.0 MAT-file, synthetic hands".ljust(116) + file.getvalue()[116:]
 
 
-def write_sample(job: tuple[str, int], out: Path, seed: int, size: int, sides: tuple[float, float] = SIDE_RANGE) -> int:
+def write_sample(job: tuple[str, int], out: Path, seed: int, size: int, difficulty: Difficulty = Difficulty()) -> int:
     """Write image and .mat of job (split, i), unless both are there; returns how many hands were drawn."""
     split, i = job
     folder, stem = out / "hand_dataset" / FOLDERS[split], f"synth_{split}_{i:05d}"
     mat = folder / "annotations" / f"{stem}.mat"
     if mat.exists():  # written last
         return 0
-    image, corners = render(seed, split, i, size, sides)
+    image, corners = render(seed, split, i, size, difficulty)
     quality = int(np.random.default_rng([seed, i]).integers(55, 96))
     jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     for path, content in ((folder / "images" / f"{stem}.jpg", jpeg), (mat, mat_bytes(corners))):
@@ -171,11 +176,11 @@ def claim(out: Path, settings: dict) -> None:
     note.write_text(json.dumps(settings) + "\n")
 
 
-def contact_sheet(path: Path, seed: int, size: int, sides: tuple[float, float] = SIDE_RANGE, columns: int = 6, rows: int = 4) -> None:
+def contact_sheet(path: Path, seed: int, size: int, difficulty: Difficulty = Difficulty(), columns: int = 6, rows: int = 4) -> None:
     """Write a grid of the first training images with their boxes, wrist side in red."""
     tiles = []
     for i in range(columns * rows):
-        image, corners = render(seed, "train", i, size, sides)
+        image, corners = render(seed, "train", i, size, difficulty)
         for box in np.round(corners).astype(np.int32):
             cv2.polylines(image, [box], True, (0, 255, 0), 1, cv2.LINE_AA)
             cv2.line(image, box[0].tolist(), box[1].tolist(), (0, 0, 255), 1, cv2.LINE_AA)
@@ -196,8 +201,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--valid", type=int, default=200, help="validation images (converted as training images)")
     parser.add_argument("--test", type=int, default=200, help="test images")
     parser.add_argument("--size", type=int, default=320, help="side of the square images in pixels")
-    parser.add_argument("--sides", type=float, nargs=2, default=SIDE_RANGE, metavar=("MIN", "MAX"),
+    parser.add_argument("--sides", type=float, nargs=2, default=Difficulty.sides, metavar=("MIN", "MAX"),
                         help="longer side of a hand, as a fraction of the image side")
+    parser.add_argument("--most-hands", type=int, default=Difficulty.most_hands, help="an image")
+    parser.add_argument("--min-visible", type=float, default=Difficulty.min_visible, help="share of a hand that is neither covered nor cut")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write a grid of samples with boxes")
@@ -206,7 +213,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("counts and --seed must not be negative, --size at least 32, --workers at least 1")
     if not 0 < args.sides[0] <= args.sides[1] <= 1:
         parser.error("--sides must be two fractions, 0 < MIN <= MAX <= 1")
-    args.sides = tuple(args.sides)
+    if args.most_hands < 1 or not 0 <= args.min_visible <= 1:
+        parser.error("--most-hands must be at least 1, --min-visible a fraction from 0 to 1")
     return args
 
 
@@ -214,19 +222,20 @@ def main(argv=None) -> int:
     """Draw the set; 0, or 2 when the folder holds something else."""
     args = parse_args(argv)
     counts = {"train": args.train, "valid": args.valid, "test": args.test}
+    difficulty = Difficulty(tuple(args.sides), args.most_hands, args.min_visible)
     try:
-        claim(args.out, {"seed": args.seed, "size": args.size, "sides": list(args.sides), "drawing": DRAWING, **counts})
+        claim(args.out, {"seed": args.seed, "size": args.size, **asdict(difficulty), "sides": list(args.sides), "drawing": DRAWING, **counts})
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     jobs = [(split, i) for split, count in counts.items() for i in range(count)]
-    draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size, sides=args.sides)
+    draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size, difficulty=difficulty)
     cv2.setNumThreads(1)  # one process a core
     with Pool(args.workers, cv2.setNumThreads, (1,)) as pool:
         hands = sum(tqdm(pool.imap_unordered(draw, jobs, chunksize=8), total=len(jobs), unit="image", disable=None))
     print(f"{args.out / 'hand_dataset'}: {len(jobs):,} images, {hands:,} hands drawn now")
     if args.contact_sheet:
-        contact_sheet(args.contact_sheet, args.seed, args.size, args.sides)
+        contact_sheet(args.contact_sheet, args.seed, args.size, difficulty)
     return 0
 
 

@@ -87,7 +87,7 @@ def test_mat_holds_the_corners_y_first(release):
 
 
 def test_boxes_are_inside_the_image_and_of_the_stated_size(samples):
-    low, high = synthesize_hands.SIDE_RANGE
+    low, high = synthesize_hands.Difficulty.sides
     for _, corners in samples:
         for quad in corners:
             assert low * SIZE * 0.99 <= np.ptp(quad, axis=0).max() <= high * SIZE * 1.01
@@ -131,7 +131,7 @@ def test_hands_stay_visible_under_what_is_drawn_later():
             scene.add_hand()
         for k, area in enumerate(scene.areas, start=1):
             seen = (scene.owner == k).sum()
-            assert seen == scene.visible[k - 1] and seen >= synthesize_hands.MIN_VISIBLE * area
+            assert seen == scene.visible[k - 1] and seen >= synthesize_hands.Difficulty.min_visible * area
         before = scene.canvas.copy()
         scene.visible[:] = 0  # nothing may be hidden any more
         scene.add_occluder()
@@ -171,3 +171,14 @@ def test_impossible_options_are_refused(tmp_path, wrong):
     with pytest.raises(SystemExit) as stop:
         synthesize_hands.main(["--out", str(tmp_path), *wrong])
     assert stop.value.code == 2
+
+
+def test_easier_pictures_have_few_whole_hands_of_the_sides_asked_for():
+    easy = synthesize_hands.Difficulty(sides=(0.35, 0.5), most_hands=2, min_visible=0.9)
+    for seed in range(12):
+        image, corners = synthesize_hands.render(seed, "train", 0, SIZE, easy)
+        assert len(corners) <= 2
+        for box in corners:
+            clipped = np.clip(box, 0, SIZE)
+            sides = (clipped.max(0) - clipped.min(0)) / (box.max(0) - box.min(0))
+            assert sides.min() > 0.5 and 0.3 < (box.max(0) - box.min(0)).max() / SIZE < 0.55

@@ -1,0 +1,200 @@
+"""mAP against size from one sparse checkpoint: this project's ranking, the reference rule, and Torch-Pruning's.
+
+    python -m benchmarks.tradeoff --cfg config/yolov3-hand-w25.cfg --weights logs/egohands-sparse/best.pth --data config/egohands.data
+
+Every method is cut to the same shares of the dense FLOPs, gets new batch-norm statistics from the same training batches, and is scored
+and timed alike; with --tune all are fine-tuned with the same flags. Needs the package torch-pruning for its curves.
+"""
+
+import argparse
+import copy
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import nn
+
+import test_prune
+from models import Darknet
+from utils import cli, pruning
+from utils.checkpoint import save_checkpoint, weights_content
+from utils.evaluate import evaluate
+from utils.parse_config import write_model_config
+from utils.plots import plot_tradeoff
+from utils.profile import compare_latency
+from utils.prune_explore import write_csv
+from utils.prune_search import mildest, thresholds
+from utils.prune_surgery import compact_net
+from utils.pruning import Job, Ranking, cost_of, cut_at
+from utils.recalibrate import recalibrate
+from utils.shapes import total_cost
+from utils.tables import ascii_table
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = {"group, gamma": "", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
+REFERENCE = "reference rule"
+TORCH_PRUNING = {"Torch-Pruning BNScale": "BNScaleImportance", "Torch-Pruning GroupNorm": "GroupMagnitudeImportance"}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument("--cfg", required=True)
+    p.add_argument("--weights", required=True, help="a checkpoint after -sr")
+    p.add_argument("--data", required=True)
+    p.add_argument("--flops", type=float, nargs="+", default=[0.5, 0.35, 0.25, 0.15, 0.08], help="shares of the dense net's FLOPs to cut to")
+    p.add_argument("--recalibrate", type=int, default=20, help="training batches for new batch-norm statistics")
+    p.add_argument("--repeats", type=int, default=30, help="forward passes to time")
+    p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
+    p.add_argument("--tune", metavar="FLAGS", help="of train.py: fine-tune every net of --tune-flops with them")
+    p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15])
+    p.add_argument("--out", type=Path, default=Path("output/tradeoff"))
+    return p.parse_args(argv)
+
+
+def job_of(args: argparse.Namespace, flags: str = "") -> Job:
+    """What test_prune.py would prune with these flags."""
+    words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--recalibrate", str(args.recalibrate), *shlex.split(flags)]
+    return pruning.load(test_prune.parse_args(words), Darknet)
+
+
+def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:
+    """(module_defs, state_dict) of the mildest cut with at most `macs`; None where the rule cannot go so far."""
+    ranking = Ranking.of(job)
+    threshold = mildest(thresholds(ranking.ranked, ranking.free), lambda level: cost_of(job, cut_at(job, ranking, level)).macs <= macs)
+    if threshold is None:
+        return None
+    surgery = compact_net(job.model.module_defs, job.model.state_dict(), job.graph, cut_at(job, ranking, threshold).keep, job.args.fold)
+    return surgery.module_defs, surgery.state
+
+
+class _Raw(nn.Module):
+    """A Darknet as Torch-Pruning wants to trace it: an image in, raw maps out."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        """(B, 3, H, W) -> raw maps."""
+        return self.net.raw_maps(images)
+
+
+class TorchPruning:
+    """Cuts by Torch-Pruning: global ranking by one of its importances, heads left alone, one step. It leaves a layer whole rather than empty it,
+    so that very high ratios remove less again: all RATIOS are tried once, and the mildest that is small enough is taken."""
+
+    RATIOS = [i / 50 for i in range(2, 50)]
+
+    def __init__(self, job: Job, importance: str):
+        self.job, self.importance = job, importance
+        self.macs: dict[float, int] = {}
+
+    def cut(self, ratio: float) -> nn.Module:
+        """The dense net with that share of its channels removed."""
+        import torch_pruning
+
+        net = copy.deepcopy(self.job.dense).cpu()
+        heads = [net.module_list[i - 1][0] for i in net.head_layers()]
+        importance = getattr(torch_pruning.importance, self.importance)()
+        pruner = torch_pruning.pruner.BasePruner(_Raw(net), torch.rand(1, 3, self.job.size[1], self.job.size[0]), importance=importance,
+                                                 global_pruning=True, pruning_ratio=ratio, max_pruning_ratio=1.0, ignored_layers=heads)
+        pruner.step()
+        return net
+
+    def __call__(self, macs: float) -> tuple[list[dict], dict] | None:
+        """(module_defs, state_dict) of the mildest cut with at most `macs`; None where there is none."""
+        for ratio in self.RATIOS:
+            if ratio not in self.macs:
+                self.macs[ratio] = total_cost(defs_of(self.cut(ratio)), *self.job.size).macs
+            if self.macs[ratio] <= macs:
+                net = self.cut(ratio)
+                return defs_of(net), net.state_dict()
+        return None
+
+
+def defs_of(net: nn.Module) -> list[dict]:
+    """module_defs with the widths that a Darknet's convolutions really have."""
+    defs = [section.copy() for section in net.module_defs]
+    for layer_i, conv, _ in net.convolutions():
+        defs[1 + layer_i]["filters"] = str(conv.out_channels)
+    return defs
+
+
+def method_cuts(args: argparse.Namespace) -> dict[str, tuple[Job, Callable]]:
+    """name -> (job, function of MACs that gives module_defs and state_dict)."""
+    plain = job_of(args)
+    cuts = {name: (job, lambda macs, job=job: cut_by_ranking(job, macs)) for name, job in ((name, job_of(args, flags)) for name, flags in OURS.items())}
+    skip = job_of(args, "--strategy skip --fold bias")
+    cuts[REFERENCE] = (skip, lambda macs: cut_by_ranking(skip, macs))
+    for name, importance in TORCH_PRUNING.items():
+        cuts[name] = (plain, TorchPruning(plain, importance))
+    return {name: cuts[name] for name in args.methods or cuts}
+
+
+def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: tuple[list[dict], dict]) -> dict:
+    """Save a cut net with new statistics as a checkpoint, and score and time it: one row of the table."""
+    defs, state = made
+    net = Darknet(defs)
+    net.load_state_dict(state)
+    recalibrate(net, job.train_batches(args.recalibrate))
+    folder = args.out / "nets" / f"{name.replace(',', '').replace(' ', '-')}-{share:g}"
+    write_model_config(folder / "net.cfg", defs)
+    save_checkpoint(folder / "net.pth", weights_content(net, str(folder / "net.cfg"), "tradeoff", rescale=job.rescale))
+    result, cost = evaluate(net, job.loader, job.names, job.options, quiet=True), total_cost(defs, *job.size)
+    dense, slim = compare_latency([job.dense, net], job.size, args.repeats)
+    return {"method": name, "flops_share": share, "parameters": cost.parameters, "flops": 2 * cost.macs, "latency_ms": round(slim.median * 1e3, 2),
+            "speed_up": round(dense.median / slim.median, 2), "map50": round(result.map50, 4), "map": round(result.map, 4), "tuned_map50": "", "folder": str(folder)}
+
+
+def tune(args: argparse.Namespace, row: dict) -> None:
+    """Fine-tune one net with the flags of --tune, unless that was done; its best mAP goes into the row."""
+    folder = Path(row["folder"])
+    run = Path("logs") / f"{args.out.name}-{folder.name}"
+    if not (run / "best.pth").exists() or len((run / "metrics.csv").read_text().splitlines()) < 2:
+        subprocess.run([sys.executable, "train.py", "--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish",
+                        "--name", run.name, *shlex.split(args.tune)], cwd=ROOT, check=True)
+    job = argparse.Namespace(**vars(test_prune.parse_args(["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])))
+    loaded = pruning.load(job, Darknet)
+    row["tuned_map50"] = round(evaluate(loaded.model, loaded.loader, loaded.names, loaded.options, quiet=True).map50, 4)
+
+
+def save(args: argparse.Namespace, rows: list[dict]) -> None:
+    """Table, CSV and PNG of what is known so far."""
+    shown = ["method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", "tuned_map50"]
+    write_csv(args.out / "tradeoff.csv", [{key: row[key] for key in shown} for row in rows])
+    curves: dict[str, list[dict]] = {}
+    for row in rows:
+        curves.setdefault(row["method"], []).append(row)
+        if row["tuned_map50"] != "":
+            curves.setdefault(f"{row['method']}, tuned", []).append({**row, "map50": row["tuned_map50"]})
+    plot_tradeoff(curves, args.out / "tradeoff.png")
+
+
+def main() -> None:
+    """Cut every method to every size -> score -> tune -> table."""
+    args = parse_args()
+    os.chdir(ROOT)
+    rows = []
+    for name, (job, cut) in method_cuts(args).items():
+        for share in args.flops:
+            made = cut(share * total_cost(job.dense.module_defs, *job.size).macs)
+            if made is None:
+                print(f"{name}: cannot go to {share:g} of the FLOPs", flush=True)
+                continue
+            rows.append(measure(args, name, share, job, made))
+            print(rows[-1], flush=True)
+            save(args, rows)
+    for row in (row for row in rows if args.tune and row["flops_share"] in args.tune_flops):
+        tune(args, row)
+        save(args, rows)
+    shown = [key for key in rows[0] if key != "folder"]
+    print(ascii_table([shown, *([row[key] for key in shown] for row in rows)]))
+
+
+if __name__ == "__main__":
+    cli.run(main)
