@@ -18,7 +18,7 @@ from utils import cli
 ROOT = Path(__file__).resolve().parent.parent
 DATA, LOGS = Path("data/demo"), Path("logs/demo")
 SIZE = 160
-EPOCHS = {"baseline": 11, "sparse": 8, "tuned": 12}
+EPOCHS = {"baseline": 3, "sparse": 2, "tuned": 3}
 PERCENT = 0.6
 
 
@@ -42,7 +42,8 @@ def make_data(seed: int, keep: bool) -> None:
     """Draw the set in the Oxford release's layout and convert it as the real one."""
     if not keep:
         shutil.rmtree(ROOT / DATA, ignore_errors=True)
-    run("data/synthesize_hands.py", "--out", DATA, "--train", 800, "--valid", 80, "--test", 160, "--size", 2 * SIZE, "--sides", 0.2, 0.6, "--seed", seed)
+    run("data/synthesize_hands.py", "--out", DATA, "--train", 2500, "--valid", 100, "--test", 300, "--size", 192, "--sides", 0.35, 0.6,
+        "--most-hands", 2, "--min-visible", 0.85, "--seed", seed)
     run("data/converter.py", "--root", DATA)
     (ROOT / DATA / "demo.data").write_text(f"classes=1\ntrain={DATA}/train.txt\nvalid={DATA}/valid.txt\nnames=data/oxfordhand.names\n")
 
@@ -50,7 +51,7 @@ def make_data(seed: int, keep: bool) -> None:
 def train(stage: str, cfg: Path, seed: int, *options: object) -> Path:
     """One training run in logs/demo/<stage>; returns its best weights."""
     run("train.py", "--model_def", cfg, "--data_config", DATA / "demo.data", "--name", f"demo/{stage}", "--epochs", EPOCHS[stage],
-        "--seed", seed, "--n_cpu", 1, "--no-publish", "--evaluation_interval", 4, "--augment", "flip", *options)
+        "--seed", seed, "--n_cpu", 1, "--no-publish", "--augment", "flip", "--batch_size", 8, "--warmup", 0.25, *options)
     return LOGS / stage / "best.pth"
 
 
@@ -81,9 +82,9 @@ def main() -> None:
     cfg = LOGS / "yolov3-tiny-demo.cfg"
     run("config/create_hand_model.py", "--base", "yolov3-tiny", "--size", SIZE, "--anchors-from", DATA / "train.txt", "--out", cfg)
 
-    baseline = train("baseline", cfg, args.seed, "--lr", 3e-3)
-    sparse = train("sparse", cfg, args.seed, "-pre", baseline, "--lr", 3e-3, "-sr", "--s", 0.04, "--sparsity", "prox", "--rescale", "auto",
-                   "--percent", args.percent)
+    baseline = train("baseline", cfg, args.seed, "--lr", 4e-3)
+    sparse = train("sparse", cfg, args.seed, "-pre", baseline, "--lr", 3e-3, "-sr", "--s", 0.04, "--sparsity", "prox",
+                   "--s-schedule", "ease", "--rescale", "auto", "--percent", args.percent)
     run("test_prune.py", "--cfg", cfg, "--weights", sparse, "--data", DATA / "demo.data", "--percent", args.percent,
         "--out", LOGS / "pruned")
     slim_cfg = LOGS / "pruned" / "prune_yolov3-tiny-demo.cfg"
