@@ -18,12 +18,12 @@ from typing import Callable
 import torch
 from torch import nn
 
-import test_prune
 from models import Darknet
 from utils import cli, pruning
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.evaluate import evaluate
 from utils.parse_config import write_model_config
+from utils.prune_args import parse_prune_args
 from utils.plots import plot_tradeoff
 from utils.profile import compare_latency
 from utils.prune_explore import write_csv
@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def job_of(args: argparse.Namespace, flags: str = "") -> Job:
     """What test_prune.py would prune with these flags."""
     words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--recalibrate", str(args.recalibrate), *shlex.split(flags)]
-    return pruning.load(test_prune.parse_args(words), Darknet)
+    return pruning.load(parse_prune_args(__doc__, words), Darknet)
 
 
 def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:
@@ -158,7 +158,7 @@ def tune(args: argparse.Namespace, row: dict) -> None:
     if not (run / "best.pth").exists() or len((run / "metrics.csv").read_text().splitlines()) < 2:
         subprocess.run([sys.executable, "train.py", "--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish",
                         "--name", run.name, *shlex.split(args.tune)], cwd=ROOT, check=True)
-    job = argparse.Namespace(**vars(test_prune.parse_args(["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])))
+    job = argparse.Namespace(**vars(parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])))
     loaded = pruning.load(job, Darknet)
     row["tuned_map50"] = round(evaluate(loaded.model, loaded.loader, loaded.names, loaded.options, quiet=True).map50, 4)
 
