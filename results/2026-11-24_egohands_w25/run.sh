@@ -14,3 +14,9 @@ python test.py --model_def $CFG --weights_path logs/egohands-baseline/best.pth -
 python test.py --model_def logs/egohands-pruned/prune_yolov3-hand-w25.cfg --weights_path logs/egohands-tuned/best.pth --data_config $DATA \
     --json $HERE/test_tuned.json --pr $HERE/pr_tuned.png
 python detect.py --cfg logs/egohands-pruned/prune_yolov3-hand-w25.cfg --weights logs/egohands-tuned/best.pth --source $(sed -n '1~40p' data/egohands/valid.txt | sed 's|^|data/egohands/|') --conf_thres 0.4 --out output/egohands
+# gentler sparsity, eased off
+python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-baseline/best.pth -sr --s 0.02 --sparsity prox --s-schedule ease --rescale auto \
+    --epochs 12 --lr 3e-3 --percent 0.6 --n_cpu 1 --threads 1 --name egohands-ease
+python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-ease/best.pth -sr --s 0.04 --sparsity prox --s-schedule ease --rescale auto \
+    --sparsity-weight flops --epochs 10 --lr 3e-3 --percent 0.7 --n_cpu 1 --threads 1 --name egohands-ease2
+python test_prune.py --cfg $CFG --weights logs/egohands-ease2/best.pth --data $DATA --target-flops 0.3 --out logs/egohands-pruned2 --repeats 50
