@@ -361,28 +361,37 @@ def test_kind_of_file_is_told_by_content_not_by_name(tiny_cfg, tmp_path):
 
 # ---- several processes
 
-def one_step(tiny_cfg, folder, name, processes, *flags):
-    """Live gammas after one optimiser step on the same 16 images, cut among processes and accumulated batches as told."""
-    command = [sys.executable, *(["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29518", "--"] if processes > 1 else []),
-               str(ROOT / "train.py"), "--cfg", str(tiny_cfg), "--data", str(folder / "d.data"), "--epochs", "1", "--n_cpu", "0", "--name", name,
-               "--device", "cpu", "--augment", "none", "--warmup", "0", "--schedule", "constant", "--clip", "0", "--no-publish", *flags]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    state = read_checkpoint(folder / "logs" / name / "last.pth")
-    assert state["step"] == 1
-    return torch.cat([value for key, value in state["live"].items() if key.endswith("weight") and value.ndim == 1])
+ONE_STEP = ("--epochs", "1", "--augment", "none", "--warmup", "0", "--schedule", "constant", "--clip", "0", "--no-publish")
 
 
-def test_the_penalty_is_the_same_for_any_batches_accumulation_and_processes(tiny_cfg, tmp_path):
-    """What -sr adds to one step is -lr (1 + momentum) s for gammas near 1 (Nesterov's first step), however the 16 images are cut."""
-    listing = make_dataset(tmp_path / "set", 16)
+def live_gammas(state):
+    return torch.cat([value for key, value in state.items() if key.endswith("weight") and value.ndim == 1])
+
+
+@pytest.mark.parametrize("kind, expected", [("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)])
+@pytest.mark.parametrize("batch, accumulate", [(8, 1), (4, 2), (2, 4)])
+def test_the_penalty_of_a_step_is_the_same_for_any_batches(arguments, kind, expected, batch, accumulate):
+    """What -sr adds to one step on gammas near 1 (Nesterov's first step: 1 + momentum), however its 8 images are cut."""
+    gammas = []
+    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind))):
+        trainer = Trainer(arguments(*ONE_STEP, "--batch_size", str(batch), "--accumulate", str(accumulate), "--name", name, *flags))
+        trainer.train_one_epoch(1)
+        assert trainer.step == 1
+        gammas.append(live_gammas(trainer.model.state_dict()).clone())
+    assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
+
+
+def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path):
+    listing = make_dataset(tmp_path / "set", 8)
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-    for processes, batch, accumulate in ((1, 16, 1), (1, 4, 4), (2, 8, 1), (2, 4, 2)):
-        flags = ("--batch_size", str(batch), "--accumulate", str(accumulate))
-        plain = one_step(tiny_cfg, tmp_path, f"plain{processes}{batch}", processes, *flags)
-        for kind, expected in (("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)):
-            moved = one_step(tiny_cfg, tmp_path, f"{kind}{processes}{batch}", processes, *flags, "-sr", "--s", "0.5", "--sparsity", kind) - plain
-            assert torch.allclose(moved, torch.full_like(moved, expected), atol=1e-6)
+    gammas = []
+    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5"))):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518", "--", str(ROOT / "train.py"), "--cfg",
+                   str(tiny_cfg), "--data", str(tmp_path / "d.data"), "--n_cpu", "0", "--device", "cpu", "--batch_size", "4", "--name", name, *ONE_STEP, *flags]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-2000:]
+        gammas.append(live_gammas(read_checkpoint(tmp_path / "logs" / name / "last.pth")["live"]))
+    assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], -1e-3 * 1.9 * 0.5), atol=1e-6)
 
 
 def test_the_penalty_is_added_after_the_loss_scale_is_taken_off(arguments):
