@@ -158,9 +158,9 @@ def tune(args: argparse.Namespace, row: dict) -> None:
     if not (run / "best.pth").exists() or len((run / "metrics.csv").read_text().splitlines()) < 2:
         subprocess.run([sys.executable, "train.py", "--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish",
                         "--name", run.name, *shlex.split(args.tune)], cwd=ROOT, check=True)
-    job = argparse.Namespace(**vars(parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])))
-    loaded = pruning.load(job, Darknet)
-    row["tuned_map50"] = round(evaluate(loaded.model, loaded.loader, loaded.names, loaded.options, quiet=True).map50, 4)
+    flags = parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])
+    job = pruning.load(flags, Darknet)
+    row["tuned_map50"] = round(evaluate(job.model, job.loader, job.names, job.options, quiet=True).map50, 4)
 
 
 def save(args: argparse.Namespace, rows: list[dict]) -> None:

@@ -233,6 +233,7 @@ def test_bisection_finds_the_edge(values, edge):
 def test_thresholds_are_all_cuts_or_an_even_sample():
     scores, free = torch.tensor([3.0, 1.0, 2.0, 2.0, 9.0]), torch.tensor([True, True, True, True, False])
     assert prune_search.thresholds(scores, free) == [1.0, 2.0, 3.0, 7.0]
+    assert prune_search.thresholds(scores, free, start=2.0) == [2.0, 3.0, 7.0] and prune_search.thresholds(scores, free, start=7.0) == [7.0]
     assert len(prune_search.thresholds(torch.arange(1000.0), torch.ones(1000, dtype=torch.bool), 10)) == 11
 
 

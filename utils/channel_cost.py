@@ -41,6 +41,7 @@ def seconds_per_mac(model: nn.Module, size: tuple[int, int], repeats: int = 10) 
     started, times = {}, {layer_i: [] for layer_i in convolutions}
 
     def now() -> float:
+        """Seconds, once the device has finished what it was given."""
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()

@@ -159,11 +159,13 @@ def make_hand(rng: np.random.Generator, side_px: float, centre_xy) -> Hand:
     arm[0, :2] = [0, 0.08]
 
     def place(circles, scale=1.0, offset=(0.0, 0.0)):
+        """Circles (n, 4) of one limb, turned, scaled and moved onto the canvas."""
         moved = np.column_stack([circles[:, :3] @ rotation.T, circles[:, 3]]) * scale
         moved[:, :2] += offset
         return moved
 
     def posed(scale, offset):
+        """The hand with every limb placed."""
         limbs = [place(limb, scale, offset) for limb in (PALM, web, arm, *fingers)]
         return Hand(limbs[0], limbs[1], limbs[3:], limbs[2][0], limbs[2], palm_seen, scale)
 

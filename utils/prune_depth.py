@@ -76,6 +76,7 @@ def remove_blocks(defs: list[dict], state: dict[str, Tensor], blocks: list[Block
     place = {-1: -1} | {old: new for new, old in enumerate(kept)}
 
     def moved(old: int) -> int:
+        """New index of the layer that now gives what layer `old` gave."""
         while old in stands_for:
             old = stands_for[old]
         return place[old]

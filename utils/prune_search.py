@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 
-def thresholds(scores: Tensor, free: Tensor, most: int | None = None) -> list[float]:
+def thresholds(scores: Tensor, free: Tensor, most: int | None = None, start: float = 0.0) -> list[float]:
     """Every threshold that cuts something else, ascending: the distinct scores of the groups in `free` (G,) bool, and one above them
-    all. most: only about as many, evenly spread over the channels."""
-    values = scores[free].sort().values
+    all. most: only about as many, evenly spread over the channels; start: none below it."""
+    values = scores[free & (scores >= start)].sort().values
+    if not len(values):  # start cuts everything already
+        return [start]
     if most is not None and len(values) > most:
         values = values[torch.linspace(0, len(values) - 1, most).round().long()]
     levels = values.unique().tolist()

@@ -116,6 +116,7 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
         raise PruneError("--max-drop: found --no-eval beside it, expected a net that may be scored; leave one of them out")
 
     def train_batches(count: int) -> Iterable:
+        """The first `count` batches of training images, not augmented, the same each time."""
         if not count:
             return []
         images = dataset(args, data, "train", size)
@@ -225,21 +226,21 @@ def search(job: Job, ranking: Ranking) -> float:
     Raises PruneError, naming what could be had, when there is none.
     """
     args = job.args
-    levels = prune_search.thresholds(ranking.ranked, ranking.free)
-    for fits, found in ((size_check(job), "--target-params/--target-flops"), (latency_check(job), "--target-latency")):
+    start = 0.0
+    # probes that are measured or scored choose among fewer cuts than those that are counted
+    for fits, flags, most in ((size_check(job), "--target-params/--target-flops", None), (latency_check(job), "--target-latency", SEARCH_LEVELS)):
         if fits is None:
             continue
-        if "latency" in found:  # every probe is measured
-            levels = prune_search.thresholds(ranking.ranked, ranking.free & (ranking.ranked >= levels[0]), SEARCH_LEVELS)
+        levels = prune_search.thresholds(ranking.ranked, ranking.free, most, start)
         threshold = prune_search.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
         if threshold is None:
             least = cost_of(job, cut_at(job, ranking, levels[-1]))
-            raise PruneError(f"{found}: no cut gets there; the strongest leaves {least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
+            raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
                              "ask for less, or lower --layer-keep, or remove blocks with --layers")
-        levels = [level for level in levels if level >= threshold]
+        start = threshold
     if args.max_drop is None:
-        return levels[0]
-    levels = prune_search.thresholds(ranking.ranked, ranking.free & (ranking.ranked >= levels[0]), SEARCH_LEVELS)
+        return start
+    levels = prune_search.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
     threshold = prune_search.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
     if threshold is None:
         raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train with -sr first, or allow more")
@@ -255,6 +256,7 @@ def size_check(job: Job) -> Callable[[Cut], bool] | None:
     most_macs = args.target_flops.of(2 * dense.macs) / 2 if args.target_flops else float("inf")
 
     def fits(cut: Cut) -> bool:
+        """Counted, nothing is built."""
         cost = cost_of(job, cut)
         return cost.parameters <= most_parameters and cost.macs <= most_macs
 
@@ -268,6 +270,7 @@ def latency_check(job: Job) -> Callable[[Cut], bool] | None:
         return None
 
     def fits(cut: Cut) -> bool:
+        """Built and measured."""
         dense, slim = compare_latency([job.dense, compact_of(job, cut)[0]], job.size, max(job.args.repeats, 10))
         print(f"  probe: {cost_of(job, cut).parameters:,} parameters take {slim} against {dense}")
         return slim.median <= target.of(dense.median)
