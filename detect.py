@@ -21,6 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's)")
     p.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1 (default: cuda if there is one)")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
+    cli.add_backend_flag(p)
     p.add_argument("--out", type=Path, default=Path("output"), metavar="DIR", help="where pictures and JSON go")
     p.add_argument("--max-frames", type=cli.count, default=0, metavar="N", help="stop a video or camera after N frames; 0: never")
     p.add_argument("--skip-bad", action="store_true", help="skip and count unreadable images instead of stopping")

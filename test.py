@@ -18,6 +18,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_flags(p)
     cli.add_run_flags(p, batch_size=8)
     cli.add_score_flags(p)
+    cli.add_backend_flag(p)
     p.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     p.add_argument("--pr", type=Path, metavar="PNG", help="precision-recall curve (default: output/pr_STEM.png)")
     return p.parse_args(argv)
@@ -27,6 +28,7 @@ def main() -> None:
     """Load -> evaluate -> print the table -> write curve and numbers."""
     args = parse_args()
     from models import Darknet
+    from utils.backends import make_backend
     from utils.checkpoint import load_weights
     from utils.datasets import evaluation_loader
     from utils.evaluate import ScoreOptions, evaluate
@@ -40,15 +42,16 @@ def main() -> None:
     weights = Path(args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth")
     words, _ = load_weights(model, weights)
     valid = dataset(args, data, "valid", size)
-    print(f"{cfg}, {weights}: {words}; {len(valid)} images at {size[0]}x{size[1]} on {device}")
+    backend, predict = make_backend(args.backend, model.to(device), size, len(valid))
+    print(f"{cfg}, {weights}: {words}; {len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
-    result = evaluate(model.to(device), evaluation_loader(valid, args.batch_size, args.n_cpu), data.names, options)
+    result = evaluate(model, evaluation_loader(valid, args.batch_size, args.n_cpu), data.names, options, predict=predict)
     print_result(result, args.iou_thres)
     curve = args.pr or Path("output") / f"pr_{cli.stem(cfg)}.png"
     plot_pr_curve(*result.curve, f"{cli.stem(cfg)}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
     print(f"precision-recall curve: {curve}")
     if args.json:
-        write_json(args.json, result.to_dict() | {"cfg": str(cfg), "weights": str(weights), "data": str(data.path), "size": size})
+        write_json(args.json, result.to_dict() | {"cfg": str(cfg), "weights": str(weights), "data": str(data.path), "size": size, "backend": backend})
 
 
 def print_result(result, iou_thres: float) -> None:

@@ -19,7 +19,7 @@ from utils.parse_config import class_count, parse_model_config, rebuild_heads, w
 from utils.rescale import rescale_gammas
 from utils.shapes import total_cost
 
-SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py")
+SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py", "export.py")
 
 
 def python(command, cwd, status=0):
@@ -249,6 +249,24 @@ def test_wrong_input_is_one_line_and_exit_status_2(project, command, words):
 def test_help_answers_and_every_flag_has_its_aliases(project, script):
     out, _ = python(f"{script} --help", project)
     assert "--model_def" in out and "--cfg" in out and "--pretrained_weights" in out and "--weights_path" in out and "--device" in out
+
+
+def test_export_writes_a_checked_file_and_a_backend_scores_as_torch_does(project):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    if not (project / "data/train.txt").is_file():
+        python("converter.py", project / "data")
+    Darknet(project / "config" / "yolov3-hand.cfg").save_darknet_weights(project / "x.weights")
+    out, _ = python("export.py --cfg config/yolov3-hand.cfg --weights x.weights", project)
+    assert "onnxruntime is within" in out and "(batch, 3, 64, 64)" in out
+    exists(project, "output/yolov3-hand.onnx")
+    scores = {}
+    for backend in ("torch", "onnxruntime"):
+        out, _ = python(f"test.py --cfg config/yolov3-hand.cfg --weights x.weights --backend {backend} --conf_thres 0 --json out/b.json", project)
+        numbers = json.loads((project / "out/b.json").read_text())
+        assert f"by {backend}" in out and numbers["backend"] == backend
+        scores[backend] = numbers["map50"], numbers["map"], numbers["recall"]
+    assert scores["torch"] == pytest.approx(scores["onnxruntime"], abs=1e-3)
 
 
 def test_prune_refuses_a_net_with_nan(project):

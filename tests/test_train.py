@@ -112,6 +112,20 @@ def test_a_run_is_not_written_over(arguments):
         Trainer(arguments())
 
 
+def test_tensorboard_gets_the_numbers_of_metrics_csv_and_the_gammas(arguments):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_epochs(Trainer(arguments("--tensorboard", "-sr", "--s", "0.01")), 2)
+    events = EventAccumulator("logs/run", size_guidance={"histograms": 0}).Reload()
+    with open("logs/run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    for key in ("loss", "map50", "gamma_zero"):
+        assert [(event.step, event.value) for event in events.Scalars(key)] == [(i, pytest.approx(float(row[key]), rel=1e-5))
+                                                                               for i, row in enumerate(rows, start=1)]
+    assert [event.step for event in events.Histograms("bn_weights/hist")] == [1, 2]
+
+
 def test_named_weights_that_are_missing_stop_and_the_default_only_warns(arguments):
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         Trainer(arguments("--weights", "nowhere.pth"))

@@ -117,6 +117,12 @@ def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None
                         help="standard: COCO-style matching, all-point AP; compat: the reference implementation's number")
 
 
+def add_backend_flag(parser: argparse.ArgumentParser) -> None:
+    """--backend."""
+    parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino"), default="auto",
+                        help="what runs the network; auto: the fastest one installed, where there are images enough to pay for its start")
+
+
 def resolve_cfg(path: str) -> Path:
     """`path`, or config/NAME where cfg/NAME is not there (and says so)."""
     found = Path(path)

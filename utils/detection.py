@@ -3,6 +3,7 @@
 import argparse
 import glob
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from utils import cli
+from utils.backends import make_backend
 from utils.checkpoint import load_weights
 from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image
 from utils.evaluate import to_input
@@ -36,16 +38,16 @@ class Detector:
         words, _ = load_weights(model, weights)
         self.classes = class_count(defs)
         self.size = cli.input_size(args, defs)
-        self.model = model.to(device).optimize()
+        self.backend, self.predict = make_backend(args.backend, model.to(device), self.size, expected_images(args.source))
         self.device, self.conf_thres, self.nms_thres = device, args.conf_thres, args.nms_thres
-        print(f"{cfg}, {weights}: {words}; {self.size[0]}x{self.size[1]} on {device}")
+        print(f"{cfg}, {weights}: {words}; {self.size[0]}x{self.size[1]} on {device}, by {self.backend}")
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) RGB uint8 -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
         canvas, fit = letterbox(image, self.size)
         batch = torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None]
-        rows = non_max_suppression(self.model(to_input(batch, self.device)).float(), self.conf_thres, self.nms_thres)[0].cpu()
+        rows = non_max_suppression(self.predict(to_input(batch, self.device)).float(), self.conf_thres, self.nms_thres)[0].cpu()
         rows = rows[rows[:, 4] >= self.conf_thres]
         return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()
 
@@ -83,9 +85,19 @@ def run_source(detector: Detector, names: list[str], source: str, args: argparse
     """Detect in one --source; drawn pictures go to args.out, under names not in `taken` (which grows). Returns a result a
     picture or frame."""
     args.out.mkdir(parents=True, exist_ok=True)
-    if source.isdigit() or Path(source).suffix.lower() in VIDEO_SUFFIXES:
+    if is_video(source):
         return _run_video(detector, names, source, args)
     return _run_images(detector, names, image_paths(source), args, taken)
+
+
+def is_video(source: str) -> bool:
+    """Whether a --source is a camera number or a video file."""
+    return source.isdigit() or Path(source).suffix.lower() in VIDEO_SUFFIXES
+
+
+def expected_images(sources: list[str]) -> float:
+    """How many pictures there are in all; without bound when one source is a video or camera."""
+    return math.inf if any(is_video(source) for source in sources) else sum(len(image_paths(source)) for source in sources)
 
 
 def image_paths(source: str) -> list[Path]:

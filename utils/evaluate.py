@@ -1,6 +1,7 @@
 """The one evaluation that train.py, test.py and test_prune.py share."""
 
 from dataclasses import dataclass
+from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,12 @@ def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> lis
 
 
 @torch.inference_mode()
-def collect_detections(model: nn.Module, loader: DataLoader, options: ScoreOptions, quiet: bool = False) -> tuple[list, list]:
-    """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU."""
-    device = next(model.parameters()).device
+def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device, loader: DataLoader, options: ScoreOptions,
+                       quiet: bool = False) -> tuple[list, list]:
+    """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, 3, H, W) -> (B, N, 5 + K)."""
     detections, truths = [], []
     for images, targets in tqdm(loader, desc="evaluate", leave=False, disable=None if not quiet else True):
-        predictions = model(to_input(images, device)).float()
+        predictions = predict(to_input(images, device)).float()
         if options.scorer == "compat":
             found = merge_nms(predictions, options.conf_thres, options.nms_thres)
         else:
@@ -56,9 +57,10 @@ def collect_detections(model: nn.Module, loader: DataLoader, options: ScoreOptio
 
 
 def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
-             quiet: bool = False) -> EvalResult:
-    """Score `model` (a Darknet, not changed) on `loader`. The forward pass runs with batch norms folded."""
-    detections, truths = collect_detections(model.optimize(), loader, options, quiet)
+             quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
+    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.backends), or with batch norms folded."""
+    device = next(model.parameters()).device
+    detections, truths = collect_detections(predict or model.optimize(), device, loader, options, quiet)
     if options.scorer == "compat":
         return score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
     return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates,

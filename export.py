@@ -1,0 +1,46 @@
+"""Write a network as ONNX, batch norms folded and decoding included, checked against the original before it gets its name.
+
+    python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights
+"""
+
+import argparse
+from pathlib import Path
+
+from utils import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of export.py."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
+    p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
+    p.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: output/NAME.onnx, of the cfg's name)")
+    p.add_argument("--device", default="", metavar="NAME", help="where the original runs for the check: cpu, cuda, cuda:1")
+    return p.parse_args(argv)
+
+
+def main() -> None:
+    """Load -> export -> run both on random images -> say what the file holds."""
+    args = parse_args()
+    from models import Darknet
+    from utils.checkpoint import load_weights
+    from utils.onnx_export import export_onnx
+    from utils.parse_config import class_count
+    from utils.setup import defs_for_weights
+
+    device = cli.select_device(args.device)
+    cfg = cli.resolve_cfg(args.cfg)
+    weights = Path(args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth")
+    defs = defs_for_weights(cfg, weights)
+    size = cli.input_size(args, defs)
+    model = Darknet(defs)
+    words, _ = load_weights(model, weights)
+    print(f"{cfg}, {weights}: {words}")
+    out = args.out or Path("output") / f"{cfg.stem}.onnx"
+    deviation = export_onnx(model.to(device).eval(), out, size)
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB; images (batch, 3, {size[1]}, {size[0]}) RGB 0..1 -> predictions (batch, boxes, "
+          f"{5 + class_count(defs)}) cx, cy, w, h in input pixels, objectness, class probabilities; checked: {deviation}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

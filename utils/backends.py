@@ -1,0 +1,78 @@
+"""Ways to run a trained network: each is a function images (B, 3, H, W) float32 -> (B, N, 5 + K), as Darknet in eval mode.
+
+"torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and "openvino": on the
+CPU, from an ONNX file made for the purpose. "auto": the fastest of those installed (benchmarks: forward), where there are images enough
+to pay for its start.
+"""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from utils.onnx_export import export_onnx
+
+FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
+WORTH_IT = 100  # images from which "auto" makes an ONNX file: that takes seconds, and saves a fraction of a forward pass each
+Predict = Callable[[Tensor], Tensor]
+
+
+def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = float("inf")) -> tuple[str, Predict]:
+    """(name of the backend taken, its function) for a Darknet, which stays as it is.
+
+    size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is missing, naming the
+    pip command, or where the backend cannot run on the model's device.
+    """
+    device = next(model.parameters()).device
+    if name == "auto":
+        name = next((kind for kind in FROM_ONNX if device.type == "cpu" and images >= WORTH_IT and not missing_packages(kind)), "torch")
+    if name in FROM_ONNX and device.type != "cpu":
+        raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take --backend torch")
+    if missing := missing_packages(name):
+        raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
+    make = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}[name]
+    return name, make(model, size)
+
+
+def missing_packages(name: str) -> list[str]:
+    """The packages that a backend needs and that are not installed."""
+    needed = (name, "onnx", "onnxscript") if name in FROM_ONNX else ()
+    return [package for package in needed if importlib.util.find_spec(package) is None]
+
+
+def _torch(model: nn.Module, size: tuple[int, int]) -> Predict:
+    return model.optimize()
+
+
+def _compiled(model: nn.Module, size: tuple[int, int]) -> Predict:
+    # freezing makes the weights constants, so that kernels are chosen and packed for them
+    return torch.compile(model.optimize(), options={"freezing": True})
+
+
+def _onnxruntime(model: nn.Module, size: tuple[int, int]) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(_onnx_bytes(model, size), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
+
+
+def _openvino(model: nn.Module, size: tuple[int, int]) -> Predict:
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
+    # the result lies in a buffer that the next call overwrites
+    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+
+def _onnx_bytes(model: nn.Module, size: tuple[int, int]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        export_onnx(model, path, size)
+        return path.read_bytes()

@@ -1,0 +1,73 @@
+"""A network as an ONNX file: batch norms folded, decoding included, any batch size."""
+
+import copy
+import importlib.util
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+OPSET = 18
+TOLERANCE = 1e-3  # of float32 outputs, relative to the largest value of their column
+
+
+class ExportError(ValueError):
+    """The exported file does not do what the network does."""
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]) -> str:
+    """Write a Darknet as ONNX, beside, then renamed; returns in words how far it is from the original.
+
+    The file: input "images" (B, 3, height, width) float32 RGB 0..1, output "predictions" (B, N, 5 + K) as Darknet's in eval mode; B is
+    free, size = (width, height) fixed. Where onnxruntime is installed the file is run beside the network first. Raises ExportError when
+    they differ (nothing is written then), ValueError, naming the pip command, where the packages for the export are missing.
+    """
+    if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
+        raise ValueError(f"ONNX export needs packages that are not installed: pip install {' '.join(missing)}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        _program(model, size).save(temporary, external_data=False)
+        words = _compare(model, temporary, size)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return words
+
+
+def _program(model: nn.Module, size: tuple[int, int]):
+    """The traced network. A folded copy in the plain memory format: strides of channels-last would be traced as transposes."""
+    twin = copy.deepcopy(model).cpu().optimize().to(memory_format=torch.contiguous_format)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(twin, (torch.zeros(2, 3, size[1], size[0]),), dynamo=True, input_names=["images"], output_names=["predictions"],
+                                 opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+
+
+@torch.inference_mode()
+def _compare(model: nn.Module, path: Path, size: tuple[int, int]) -> str:
+    """Run file and network on one and on three random images."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "not run (pip install onnxruntime, and it is)"
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    device, worst, training = next(model.parameters()).device, 0.0, model.training
+    model.eval()
+    for batch in (1, 3):
+        images = torch.rand(batch, 3, size[1], size[0], generator=torch.Generator().manual_seed(batch))
+        expected = model(images.to(device)).cpu()
+        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        if found.shape != expected.shape:
+            raise ExportError(f"{path}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; nothing was written")
+        scale = expected.abs().amax(dim=(0, 1)).clamp(min=1e-9)
+        worst = max(worst, float(((found - expected).abs() / scale).max()))
+    model.train(training)
+    if not worst <= TOLERANCE:
+        raise ExportError(f"{path}: the exported net is off by {worst:.1e} of its output's range, expected at most {TOLERANCE:g}; nothing was written")
+    return f"onnxruntime is within {worst:.1e} of the network's largest output"
