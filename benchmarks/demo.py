@@ -18,15 +18,14 @@ from utils import cli
 ROOT = Path(__file__).resolve().parent.parent
 DATA, LOGS = Path("data/demo"), Path("logs/demo")
 SIZE = 160
-EPOCHS = {"baseline": 3, "sparse": 2, "tuned": 3}
-PERCENT = 0.6
+EPOCHS = {"baseline": 3, "sparse": 2, "tuned": 2}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the demo."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     p.add_argument("--seed", type=int, default=0, help="of the drawings and of every training")
-    p.add_argument("--percent", type=float, default=PERCENT, help="share of channels to cut")
+    p.add_argument("--target-flops", type=float, default=0.28, help="share of the FLOPs to cut to")
     p.add_argument("--keep-data", action="store_true", help="use the pictures of an earlier run")
     return p.parse_args(argv)
 
@@ -84,9 +83,9 @@ def main() -> None:
 
     baseline = train("baseline", cfg, args.seed, "--lr", 4e-3)
     sparse = train("sparse", cfg, args.seed, "-pre", baseline, "--lr", 3e-3, "-sr", "--s", 0.04, "--sparsity", "prox",
-                   "--s-schedule", "ease", "--rescale", "auto", "--percent", args.percent)
-    run("test_prune.py", "--cfg", cfg, "--weights", sparse, "--data", DATA / "demo.data", "--percent", args.percent,
-        "--out", LOGS / "pruned")
+                   "--s-schedule", "ease", "--rescale", "auto")
+    run("test_prune.py", "--cfg", cfg, "--weights", sparse, "--data", DATA / "demo.data", "--target-flops",
+        args.target_flops, "--out", LOGS / "pruned")
     slim_cfg = LOGS / "pruned" / "prune_yolov3-tiny-demo.cfg"
     tuned = train("tuned", slim_cfg, args.seed, "-pre", LOGS / "pruned/checkpoints/prune_yolov3-tiny-demo_ckpt.pth", "--lr", 3e-3)
 

@@ -3,11 +3,13 @@
     python -m benchmarks.tradeoff --cfg config/yolov3-hand-w25.cfg --weights logs/egohands-sparse/best.pth --data config/egohands.data
 
 Every method is cut to the same shares of the dense FLOPs, gets new batch-norm statistics from the same training batches, and is scored
-and timed alike; with --tune all are fine-tuned with the same flags. Needs the package torch-pruning for its curves.
+alike; with --tune all are fine-tuned with the same flags; in the end all are timed in one run, in turn. Nets that an earlier run left in
+--out are not made again. Needs the package torch-pruning for its curves.
 """
 
 import argparse
 import copy
+import json
 import os
 import shlex
 import subprocess
@@ -52,6 +54,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
     p.add_argument("--tune", metavar="FLAGS", help="of train.py: fine-tune every net of --tune-flops with them")
     p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15])
+    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
+    p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")
     p.add_argument("--out", type=Path, default=Path("output/tradeoff"))
     return p.parse_args(argv)
 
@@ -136,19 +140,34 @@ def method_cuts(args: argparse.Namespace) -> dict[str, tuple[Job, Callable]]:
     return {name: cuts[name] for name in args.methods or cuts}
 
 
+def folder_of(args: argparse.Namespace, name: str, share: float) -> Path:
+    """Where the net of a method and size lies."""
+    return args.out / "nets" / f"{name.replace(',', '').replace(' ', '-')}-{share:g}"
+
+
 def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: tuple[list[dict], dict]) -> dict:
-    """Save a cut net with new statistics as a checkpoint, and score and time it: one row of the table."""
+    """Save a cut net with new statistics as a checkpoint, and score it: one row of the table."""
     defs, state = made
     net = Darknet(defs)
     net.load_state_dict(state)
     recalibrate(net, job.train_batches(args.recalibrate))
-    folder = args.out / "nets" / f"{name.replace(',', '').replace(' ', '-')}-{share:g}"
+    folder = folder_of(args, name, share)
     write_model_config(folder / "net.cfg", defs)
     save_checkpoint(folder / "net.pth", weights_content(net, str(folder / "net.cfg"), "tradeoff", rescale=job.rescale))
     result, cost = evaluate(net, job.loader, job.names, job.options, quiet=True), total_cost(defs, *job.size)
-    dense, slim = compare_latency([job.dense, net], job.size, args.repeats)
-    return {"method": name, "flops_share": share, "parameters": cost.parameters, "flops": 2 * cost.macs, "latency_ms": round(slim.median * 1e3, 2),
-            "speed_up": round(dense.median / slim.median, 2), "map50": round(result.map50, 4), "map": round(result.map, 4), "tuned_map50": "", "folder": str(folder)}
+    row = {"method": name, "flops_share": share, "parameters": cost.parameters, "flops": 2 * cost.macs, "latency_ms": "", "speed_up": "",
+           "map50": round(result.map50, 4), "map": round(result.map, 4), "tuned_map50": "", "tuned_map": "", "folder": str(folder)}
+    (folder / "row.json").write_text(json.dumps(row) + "\n")
+    return row
+
+
+def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], rows: list[dict]) -> None:
+    """Latency of the dense net and every cut one, in turn, into the rows."""
+    nets = [Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows]
+    whole, *times = compare_latency([dense, *nets], size, args.repeats)
+    print(f"dense: {whole}; {whole.protocol}")
+    for row, own in zip(rows, times):
+        row.update(latency_ms=round(own.median * 1e3, 2), speed_up=round(whole.median / own.median, 2))
 
 
 def tune(args: argparse.Namespace, row: dict) -> None:
@@ -160,12 +179,13 @@ def tune(args: argparse.Namespace, row: dict) -> None:
                         "--name", run.name, *shlex.split(args.tune)], cwd=ROOT, check=True)
     flags = parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])
     job = pruning.load(flags, Darknet)
-    row["tuned_map50"] = round(evaluate(job.model, job.loader, job.names, job.options, quiet=True).map50, 4)
+    result = evaluate(job.model, job.loader, job.names, job.options, quiet=True)
+    row.update(tuned_map50=round(result.map50, 4), tuned_map=round(result.map, 4))
 
 
 def save(args: argparse.Namespace, rows: list[dict]) -> None:
     """Table, CSV and PNG of what is known so far."""
-    shown = ["method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", "tuned_map50"]
+    shown = ["method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", "tuned_map50", "tuned_map"]
     write_csv(args.out / "tradeoff.csv", [{key: row[key] for key in shown} for row in rows])
     curves: dict[str, list[dict]] = {}
     for row in rows:
@@ -179,9 +199,13 @@ def main() -> None:
     """Cut every method to every size -> score -> tune -> table."""
     args = parse_args()
     os.chdir(ROOT)
-    rows = []
+    cli.select_device("cpu", args.threads)
+    rows, job = [], None
     for name, (job, cut) in method_cuts(args).items():
         for share in args.flops:
+            if (kept := folder_of(args, name, share) / "row.json").exists():
+                rows.append(json.loads(kept.read_text()))
+                continue
             made = cut(share * total_cost(job.dense.module_defs, *job.size).macs)
             if made is None:
                 print(f"{name}: cannot go to {share:g} of the FLOPs", flush=True)
@@ -191,6 +215,9 @@ def main() -> None:
             save(args, rows)
     for row in (row for row in rows if args.tune and row["flops_share"] in args.tune_flops):
         tune(args, row)
+        save(args, rows)
+    if not args.no_timing:
+        time_all(args, job.dense, job.size, rows)
         save(args, rows)
     shown = [key for key in rows[0] if key != "folder"]
     print(ascii_table([shown, *([row[key] for key in shown] for row in rows)]))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms
 from utils.nms import non_max_suppression
+from utils import nms as nms_module
 
 quick = settings(max_examples=150, deadline=None)
 BOTH = pytest.mark.parametrize("nms", [non_max_suppression, merge_nms])
@@ -74,6 +75,16 @@ def test_merge_nms_equals_the_reference_loop(predictions, nms_thres, conf_thres)
     found, = merge_nms(predictions, conf_thres, nms_thres)
     expected = plain_nms(predictions[0], conf_thres, nms_thres, merge=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+@quick
+@given(images, thresholds, st.integers(1, 4), st.integers(1, 9))
+def test_blocks_of_any_size_keep_what_a_greedy_loop_keeps(predictions, nms_thres, block, pairs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nms_module, "BLOCK", block)
+        patch.setattr(nms_module, "PAIRS", pairs)
+        found, = non_max_suppression(predictions, 0.0, nms_thres, max_det=None)
+    assert torch.equal(found, plain_nms(predictions[0], 0.0, nms_thres))
 
 
 def test_both_equal_their_loops_on_many_boxes():

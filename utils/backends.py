@@ -1,12 +1,14 @@
 """Ways to run a trained network: each is a function images (B, 3, H, W) float32 -> (B, N, 5 + K), as Darknet in eval mode.
 
 "torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and "openvino": on the
-CPU, from an ONNX file made for the purpose. "auto": the fastest of those installed (benchmarks: forward), where there are images enough
-to pay for its start.
+CPU, from an ONNX file made for the purpose. "auto": the fastest of those installed (benchmarks: forward), where there is work enough to
+pay for its start.
 """
 
 import importlib.util
+import math
 import tempfile
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -16,11 +18,11 @@ from torch import Tensor, nn
 from utils.onnx_export import export_onnx
 
 FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
-WORTH_IT = 100  # images from which "auto" makes an ONNX file: that takes seconds, and saves a fraction of a forward pass each
+WORTH_IT = 30.0  # seconds of forward passes from which "auto" makes an ONNX file: that takes about 6, and saves about a quarter
 Predict = Callable[[Tensor], Tensor]
 
 
-def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = float("inf")) -> tuple[str, Predict]:
+def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf) -> tuple[str, Predict]:
     """(name of the backend taken, its function) for a Darknet, which stays as it is.
 
     size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is missing, naming the
@@ -28,13 +30,32 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
     """
     device = next(model.parameters()).device
     if name == "auto":
-        name = next((kind for kind in FROM_ONNX if device.type == "cpu" and images >= WORTH_IT and not missing_packages(kind)), "torch")
+        name = _choose(model, size, images)
     if name in FROM_ONNX and device.type != "cpu":
         raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take --backend torch")
     if missing := missing_packages(name):
         raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
     make = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}[name]
     return name, make(model, size)
+
+
+def _choose(model: nn.Module, size: tuple[int, int], images: float) -> str:
+    """What "auto" stands for."""
+    device = next(model.parameters()).device
+    found = [name for name in FROM_ONNX if device.type == "cpu" and not missing_packages(name)]
+    if not found or (images != math.inf and images * _seconds(model, size) < WORTH_IT):
+        return "torch"
+    return found[0]
+
+
+@torch.inference_mode()
+def _seconds(model: nn.Module, size: tuple[int, int]) -> float:
+    """Of one forward pass by torch, the second of two."""
+    fast, image = model.optimize(), torch.zeros(1, 3, size[1], size[0])
+    fast(image)
+    started = time.perf_counter()
+    fast(image)
+    return time.perf_counter() - started
 
 
 def missing_packages(name: str) -> list[str]:

@@ -11,6 +11,8 @@ from torchvision.ops import batched_nms
 from utils.boxes import cxcywh_to_xyxy
 
 # B images, N predictions an image, C classes, n detections
+BLOCK = 256  # boxes that torchvision sees at a time on a CPU
+PAIRS = 1 << 16  # compared in one step: their terms stay in the cache
 
 
 def non_max_suppression(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5,
@@ -52,17 +54,50 @@ def select_candidates(prediction: Tensor, conf_thres: float, max_candidates: int
 
 
 def keep_best(boxes: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
-    """(n, 4) xyxy boxes of (n, 7) rows in descending score -> (k,) indices that class-wise NMS keeps, ascending.
+    """(n, 4) xyxy boxes of (n, 7) rows in descending score -> (k,) indices that class-wise greedy NMS keeps, ascending.
 
-    batched_nms moves the classes apart by adding class x (largest coordinate + 1). That separates them only if no
-    coordinate is negative (hence the shift to zero) and is exact only in double precision: a net at the start of its
-    training draws boxes 1e8 pixels wide.
+    On a CPU in blocks: torchvision decides within the best BLOCK boxes that are left, then one vectorised step drops what those overlap
+    among all others. The result is the plain loop's; on an untrained net's 10,000 boxes that takes about a third of torchvision's time.
+    """
+    labels = rows[:, 5]
+    if boxes.device.type != "cpu" or len(boxes) <= BLOCK:
+        return _library_nms(boxes, labels, nms_thres)
+    sides = torch.cat([boxes.t(), ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[None]])  # (5, n): x1, y1, x2, y2, area
+    several = bool((labels != labels[0]).any())
+    left, kept = torch.arange(len(boxes)), []
+    while len(left):
+        best, left = left[:BLOCK], left[BLOCK:]
+        best = best[_library_nms(boxes[best], labels[best], nms_thres)]
+        kept.append(best)
+        free = [_no_overlap(sides[:, best], sides[:, part], nms_thres, (labels[best], labels[part]) if several else None)
+                for part in left.split(max(PAIRS // len(best), 1))]
+        left = left[torch.cat(free)]
+    return torch.cat(kept)
+
+
+def _library_nms(boxes: Tensor, labels: Tensor, nms_thres: float) -> Tensor:
+    """torchvision's, on boxes in descending score.
+
+    batched_nms moves the classes apart by adding class x (largest coordinate + 1). That separates them only if no coordinate is negative
+    (hence the shift to zero) and is exact only in double precision: a net at the start of its training draws boxes 1e8 pixels wide.
+    Ranks stand for the scores, since of equal scores the earlier row comes first.
     """
     if not len(boxes):
         return torch.zeros(0, dtype=torch.long, device=boxes.device)
     boxes = boxes.double() - boxes.min().double()
-    # batched_nms leaves the order of equal scores open; ascending indices are descending scores, the earlier row first
-    return batched_nms(boxes, rows[:, 4].double(), rows[:, 5].long(), nms_thres).sort().values
+    ranks = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
+    return batched_nms(boxes, ranks, labels.long(), nms_thres).sort().values
+
+
+def _no_overlap(kept: Tensor, others: Tensor, nms_thres: float, labels: tuple[Tensor, Tensor] | None) -> Tensor:
+    """(5, k) and (5, m) sides, the labels of both or None where all are one class -> (m,) bool: IoU <= nms_thres with each kept box."""
+    x1, y1, x2, y2, area = kept[:, :, None]
+    inter = torch.minimum(x2, others[2]).sub_(torch.maximum(x1, others[0])).clamp_(min=0)
+    inter *= torch.minimum(y2, others[3]).sub_(torch.maximum(y1, others[1])).clamp_(min=0)
+    overlap = inter.div_((area + others[4]).sub_(inter)) > nms_thres  # 0 / 0 of two empty boxes is NaN: no overlap, as torchvision has it
+    if labels is not None:
+        overlap &= labels[0][:, None] == labels[1]
+    return ~overlap.any(dim=0)
 
 
 def _suppress(rows: Tensor, nms_thres: float) -> Tensor:

@@ -6,6 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 
 def _save(figure, path: Path) -> None:
@@ -31,6 +32,7 @@ def plot_training(rows: list[dict], path: Path) -> None:
     gamma.set(title="quantiles of prunable |gamma|", xlabel="epoch", ylim=(0, None))
     for axis in (loss, scores, gamma):
         axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axis.lines:
             axis.legend(fontsize=8)
     _save(figure, path)
