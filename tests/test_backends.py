@@ -81,13 +81,15 @@ def test_torch_compile_is_asked_to_freeze_the_folded_net(net, monkeypatch):
     assert_same(net, predict)
 
 
-def test_auto_takes_the_first_that_is_installed_where_there_are_images_enough(net, monkeypatch):
+def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, monkeypatch):
+    monkeypatch.setattr(backends, "_seconds", lambda model, size: 0.5)
     monkeypatch.setattr(backends, "_onnxruntime", lambda model, size: "onnxruntime's")
     monkeypatch.setattr(backends, "_openvino", lambda model, size: "openvino's")
     gone = set()
     monkeypatch.setattr(backends, "missing_packages", lambda name: [name] if name in gone else [])
     assert make_backend("auto", net, SIZE) == ("onnxruntime", "onnxruntime's")
-    assert make_backend("auto", net, SIZE, images=3)[0] == "torch"
+    assert make_backend("auto", net, SIZE, images=59)[0] == "torch"
+    assert make_backend("auto", net, SIZE, images=60)[0] == "onnxruntime"
     gone.add("onnxruntime")
     assert make_backend("auto", net, SIZE) == ("openvino", "openvino's")
     gone.add("openvino")
