@@ -52,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none", help="press harder on channels that cost "
                    "more: s times the root of the operations, or of the measured time, that a channel costs")
     s.add_argument("--rescale", type=cli.rescaling, default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
-                   "changing the function; without it a short -sr run selects nothing (auto: 0.05)")
+                   "changing the function; without it a short -sr run selects nothing (auto: 0.05, where the activations allow it)")
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
                    "test_prune.py can prune, or the reference's rule")
     s.add_argument("--percent", type=cli.percent, default=0.85, help="cut to judge the sparsity by, each epoch")

@@ -320,6 +320,16 @@ def test_rescaling_is_refused_where_activations_do_not_allow_it(tiny_cfg):
         rescale_gammas(Darknet(tiny_cfg), 0.05)
 
 
+def test_auto_rescaling_says_where_it_cannot_and_goes_on_a_factor_stops(arguments, tiny_cfg, capsys):
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("activation=leaky", "activation=mish"))
+    trainer = Trainer(arguments("-sr", "--rescale", "auto"))
+    trainer.announce()
+    out = capsys.readouterr().out
+    assert trainer.rescale == 1.0 and "gammas not rescaled: layer 0 [convolutional] has activation mish" in out and "selects nothing" in out
+    with pytest.raises(RescaleError, match="activation mish"):
+        Trainer(arguments("--name", "next", "-sr", "--rescale", "0.05"))
+
+
 def test_rescaling_happens_once_and_is_recorded(arguments):
     trainer = Trainer(arguments("-sr", "--rescale", "0.1"))
     assert trainer.rescale == 0.1 and trainer.model.module_list[0][1].weight.max().item() == pytest.approx(0.1)

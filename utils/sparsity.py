@@ -143,9 +143,9 @@ def describe_budget(gammas: list[Tensor], args, steps_per_epoch: int) -> list[st
     if epochs > args.epochs:
         line += f"; {args.epochs} epochs are too few: s = {args.s * epochs / args.epochs:.2g} would fit"
     lines = [line]
-    if args.rescale == "none" and start > 0.3:
-        lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing (--rescale auto shrinks "
-                     "them without changing the function)")
+    if start > 0.3:
+        lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"
+                     + (" (--rescale auto shrinks them without changing the function)" if args.rescale == "none" else ""))
     return lines
 
 

@@ -25,7 +25,7 @@ from utils.metrics import EvalResult
 from utils.plots import plot_training
 from utils.prune_graph import channel_graph
 from utils.publish import publish
-from utils.rescale import rescale_gammas
+from utils.rescale import rescale_gammas, rescale_obstacles
 from utils.run_folder import RunFolder, environment, new_run_path, require_tensorboard
 from utils.schedule import learning_rate
 from utils.setup import dataset, model_and_data
@@ -103,10 +103,18 @@ class Trainer:
             words = f"warning: {args.weights} is not there (weights/download_weights.py fetches it): from scratch"
         self.rescale = float(loaded.get("rescale", 1.0))
         if args.sr and args.rescale != "none":
-            alpha = AUTO_RESCALE if args.rescale == "auto" else args.rescale
-            rescale_gammas(self.model, alpha / self.rescale)
-            self.rescale = alpha
+            words += self._rescale()
         return words
+
+    def _rescale(self) -> str:
+        """Shrink the gammas as --rescale says; where "auto" cannot, say why and leave them. Returns the words."""
+        alpha = AUTO_RESCALE if self.args.rescale == "auto" else self.args.rescale
+        obstacles = rescale_obstacles(self.model.module_defs)
+        if obstacles and self.args.rescale == "auto":
+            return f"; gammas not rescaled: {obstacles[0]}" + (f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else "")
+        rescale_gammas(self.model, alpha / self.rescale)
+        self.rescale = alpha
+        return f"; gammas rescaled by {alpha:g}, same function"
 
     def _build_data(self, defs: list[dict]) -> None:
         args = self.args

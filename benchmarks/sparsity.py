@@ -1,0 +1,85 @@
+r"""What each kind of sparse training gives in equal epochs: a run of train.py -sr a variant, then the same cut, not fine-tuned.
+
+    python -m benchmarks.sparsity --cfg logs/demo/yolov3-tiny-demo.cfg --weights logs/demo/baseline/best.pth --data data/demo/demo.data \
+        --train "--epochs 2 --lr 3e-3 --batch_size 8 --augment flip"
+
+Runs of an earlier call with the same --name are not repeated.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from utils import cli
+from utils.prune_explore import write_csv
+from utils.tables import ascii_table
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS = {
+    "l1": "--sparsity l1 --rescale none --s-schedule constant",
+    "prox": "--sparsity prox --rescale none --s-schedule constant",
+    "l1, rescaled": "--sparsity l1 --rescale auto --s-schedule constant",
+    "prox, rescaled": "--sparsity prox --rescale auto --s-schedule constant",
+    "prox, rescaled, decay": "--sparsity prox --rescale auto --s-schedule decay",
+    "prox, rescaled, ease": "--sparsity prox --rescale auto --s-schedule ease",
+    "polarize, rescaled, ease": "--sparsity polarize --rescale auto --s-schedule ease",
+    "prox, rescaled, ease, flops": "--sparsity prox --rescale auto --s-schedule ease --sparsity-weight flops",
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.sparsity", description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument("--cfg", required=True)
+    p.add_argument("--weights", required=True, help="the dense net")
+    p.add_argument("--data", required=True)
+    p.add_argument("--s", type=cli.positive_float, nargs="+", default=[0.01, 0.04], help="strengths, each with every variant")
+    p.add_argument("--train", default="--epochs 2 --lr 3e-3", metavar="FLAGS", help="of train.py, for every variant")
+    p.add_argument("--target-flops", type=cli.ratio, default=0.3, help="share of the FLOPs to cut to")
+    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="some of them only")
+    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
+    p.add_argument("--name", default="sparsity", help="runs are logs/NAME/..., the table logs/NAME/table.csv")
+    return p.parse_args(argv)
+
+
+def run(*command: object) -> None:
+    """One of the project's scripts; stops when it fails."""
+    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+
+
+def measure(args: argparse.Namespace, variant: str, s: float) -> dict:
+    """Train and cut one variant, unless that was done: one row of the table."""
+    name = f"{args.name}/{variant.replace(',', '').replace(' ', '-')}-s{s:g}"
+    folder, pruned = Path("logs") / name, Path("logs") / name / "pruned"
+    common = "--cfg", args.cfg, "--data", args.data, "--threads", args.threads
+    if not any(pruned.glob("*-report.json")):
+        run("train.py", *common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]), *shlex.split(args.train),
+            "--no-publish", "--name", name)
+        run("test_prune.py", *common, "--weights", folder / "best.pth", "--target-flops", args.target_flops, "--recalibrate", 20,
+            "--repeats", 0, "--out", pruned)
+    with open(folder / "metrics.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    report = json.loads(next(pruned.glob("*-report.json")).read_text())
+    return {"variant": variant, "s": s, "sparse mAP": round(float(last["map50"]), 4), "gammas exactly 0": round(float(last["gamma_zero"]), 3),
+            "mAP after the cut": round(report["after"]["map50"], 4), "channels cut": round(report["share_cut"], 3)}
+
+
+def main() -> None:
+    """Every variant with every strength, then the table."""
+    args = parse_args()
+    os.chdir(ROOT)
+    rows = []
+    for s in args.s:
+        for variant in args.variants or VARIANTS:
+            rows.append(measure(args, variant, s))
+            write_csv(Path("logs") / args.name / "table.csv", rows)
+    print(ascii_table([list(rows[0]), *(list(row.values()) for row in rows)]))
+
+
+if __name__ == "__main__":
+    cli.run(main)
