@@ -1,0 +1,87 @@
+"""How fast everything is, beside plain stand-ins, other runtimes and, with --peer, another checkout.
+
+    python -m benchmarks                                   # all items, about ten minutes on two cores
+    python -m benchmarks --only forward nms --json a.json
+    python -m benchmarks --peer ../PyTorch-YOLOv3          # a repository with models.Darknet and utils.utils
+
+Every contestant is a process of its own with the same number of threads; after a warm-up all of an item are timed in turn, so that a
+machine whose speed drifts treats them alike.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from utils import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=cli.HelpFormatter)
+    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step prune startup growth (default: all)")
+    p.add_argument("--peer", type=Path, metavar="PATH", help="another checkout to time beside this one")
+    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="of every contestant (0: as torch chooses)")
+    p.add_argument("--repeats", type=cli.positive_int, metavar="N", help="measured rounds (default: the item's, slow contestants dropping out early)")
+    p.add_argument("--warmup", type=cli.count, metavar="N", help="rounds before them (default: the item's)")
+    nets = p.add_argument_group("nets")
+    nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms and prune, with random weights")
+    nets.add_argument("--size", type=cli.positive_int, metavar="PX", help="square input of those (default: the cfg's)")
+    nets.add_argument("--target", type=cli.ratio, default=0.3, help="share of the FLOPs that forward's pruned net keeps")
+    nets.add_argument("--dense", nargs=2, metavar=("CFG", "WEIGHTS"), help="forward: your own dense net instead")
+    nets.add_argument("--pruned", nargs=2, metavar=("CFG", "WEIGHTS"), help="and what it was pruned to")
+    o = p.add_argument_group("output")
+    o.add_argument("--out", type=Path, default=Path("output/benchmarks"), metavar="DIR", help="for results.json, table.md and a PNG an item")
+    o.add_argument("--json", type=Path, metavar="FILE", help="write results.json there too")
+    args = p.parse_args(argv)
+    if bool(args.dense) != bool(args.pruned):
+        p.error("--dense and --pruned belong together; found one of them")
+    return args
+
+
+def chosen(names: list[str] | None, known: list[str]) -> list[str]:
+    """The items to run, in their own order. Raises ValueError on a name that there is not."""
+    if unknown := [name for name in names or [] if name not in known]:
+        raise ValueError(f"--only: found {' '.join(unknown)}, expected some of {', '.join(known)}")
+    return [name for name in known if not names or name in names]
+
+
+def check_peer(path: Path | None) -> Path | None:
+    """The peer's absolute path. Raises ValueError when it does not look like one."""
+    if path and not ((path / "models.py").is_file() and (path / "utils").is_dir()):
+        raise ValueError(f"--peer {path}: expected a folder with models.py and utils/")
+    return path and path.resolve()
+
+
+def progress(text: str) -> None:
+    """A line on standard error, which is not part of the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """For each item: make what it needs -> contest -> table; all files anew after every item, so that a stopped run leaves its results."""
+    args = parse_args()
+    args.peer, args.out = check_peer(args.peer), args.out.resolve()
+    from benchmarks import contest, items, output
+    import torch
+
+    names = chosen(args.only, list(items.ITEMS))
+    settings = contest.Settings(args.threads or torch.get_num_threads(), args.repeats, args.warmup, progress)
+    results = {"environment": output.conditions(settings.threads, sys.argv[1:]), "items": []}
+    print(output.describe(results["environment"]), flush=True)
+    started = time.perf_counter()
+    json_file = args.json and args.json.resolve()
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+            progress(f"{name}: preparing")
+            for item in items.ITEMS[name](args, Path(folder)):
+                outcomes = contest.run_item(item, settings, Path(folder))
+                results["items"].append(contest.item_summary(item, outcomes))
+                print(output.screen(results["items"][-1]), flush=True)
+                output.write_results(results, args.out, json_file)
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; written: {args.out}{f', {args.json}' if args.json else ''}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,90 @@
+"""Contestants of a forward pass, each a function of options that returns `run`. They run in worker processes."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import Darknet
+from utils.backends import make_backend
+from utils.nms import non_max_suppression
+
+
+def net_of(cfg: str, weights: str) -> nn.Module:
+    """A Darknet in eval mode, as it was trained."""
+    model = Darknet(cfg)
+    model.load_darknet_weights(weights)
+    return model.eval().requires_grad_(False)
+
+
+def off_by(found: Tensor, expected: Tensor) -> dict:
+    """Largest difference of two outputs relative to the largest value: that contestants compute the same is part of the comparison."""
+    return {"off_by": ((found - expected).abs().max() / expected.abs().max()).item()}
+
+
+def _contest(predict, images: str, expected: str):
+    """`run` of a function on the images of a file, and how far its output is from the expected one."""
+    batch, wanted = torch.from_numpy(np.load(images)), torch.from_numpy(np.load(expected))
+
+    @torch.inference_mode()
+    def run() -> None:
+        """One forward pass, decoding included."""
+        predict(batch)
+
+    with torch.inference_mode():
+        return run, off_by(predict(batch), wanted)
+
+
+def eager(cfg: str, weights: str, images: str, expected: str):
+    """PyTorch as trained: batch norm a layer of its own, contiguous tensors. The plain stand-in of the reference implementation."""
+    return _contest(net_of(cfg, weights), images, expected)
+
+
+def backend(name: str, cfg: str, weights: str, images: str, expected: str):
+    """One of utils.backends."""
+    height, width = np.load(images, mmap_mode="r").shape[2:]
+    return _contest(make_backend(name, net_of(cfg, weights), (width, height))[1], images, expected)
+
+
+def opencv(cfg: str, weights: str, images: str, expected: str):
+    """OpenCV's own Darknet reader and network: relative boxes, cell by cell. Its order differs, so sorted objectness is compared."""
+    net = cv2.dnn.readNetFromDarknet(cfg, weights)
+    net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
+    outputs, batch = net.getUnconnectedOutLayersNames(), np.load(images)
+
+    def run() -> list[np.ndarray]:
+        """One forward pass: the outputs of the yolo layers."""
+        net.setInput(batch)
+        return net.forward(outputs)
+
+    found = np.concatenate([out.reshape(len(batch), -1, out.shape[-1]) for out in run()], axis=1)
+    objectness = [torch.from_numpy(np.sort(values[..., 4], axis=1)) for values in (found, np.load(expected))]
+    return run, off_by(*objectness)
+
+
+def detect_batches(cfg: str, weights: str, size: int, images: int, batch: int = 8):
+    """Forward pass and NMS over so many random images, in batches."""
+    model = net_of(cfg, weights).optimize()
+    pixels = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    @torch.inference_mode()
+    def run() -> None:
+        """All images once."""
+        for part in pixels.split(batch):
+            non_max_suppression(model(part.contiguous(memory_format=torch.channels_last)))
+
+    return run
+
+
+def width(cfg: str, size: int):
+    """Forward pass of a folded net with random weights."""
+    torch.manual_seed(0)
+    model = Darknet(cfg).optimize()
+    pixels = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run() -> None:
+        """One forward pass."""
+        model(pixels)
+
+    return run

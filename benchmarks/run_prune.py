@@ -1,0 +1,31 @@
+"""The road of test_prune.py without its evaluation and timing, as a contestant. Runs in a worker process."""
+
+import shutil
+import time
+
+from models import Darknet
+from utils import prune_report, pruning
+from utils.prune_args import parse_prune_args
+
+
+def prune(words: list[str]):
+    """Load, cut, verify and write in this process; the times of the last run's parts go into the facts."""
+    args = parse_prune_args("", words)
+    facts: dict[str, str] = {}
+
+    def run() -> None:
+        """All parts once."""
+        shutil.rmtree(args.out, ignore_errors=True)
+        clock = [time.perf_counter()]
+        job = pruning.load(args, Darknet)
+        clock.append(time.perf_counter())
+        plan = pruning.plan_cut(job)
+        clock.append(time.perf_counter())
+        compact = pruning.compact_and_verify(job, plan)
+        clock.append(time.perf_counter())
+        prune_report.report(job, plan, compact, None, None, None)
+        clock.append(time.perf_counter())
+        for part, begin, end in zip(("load", "plan", "cut+verify", "write"), clock, clock[1:]):
+            facts[part] = f"{end - begin:.2f} s"
+
+    return run, facts
