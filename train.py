@@ -7,76 +7,12 @@
 import argparse
 
 from utils import cli
-
-DEFAULT_WEIGHTS = "weights/yolov3.weights"
+from utils.train_args import parse_train_args
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of train.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
-    model = p.add_argument_group("model and data")
-    cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from (default: {DEFAULT_WEIGHTS}; none there: from scratch)")
-    cli.add_data_flags(model)
-    cli.add_run_flags(model, batch_size=16)
-    t = p.add_argument_group("training")
-    t.add_argument("--epochs", type=cli.positive_int, default=100)
-    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3)
-    t.add_argument("--momentum", type=cli.ratio, default=0.9)
-    t.add_argument("--weight_decay", type=float, default=5e-4, help="on convolution kernels only")
-    t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine")
-    t.add_argument("--warmup", type=float, default=1.0, metavar="EPOCHS", help="epochs of rising learning rate")
-    t.add_argument("--accumulate", type=cli.positive_int, default=1, metavar="N", help="batches an optimiser step")
-    t.add_argument("--clip", type=float, default=500.0, metavar="NORM", help="largest gradient norm; 0: any (usual: about 100)")
-    t.add_argument("--ema", type=cli.ratio, default=0.998, metavar="DECAY", help="average of weights; 0: none")
-    t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="half precision on a GPU")
-    t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="keep layers 0..N-1 as they are")
-    t.add_argument("--seed", type=int, default=0)
-    loss = p.add_argument_group("loss")
-    loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou")
-    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", help="anchors that fit a box this well "
-                      "are positive too; 1: the best alone, as in YOLOv3")
-    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU")
-    a = p.add_argument_group("augmentation")
-    a.add_argument("--augment", choices=("none", "flip", "standard"), default="standard",
-                   help="standard: flip, scale, translate, HSV")
-    a.add_argument("--mosaic", type=cli.ratio, default=0.0, metavar="P", help="share of pictures made of four")
-    a.add_argument("--multiscale_training", action="store_true", help="another input size every batch")
-    s = p.add_argument_group("sparsity")
-    s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="L1 on batch-norm gammas")
-    # -s is declared so that argparse does not read it as a short form of -sr
-    s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA", help="strength of -sr")
-    s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="l1", help="sub-gradient; soft threshold after the step: the "
-                   "same drift, but exact zeros; or L1 on the small gammas only (Zhuang et al. 2020)")
-    s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant", help="decay: s falls to 0; ease: in "
-                   "the second half it falls to 0 for the channels that survived the first")
-    s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none", help="press harder on channels that cost "
-                   "more: s times the root of the operations, or of the measured time, that a channel costs")
-    s.add_argument("--rescale", type=cli.rescaling, default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
-                   "changing the function; without it a short -sr run selects nothing (auto: 0.05, where the activations allow it)")
-    s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
-                   "test_prune.py can prune, or the reference's rule")
-    s.add_argument("--percent", type=cli.percent, default=0.85, help="cut to judge the sparsity by, each epoch")
-    r = p.add_argument_group("recovery of a pruned net")
-    r.add_argument("--teacher-cfg", metavar="CFG", help="the dense net, to learn from while fine-tuning")
-    r.add_argument("--teacher-weights", metavar="FILE", help="its weights")
-    r.add_argument("--distill-gain", type=cli.positive_float, default=1.0, help="weight of the teacher's terms in the loss")
-    r.add_argument("--rewind", type=cli.count, default=0, metavar="N", help="learning-rate rewinding: train as the last --epochs of a run "
-                   "of N epochs would (Renda et al. 2020)")
-    o = p.add_argument_group("output")
-    o.add_argument("--name", metavar="RUN", help="folder under logs/ (default: from the cfg and the time)")
-    o.add_argument("--resume", metavar="RUN", help="folder of a run to go on with; its own arguments count")
-    o.add_argument("--evaluation_interval", type=cli.positive_int, default=1, metavar="EPOCHS")
-    o.add_argument("--checkpoint_interval", type=cli.count, default=0, metavar="EPOCHS",
-                   help="keep a numbered checkpoint every so often; 0: last and best alone")
-    o.add_argument("--tensorboard", action="store_true")
-    o.add_argument("--no-publish", action="store_true", help="leave checkpoints/ and weights/ as they are")
-    cli.add_score_flags(o)
-    args = p.parse_args(argv)
-    if bool(args.teacher_cfg) != bool(args.teacher_weights):
-        p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
-    args.weights_named = args.weights is not None
-    args.weights = args.weights or DEFAULT_WEIGHTS
-    return args
+    return parse_train_args(__doc__, argv)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import runpy
 from pathlib import Path
 
 import cv2
@@ -15,9 +14,8 @@ from models import Darknet
 from utils.augmentations import Augmentation
 from utils.boxes import wh_iou
 from utils.datasets import Draw, ListDataset, TrainSampler, collate, label_path, read_image_list, training_loader
+from utils.train_args import parse_train_args
 from utils.trainer import Trainer
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # B images, A anchors of a head, G cells a side, K classes, T targets
 
@@ -82,9 +80,7 @@ def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader:
     """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting by its default
     number of processes; without, the same batches again and again."""
     words = ["--model_def", cfg, "--data", data, "--img_size", str(size), "--batch_size", str(batch), "--name", "step", "--no-publish"]
-    # a script is run here, not imported, so that its defaults are the ones that are timed
-    args = runpy.run_path(str(ROOT / "train.py"))["parse_args"](words)
-    trainer = Trainer(args, Darknet)
+    trainer = Trainer(parse_train_args(__doc__, words), Darknet)
     if not loader:
         trainer.loader = fixed_batches(str(trainer.data.train), size, batch, steps)
     epochs, facts = itertools.count(1), {"loader processes": trainer.loader.num_workers if loader else 0}
