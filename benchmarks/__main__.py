@@ -29,6 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms and prune, with random weights")
     nets.add_argument("--size", type=cli.positive_int, metavar="PX", help="square input of those (default: the cfg's)")
     nets.add_argument("--target", type=cli.ratio, default=0.3, help="share of the FLOPs that forward's pruned net keeps")
+    nets.add_argument("--divisor", type=cli.positive_int, default=16, metavar="N", help="its widths are multiples of N: runtimes work in blocks")
     nets.add_argument("--dense", nargs=2, metavar=("CFG", "WEIGHTS"), help="forward: your own dense net instead")
     nets.add_argument("--pruned", nargs=2, metavar=("CFG", "WEIGHTS"), help="and what it was pruned to")
     o = p.add_argument_group("output")

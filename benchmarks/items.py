@@ -29,7 +29,7 @@ def forward(args: argparse.Namespace, folder: Path) -> list[Item]:
     reduction = dense.cost.macs / pruned.cost.macs
     width, height = (int(materials.parse_model_config(dense.cfg)[0][side]) for side in ("width", "height"))
     title = (f"Forward pass with decoding, batch 1, {width}x{height}: dense {2 * dense.cost.macs / 1e9:.2f} GFLOPs, pruned "
-             f"{2 * pruned.cost.macs / 1e9:.2f} ({pruned.cost.macs / dense.cost.macs:.1%})")
+             f"{2 * pruned.cost.macs / 1e9:.2f} ({pruned.cost.macs / dense.cost.macs:.1%}{'' if args.dense else f', widths in {args.divisor}s'})")
     return [Item("forward", title, contestants, repeats=15, warmup=2, remarks=lambda outcomes: forward_remarks(outcomes, reduction))]
 
 
@@ -38,7 +38,7 @@ def nets(args: argparse.Namespace, folder: Path) -> tuple[materials.Net, materia
     if args.dense:
         return tuple(materials.user_net(*pair, args.size, folder, name) for name, pair in (("dense", args.dense), ("pruned", args.pruned)))
     dense = materials.store_net(materials.random_net(materials.sized_defs(args.cfg, args.size)), folder, "dense")
-    return dense, materials.pruned_twin(dense, args.target, folder)
+    return dense, materials.pruned_twin(dense, args.target, folder, args.divisor)
 
 
 def ways_to_run(label: str, net: materials.Net, peer: Path | None) -> list[Contestant]:

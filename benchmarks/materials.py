@@ -90,9 +90,9 @@ def prune_words(net: Net, out: Path) -> list[str]:
     return ["--cfg", str(net.cfg), "--weights", str(net.weights), "--data", str(data), "--no-eval", "--repeats", "0", "--out", str(out / "files")]
 
 
-def pruned_twin(net: Net, target: float, folder: Path) -> Net:
-    """`net` cut to `target` of its FLOPs by the project's own search, and verified."""
-    args = parse_prune_args("", [*prune_words(net, folder / "cut"), "--target-flops", str(target)])
+def pruned_twin(net: Net, target: float, folder: Path, divisor: int = 1) -> Net:
+    """`net` cut to `target` of its FLOPs by the project's own search, widths multiples of `divisor`, and verified."""
+    args = parse_prune_args("", [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)])
     with contextlib.redirect_stdout(io.StringIO()):
         job = pruning.load(args, Darknet)
         compact = pruning.compact_and_verify(job, pruning.plan_cut(job))
