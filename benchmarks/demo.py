@@ -41,7 +41,7 @@ def make_data(seed: int, keep: bool) -> None:
     """Draw the set in the Oxford release's layout and convert it as the real one."""
     if not keep:
         shutil.rmtree(ROOT / DATA, ignore_errors=True)
-    run("data/synthesize_hands.py", "--out", DATA, "--train", 2500, "--valid", 100, "--test", 300, "--size", 192, "--sides", 0.35, 0.6,
+    run("data/synthesize_hands.py", "--out", DATA, "--train", 1900, "--valid", 100, "--test", 300, "--size", 192, "--sides", 0.35, 0.6,
         "--most-hands", 2, "--min-visible", 0.85, "--seed", seed)
     run("data/converter.py", "--root", DATA)
     (ROOT / DATA / "demo.data").write_text(f"classes=1\ntrain={DATA}/train.txt\nvalid={DATA}/valid.txt\nnames=data/oxfordhand.names\n")

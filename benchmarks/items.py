@@ -84,7 +84,13 @@ def nms(args: argparse.Namespace, folder: Path) -> list[Item]:
         stored = str(materials.store_predictions(folder, options))
         ways.append(Contestant("peer", "run_peer.py", "nms", {"predictions": stored}, NMS_IMAGES, root=args.peer))
     sizes = f"{NMS_IMAGES} images, {options['size']} px, raw maps near 0"
-    return [Item("decode", f"Decoding: {sizes}", decoders, repeats=30, unit="images"),
+    narrow = materials.store_net(materials.random_net(materials.sized_defs(NARROW, None)), folder, "narrow")
+    detector = {"cfg": str(narrow.cfg), "weights": str(narrow.weights), "size": STEP["size"], "images": 32}
+    extremes = [Contestant(name, "run_forward.py", "detect_batches", detector | {"conf": conf}, detector["images"])
+                for name, conf in (("no box enters NMS: at best", 1.0), ("every box enters: at worst", 0.0))]
+    return [Item("untrained", f"What an untrained net can cost: {NARROW.name}, {STEP['size']} px, forward and NMS under the bounds of mAP", extremes,
+                 repeats=8, unit="images"),
+            Item("decode", f"Decoding: {sizes}", decoders, repeats=30, unit="images"),
             Item("nms", f"NMS at objectness 0.01, IoU 0.5: {sizes}, so that every box enters", ways, repeats=8, warmup=0, limit_s=15,
                  unit="images")]
 
@@ -120,9 +126,14 @@ def step(args: argparse.Namespace, folder: Path) -> list[Item]:
     cfg, train_list = str(NARROW), str(data.parent / "train.txt")
     plain = STEP | {"cfg": cfg, "train_list": train_list}
     ours = STEP | {"cfg": cfg, "data": str(data)}
+    larger = {"batch": 2 * STEP["batch"], "steps": STEP["steps"] // 2}
     ways = [Contestant("plain step, no loader", "run_training.py", "plain_training", plain, PICTURES),
             Contestant("ours, no loader", "run_training.py", "our_training", ours | {"loader": False}, PICTURES),
-            Contestant("ours with loader and augmentation", "run_training.py", "our_training", ours | {"loader": True}, PICTURES)]
+            Contestant("ours with loader and augmentation", "run_training.py", "our_training", ours | {"loader": True}, PICTURES),
+            Contestant("tried: contiguous tensors", "run_training.py", "our_training", ours | {"loader": False, "change": "contiguous"}, PICTURES),
+            Contestant("tried: optimiser foreach, not fused", "run_training.py", "our_training", ours | {"loader": False, "change": "foreach"}, PICTURES),
+            Contestant("tried: compiled forward", "run_training.py", "our_training", ours | {"loader": False, "change": "compiled"}, PICTURES),
+            Contestant("tried: batch 32", "run_training.py", "our_training", ours | {"loader": False} | larger, PICTURES)]
     if args.peer:
         stored = str(materials.store_batches(folder, train_list, STEP["size"], STEP["batch"], STEP["steps"]))
         ways.append(Contestant("peer, no loader", "run_peer.py", "training", {"cfg": cfg, "batches": stored, "steps": STEP["steps"]}, PICTURES,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models import Darknet
 from utils.backends import make_backend
+from utils.evaluate import ScoreOptions
 from utils.nms import non_max_suppression
 
 
@@ -62,16 +63,17 @@ def opencv(cfg: str, weights: str, images: str, expected: str):
     return run, off_by(*objectness)
 
 
-def detect_batches(cfg: str, weights: str, size: int, images: int, batch: int = 8):
-    """Forward pass and NMS over so many random images, in batches."""
-    model = net_of(cfg, weights).optimize()
+def detect_batches(cfg: str, weights: str, size: int, images: int, batch: int = 8, conf: float = 0.01):
+    """Forward pass and NMS, under the bounds of mAP, over so many random images, in batches."""
+    model, options = net_of(cfg, weights).optimize(), ScoreOptions()
     pixels = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
 
     @torch.inference_mode()
     def run() -> None:
         """All images once."""
         for part in pixels.split(batch):
-            non_max_suppression(model(part.contiguous(memory_format=torch.channels_last)))
+            found = model(part.contiguous(memory_format=torch.channels_last))
+            non_max_suppression(found, conf, options.nms_thres, options.max_det, options.max_candidates)
 
     return run
 

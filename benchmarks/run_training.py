@@ -76,13 +76,15 @@ def fixed_batches(train_list: str, size: int, batch: int, steps: int) -> list[tu
     return [collate([pictures[draw] for draw in itertools.islice(draws, batch)]) for _ in range(steps)]
 
 
-def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader: bool):
+def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader: bool, change: str = ""):
     """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting by its default
-    number of processes; without, the same batches again and again."""
+    number of processes; without, the same batches again and again. change: something that was tried instead, see CHANGES."""
     words = ["--model_def", cfg, "--data", data, "--img_size", str(size), "--batch_size", str(batch), "--name", "step", "--no-publish"]
     trainer = Trainer(parse_train_args(__doc__, words), Darknet)
     if not loader:
         trainer.loader = fixed_batches(str(trainer.data.train), size, batch, steps)
+    if change:
+        CHANGES[change](trainer)
     epochs, facts = itertools.count(1), {"loader processes": trainer.loader.num_workers if loader else 0}
 
     def run() -> None:
@@ -90,6 +92,23 @@ def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader:
         trainer.train_one_epoch(next(epochs))
 
     return run, facts
+
+
+def _contiguous(trainer: Trainer) -> None:
+    trainer.model.to(memory_format=torch.contiguous_format)
+
+
+def _unfused(trainer: Trainer) -> None:
+    for group in trainer.optimizer.param_groups:
+        group.update(fused=False, foreach=True)
+    trainer.optimizer.defaults.update(fused=False, foreach=True)
+
+
+def _compiled(trainer: Trainer) -> None:
+    trainer.forward = torch.compile(trainer.model)
+
+
+CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled}
 
 
 def plain_training(cfg: str, train_list: str, size: int, batch: int, steps: int):

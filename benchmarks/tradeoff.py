@@ -22,7 +22,7 @@ from torch import nn
 
 from models import Darknet
 from utils import cli, pruning
-from utils.checkpoint import save_checkpoint, weights_content
+from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.evaluate import evaluate
 from utils.parse_config import write_model_config
 from utils.prune_args import parse_prune_args
@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--cfg", required=True)
     p.add_argument("--weights", required=True, help="a checkpoint after -sr")
     p.add_argument("--data", required=True)
-    p.add_argument("--flops", type=float, nargs="+", default=[0.5, 0.35, 0.25, 0.15, 0.08], help="shares of the dense net's FLOPs to cut to")
+    p.add_argument("--flops", type=float, nargs="+", default=[0.45, 0.35, 0.3, 0.25, 0.2], help="shares of the dense net's FLOPs to cut to")
     p.add_argument("--recalibrate", type=int, default=20, help="training batches for new batch-norm statistics")
     p.add_argument("--repeats", type=int, default=30, help="forward passes to time")
     p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
@@ -171,12 +171,14 @@ def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], 
 
 
 def tune(args: argparse.Namespace, row: dict) -> None:
-    """Fine-tune one net with the flags of --tune, unless that was done; its best mAP goes into the row."""
+    """Fine-tune one net with the flags of --tune, unless that was done, or go on where it was stopped; its best mAP goes into the row."""
     folder = Path(row["folder"])
     run = Path("logs") / f"{args.out.name}-{folder.name}"
-    if not (run / "best.pth").exists() or len((run / "metrics.csv").read_text().splitlines()) < 2:
+    if not (run / "last.pth").exists():
         subprocess.run([sys.executable, "train.py", "--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish",
                         "--name", run.name, *shlex.split(args.tune)], cwd=ROOT, check=True)
+    elif read_checkpoint(run / "last.pth")["epoch"] < json.loads((run / "args.json").read_text())["epochs"]:
+        subprocess.run([sys.executable, "train.py", "--resume", run], cwd=ROOT, check=True)
     flags = parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])
     job = pruning.load(flags, Darknet)
     result = evaluate(job.model, job.loader, job.names, job.options, quiet=True)

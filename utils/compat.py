@@ -19,9 +19,7 @@ from torchvision.ops import box_iou
 
 from utils.metrics import (IOU_THRESHOLDS, EvalResult, average_precision, check_inputs, count_targets, mean_curve,
                            mean_over, precision_at_recall_points, stack_rows)
-from utils.nms import check_predictions, keep_best, select_candidates
-
-CHUNK = 1024  # candidates merged at a time: bounds the IoU matrix to (kept, CHUNK)
+from utils.nms import PAIRS, check_predictions, keep_best, overlaps, select_candidates, sides_and_label
 
 
 def merge_nms(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5, max_det: int | None = None,
@@ -48,7 +46,9 @@ def _merge(rows: Tensor, nms_thres: float) -> Tensor:
     owner = torch.full((len(rows),), -1, device=rows.device)  # (n,) which kept box a candidate belongs to
     owner[keep] = torch.arange(len(keep), device=rows.device)  # itself, even where its IoU of 1 is not > nms_thres
     rest = owner < 0
-    owner[rest] = torch.cat([_first_owner(rows[keep], part, nms_thres) for part in rows[rest].split(CHUNK)])
+    sides = sides_and_label(_with_last_pixel(rows[:, :4]), rows[:, 5])
+    owner[rest] = torch.cat([_first_owner(sides[:, keep], sides[:, part], nms_thres)
+                             for part in rest.nonzero().flatten().split(max(PAIRS // len(keep), 1))])
     owned = owner >= 0
     weight = rows[owned, 6:7].double()
     sums = rows.new_zeros(len(keep), 5, dtype=torch.float64)  # weighted x1, y1, x2, y2, and the weights
@@ -57,10 +57,10 @@ def _merge(rows: Tensor, nms_thres: float) -> Tensor:
     return torch.cat([merged.float(), rows[keep, 4:]], dim=1)
 
 
-def _first_owner(kept: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
-    """(k, 7) kept, (n, 7) candidates -> (n,) the first kept box that suppresses each; -1: none (rounding)."""
-    hit = (pixel_iou(kept[:, :4], rows[:, :4]) > nms_thres) & (kept[:, 5:6] == rows[:, 5])  # (k, n)
-    return torch.where(hit.any(dim=0), hit.int().argmax(dim=0), -1)
+def _first_owner(kept: Tensor, others: Tensor, nms_thres: float) -> Tensor:
+    """Sides of (k) kept boxes and (n) candidates -> (n,) the first kept box that suppresses each; -1: none (rounding)."""
+    hit = overlaps(kept, others, nms_thres)
+    return torch.where(hit.any(dim=0), hit.byte().argmax(dim=0), -1)
 
 
 def pixel_iou(boxes: Tensor, others: Tensor) -> Tensor:

@@ -62,15 +62,13 @@ def keep_best(boxes: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
     labels = rows[:, 5]
     if boxes.device.type != "cpu" or len(boxes) <= BLOCK:
         return _library_nms(boxes, labels, nms_thres)
-    sides = torch.cat([boxes.t(), ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[None]])  # (5, n): x1, y1, x2, y2, area
-    several = bool((labels != labels[0]).any())
+    sides = sides_and_label(boxes, labels)
     left, kept = torch.arange(len(boxes)), []
     while len(left):
         best, left = left[:BLOCK], left[BLOCK:]
         best = best[_library_nms(boxes[best], labels[best], nms_thres)]
         kept.append(best)
-        free = [_no_overlap(sides[:, best], sides[:, part], nms_thres, (labels[best], labels[part]) if several else None)
-                for part in left.split(max(PAIRS // len(best), 1))]
+        free = [~overlaps(sides[:, best], sides[:, part], nms_thres).any(dim=0) for part in left.split(max(PAIRS // len(best), 1))]
         left = left[torch.cat(free)]
     return torch.cat(kept)
 
@@ -89,15 +87,21 @@ def _library_nms(boxes: Tensor, labels: Tensor, nms_thres: float) -> Tensor:
     return batched_nms(boxes, ranks, labels.long(), nms_thres).sort().values
 
 
-def _no_overlap(kept: Tensor, others: Tensor, nms_thres: float, labels: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(5, k) and (5, m) sides, the labels of both or None where all are one class -> (m,) bool: IoU <= nms_thres with each kept box."""
-    x1, y1, x2, y2, area = kept[:, :, None]
+def sides_and_label(boxes: Tensor, labels: Tensor) -> Tensor:
+    """(n, 4) xyxy boxes and (n,) classes -> (6, n) x1, y1, x2, y2, area, class, a row each, as `overlaps` wants them. Where all are of one
+    class there is no sixth row."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    rows = [*boxes.unbind(dim=1), area] + ([labels.to(boxes.dtype)] if (labels != labels[:1]).any() else [])
+    return torch.stack(rows)
+
+
+def overlaps(some: Tensor, others: Tensor, nms_thres: float) -> Tensor:
+    """Two of `sides_and_label`, (6, k) and (6, m) -> (k, m) bool: of one class with IoU > nms_thres."""
+    x1, y1, x2, y2, area, *label = some[:, :, None]
     inter = torch.minimum(x2, others[2]).sub_(torch.maximum(x1, others[0])).clamp_(min=0)
     inter *= torch.minimum(y2, others[3]).sub_(torch.maximum(y1, others[1])).clamp_(min=0)
     overlap = inter.div_((area + others[4]).sub_(inter)) > nms_thres  # 0 / 0 of two empty boxes is NaN: no overlap, as torchvision has it
-    if labels is not None:
-        overlap &= labels[0][:, None] == labels[1]
-    return ~overlap.any(dim=0)
+    return overlap & (label[0] == others[5]) if label else overlap
 
 
 def _suppress(rows: Tensor, nms_thres: float) -> Tensor:
