@@ -1,4 +1,4 @@
-"""Write a network as ONNX, batch norms folded and decoding included, checked against the original before it gets its name.
+"""Write a network as ONNX, batch norms folded and decoding included, checked against the original, where onnxruntime is installed.
 
     python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights
 """
@@ -15,7 +15,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
     p.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: output/NAME.onnx, of the cfg's name)")
-    p.add_argument("--device", default="", metavar="NAME", help="where the original runs for the check: cpu, cuda, cuda:1")
+    p.add_argument("--device", default="cpu", metavar="NAME", help="for the sake of all scripts' flags: the export is made and checked on the CPU")
     return p.parse_args(argv)
 
 
@@ -34,12 +34,12 @@ def main() -> None:
     defs = defs_for_weights(cfg, weights)
     size = cli.input_size(args, defs)
     model = Darknet(defs)
-    words, _ = load_weights(model, weights)
-    print(f"{cfg}, {weights}: {words}")
+    loaded, _ = load_weights(model, weights)
+    print(f"{cfg}, {weights}: {loaded}")
     out = args.out or Path("output") / f"{cfg.stem}.onnx"
-    deviation = export_onnx(model.to(device).eval(), out, size)
+    words = export_onnx(model.to(device).eval(), out, size)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB; images (batch, 3, {size[1]}, {size[0]}) RGB 0..1 -> predictions (batch, boxes, "
-          f"{5 + class_count(defs)}) cx, cy, w, h in input pixels, objectness, class probabilities; checked: {deviation}")
+          f"{5 + class_count(defs)}) cx, cy, w, h in input pixels, objectness, class probabilities; {words}")
 
 
 if __name__ == "__main__":

@@ -129,10 +129,7 @@ class Worker:
         return answer
 
     def _last_words(self) -> str:
-        if self.log.closed:
-            return ""
-        self.log.seek(0)
-        lines = [line.strip() for line in self.log if line.strip()]
+        lines = [line.strip() for line in Path(self.log.name).read_text().splitlines() if line.strip()]
         return f": {lines[-1][:200]}" if lines else ""
 
     def close(self) -> None:
@@ -145,6 +142,7 @@ class Worker:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
+        self.log.close()
 
 
 def run_item(item: Item, settings: Settings, folder: Path) -> list[Outcome]:
@@ -184,7 +182,6 @@ def _start_all(outcomes: list[Outcome], settings: Settings, folder: Path, stack:
         except ContestantFailed as failure:
             outcome.error = str(failure)
             continue
-        stack.callback(workers[i].log.close)
         stack.callback(workers[i].close)
         outcome.setup_s = workers[i].ready["setup_s"]
     return workers

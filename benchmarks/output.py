@@ -34,8 +34,9 @@ def conditions(threads: int, words: list[str]) -> dict:
 def describe(environment: dict) -> str:
     """The conditions in two lines."""
     versions = ", ".join(f"{name} {environment[name]}" for name in ("python", "torch", *PACKAGES))
-    return (f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads for every contestant, load "
-            f"{environment['load']:.2f} at the start, {environment['date']}, commit {environment['commit']}\n{versions}")
+    load = "" if environment["load"] is None else f", load {environment['load']:.2f} at the start"
+    return (f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads for every contestant"
+            f"{load}, {environment['date']}, commit {environment['commit']}\n{versions}")
 
 
 def duration(seconds: float) -> str:

@@ -146,18 +146,19 @@ def merge_nms(cfg: str, images: int, size: int):
     return _nms_contest(lambda found: compat.merge_nms(found, 0.01, 0.5), cfg, images, size)
 
 
-def many_boxes(boxes: int, size: int):
-    """utils.nms under its bounds on one image with so many random boxes."""
+def many_boxes(boxes: int, size: int, capped: bool = True):
+    """utils.nms on one image with so many random boxes."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(1, boxes, 6, generator=generator)
     rows[..., :2] *= size
     rows[..., 2:4] = 4 + rows[..., 2:4] * size / 4
     options = ScoreOptions()
+    most = (options.max_det, options.max_candidates) if capped else (None, None)
 
     @torch.inference_mode()
     def run() -> None:
         """Threshold, bound, suppress."""
-        nms.non_max_suppression(rows, 0.01, 0.5, options.max_det, options.max_candidates)
+        nms.non_max_suppression(rows, 0.01, 0.5, *most)
 
     return run
 

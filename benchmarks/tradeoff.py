@@ -9,6 +9,7 @@ alike; with --tune all are fine-tuned with the same flags; in the end all are ti
 
 import argparse
 import copy
+import importlib.util
 import json
 import os
 import shlex
@@ -58,6 +59,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")
     p.add_argument("--out", type=Path, default=Path("output/tradeoff"))
     return p.parse_args(argv)
+
+
+def check_methods(names: list[str] | None) -> None:
+    """Raise ValueError on a name that there is not, or where a package is missing."""
+    known = [*OURS, REFERENCE, *TORCH_PRUNING]
+    if unknown := [name for name in names or [] if name not in known]:
+        raise ValueError(f"--methods: found {', '.join(unknown)}, expected some of {', '.join(known)}")
+    if set(names or known) & set(TORCH_PRUNING) and importlib.util.find_spec("torch_pruning") is None:
+        raise ValueError("Torch-Pruning's curves need a package that is not installed: pip install torch-pruning (or leave them out: --methods)")
 
 
 def job_of(args: argparse.Namespace, flags: str = "") -> Job:
@@ -200,6 +210,7 @@ def save(args: argparse.Namespace, rows: list[dict]) -> None:
 def main() -> None:
     """Cut every method to every size -> score -> tune -> table."""
     args = parse_args()
+    check_methods(args.methods)
     os.chdir(ROOT)
     cli.select_device("cpu", args.threads)
     rows, job = [], None

@@ -83,8 +83,8 @@ def test_torch_compile_is_asked_to_freeze_the_folded_net(net, monkeypatch):
 
 def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, monkeypatch):
     monkeypatch.setattr(backends, "_seconds", lambda model, size: 0.5)
-    monkeypatch.setattr(backends, "_onnxruntime", lambda model, size: "onnxruntime's")
-    monkeypatch.setattr(backends, "_openvino", lambda model, size: "openvino's")
+    for name in backends.FROM_ONNX:
+        monkeypatch.setitem(backends.MAKERS, name, lambda model, size, name=name: f"{name}'s")
     gone = set()
     monkeypatch.setattr(backends, "missing_packages", lambda name: [name] if name in gone else [])
     assert make_backend("auto", net, SIZE) == ("onnxruntime", "onnxruntime's")
@@ -94,6 +94,20 @@ def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, 
     assert make_backend("auto", net, SIZE) == ("openvino", "openvino's")
     gone.add("openvino")
     assert make_backend("auto", net, SIZE)[0] == "torch"
+
+
+def test_auto_passes_over_a_package_that_does_not_work_and_says_so(net, monkeypatch, capsys):
+    def broken(model, size):
+        raise ImportError("a library\nis missing")
+
+    monkeypatch.setattr(backends, "missing_packages", lambda name: [])
+    monkeypatch.setitem(backends.MAKERS, "onnxruntime", broken)
+    monkeypatch.setitem(backends.MAKERS, "openvino", broken)
+    assert make_backend("auto", net, SIZE)[0] == "torch"
+    assert capsys.readouterr().out.splitlines() == [f"warning: --backend {name} does not work here (a library); take --backend torch"
+                                                    for name in backends.FROM_ONNX]
+    with pytest.raises(ValueError, match="does not work here"):
+        make_backend("openvino", net, SIZE)
 
 
 def test_a_backend_that_is_not_installed_names_the_pip_command(net, monkeypatch):
@@ -111,7 +125,7 @@ def test_every_layer_type_exports(tmp_path, act):
     (tmp_path / "net.cfg").write_text(REGION if act == "relu6" else MIXED.format(act=act))
     model = trained(tmp_path / "net.cfg", dtype=torch.float32)
     words = export_onnx(model, tmp_path / "a" / "net.onnx", SIZE)
-    assert words.startswith("onnxruntime is within") and (tmp_path / "a" / "net.onnx").stat().st_size > 1000
+    assert words.startswith("checked: onnxruntime is within") and (tmp_path / "a" / "net.onnx").stat().st_size > 1000
     assert model.training is False and any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "the original was changed"
 
 
@@ -122,6 +136,14 @@ def test_a_wrong_file_is_an_error_and_is_not_written(net, tiny_cfg, tmp_path, mo
     with pytest.raises(ExportError, match="nothing was written"):
         export_onnx(net, tmp_path / "net.onnx", SIZE)
     assert not [path.name for path in tmp_path.iterdir() if "onnx" in path.name]
+
+
+def test_a_net_that_gives_nan_is_not_exported(net, tmp_path):
+    need("onnx", "onnxscript", "onnxruntime")
+    net.module_list[-2][0].bias.data[0] = float("nan")
+    with pytest.raises(ExportError, match="off by nan"):
+        export_onnx(net, tmp_path / "net.onnx", SIZE)
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_the_files_inputs_and_outputs_are_as_documented(net, tmp_path):

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils import compat
+from utils import nms as nms_module
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms
 from utils.nms import non_max_suppression
-from utils import nms as nms_module
 
 quick = settings(max_examples=150, deadline=None)
 BOTH = pytest.mark.parametrize("nms", [non_max_suppression, merge_nms])
@@ -83,8 +84,11 @@ def test_blocks_of_any_size_keep_what_a_greedy_loop_keeps(predictions, nms_thres
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nms_module, "BLOCK", block)
         patch.setattr(nms_module, "PAIRS", pairs)
+        patch.setattr(compat, "PAIRS", pairs)
         found, = non_max_suppression(predictions, 0.0, nms_thres, max_det=None)
+        merged, = merge_nms(predictions, 0.0, nms_thres)
     assert torch.equal(found, plain_nms(predictions[0], 0.0, nms_thres))
+    torch.testing.assert_close(merged, plain_nms(predictions[0], 0.0, nms_thres, merge=True), rtol=1e-5, atol=1e-4)
 
 
 def test_both_equal_their_loops_on_many_boxes():

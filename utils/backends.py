@@ -1,8 +1,8 @@
 """Ways to run a trained network: each is a function images (B, 3, H, W) float32 -> (B, N, 5 + K), as Darknet in eval mode.
 
 "torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and "openvino": on the
-CPU, from an ONNX file made for the purpose. "auto": the fastest of those installed (benchmarks: forward), where there is work enough to
-pay for its start.
+CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
+installed and runs, where there is work enough to pay for its start; else "torch".
 """
 
 import importlib.util
@@ -28,24 +28,37 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
     size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is missing, naming the
     pip command, or where the backend cannot run on the model's device.
     """
-    device = next(model.parameters()).device
     if name == "auto":
-        name = _choose(model, size, images)
+        return _first_that_runs(model, size, images)
+    device = next(model.parameters()).device
     if name in FROM_ONNX and device.type != "cpu":
         raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take --backend torch")
     if missing := missing_packages(name):
         raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
-    make = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}[name]
-    return name, make(model, size)
+    try:
+        return name, MAKERS[name](model, size)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a package raises that is there and does not work
+        raise ValueError(f"--backend {name} does not work here ({first_line(error)}); take --backend torch") from error
 
 
-def _choose(model: nn.Module, size: tuple[int, int], images: float) -> str:
+def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float) -> tuple[str, Predict]:
     """What "auto" stands for."""
-    device = next(model.parameters()).device
-    found = [name for name in FROM_ONNX if device.type == "cpu" and not missing_packages(name)]
-    if not found or (images != math.inf and images * _seconds(model, size) < WORTH_IT):
-        return "torch"
-    return found[0]
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    found = [name for name in FROM_ONNX if on_cpu and not missing_packages(name)]
+    if found and (images == math.inf or images * _seconds(model, size) >= WORTH_IT):
+        for name in found:
+            try:
+                return make_backend(name, model, size)
+            except ValueError as error:
+                print(f"warning: {first_line(error)}")
+    return make_backend("torch", model, size)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @torch.inference_mode()
@@ -86,7 +99,7 @@ def _openvino(model: nn.Module, size: tuple[int, int]) -> Predict:
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
     # the result lies in a buffer that the next call overwrites
     return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
@@ -97,3 +110,6 @@ def _onnx_bytes(model: nn.Module, size: tuple[int, int]) -> bytes:
         path = Path(folder) / "net.onnx"
         export_onnx(model, path, size)
         return path.read_bytes()
+
+
+MAKERS = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}

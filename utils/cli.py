@@ -120,7 +120,8 @@ def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     """--backend."""
     parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino"), default="auto",
-                        help="what runs the network; auto: the fastest one installed, where there is work enough to pay for its start")
+                        help="what runs the network; auto: on a CPU onnxruntime, else openvino, where installed and there is work enough "
+                        "to pay for its start; else torch")
 
 
 def resolve_cfg(path: str) -> Path:

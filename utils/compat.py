@@ -46,9 +46,10 @@ def _merge(rows: Tensor, nms_thres: float) -> Tensor:
     owner = torch.full((len(rows),), -1, device=rows.device)  # (n,) which kept box a candidate belongs to
     owner[keep] = torch.arange(len(keep), device=rows.device)  # itself, even where its IoU of 1 is not > nms_thres
     rest = owner < 0
+    pairs = PAIRS if rows.device.type == "cpu" else 256 * PAIRS  # a GPU is slowed by many small steps
     sides = sides_and_label(_with_last_pixel(rows[:, :4]), rows[:, 5])
     owner[rest] = torch.cat([_first_owner(sides[:, keep], sides[:, part], nms_thres)
-                             for part in rest.nonzero().flatten().split(max(PAIRS // len(keep), 1))])
+                             for part in rest.nonzero().flatten().split(max(pairs // len(keep), 1))])
     owned = owner >= 0
     weight = rows[owned, 6:7].double()
     sums = rows.new_zeros(len(keep), 5, dtype=torch.float64)  # weighted x1, y1, x2, y2, and the weights

@@ -38,7 +38,7 @@ class Detector:
         words, _ = load_weights(model, weights)
         self.classes = class_count(defs)
         self.size = cli.input_size(args, defs)
-        self.backend, self.predict = make_backend(args.backend, model.to(device), self.size, expected_images(args.source))
+        self.backend, self.predict = make_backend(args.backend, model.to(device), self.size, expected_images(args.source, args.max_frames))
         self.device, self.conf_thres, self.nms_thres = device, args.conf_thres, args.nms_thres
         print(f"{cfg}, {weights}: {words}; {self.size[0]}x{self.size[1]} on {device}, by {self.backend}")
 
@@ -95,9 +95,14 @@ def is_video(source: str) -> bool:
     return source.isdigit() or Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
-def expected_images(sources: list[str]) -> float:
-    """How many pictures there are in all; without bound when one source is a video or camera."""
-    return math.inf if any(is_video(source) for source in sources) else sum(len(image_paths(source)) for source in sources)
+def expected_images(sources: list[str], max_frames: int = 0) -> float:
+    """How many pictures and frames there are in all; a camera never ends, unless max_frames ends it."""
+    return sum(_frame_count(source, max_frames or math.inf) if is_video(source) else len(image_paths(source)) for source in sources)
+
+
+def _frame_count(source: str, limit: float) -> float:
+    frames = math.inf if source.isdigit() else cv2.VideoCapture(source).get(cv2.CAP_PROP_FRAME_COUNT)
+    return min(max(frames, 0), limit)  # a damaged file may count below 0
 
 
 def image_paths(source: str) -> list[Path]:

@@ -96,7 +96,7 @@ def sides_and_label(boxes: Tensor, labels: Tensor) -> Tensor:
 
 
 def overlaps(some: Tensor, others: Tensor, nms_thres: float) -> Tensor:
-    """Two of `sides_and_label`, (6, k) and (6, m) -> (k, m) bool: of one class with IoU > nms_thres."""
+    """Two of `sides_and_label`, k and m columns -> (k, m) bool: of one class with IoU > nms_thres."""
     x1, y1, x2, y2, area, *label = some[:, :, None]
     inter = torch.minimum(x2, others[2]).sub_(torch.maximum(x1, others[0])).clamp_(min=0)
     inter *= torch.minimum(y2, others[3]).sub_(torch.maximum(y1, others[1])).clamp_(min=0)

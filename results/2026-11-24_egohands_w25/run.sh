@@ -1,5 +1,5 @@
 # EgoHands, quarter-width YOLOv3 at 256 px: from scratch to a pruned, fine-tuned Darknet pair. Run from the repository root;
-# data/egohands is a link to the photographs (train.txt, valid.txt, images/, labels/). Two CPU cores, about two hours in all.
+# data/egohands is a link to the photographs (train.txt, valid.txt, images/, labels/). Two CPU cores, about three and a half hours in all.
 set -e
 CFG=config/yolov3-hand-w25.cfg
 DATA=config/egohands.data
@@ -19,6 +19,7 @@ SLIM=logs/egohands-pruned2/prune_yolov3-hand-w25.cfg
 python train.py --model_def $SLIM --data_config $DATA -pre logs/egohands-pruned2/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 12 --lr 3e-3 \
     --n_cpu 1 --threads 1 --name egohands-tuned2
 python test.py --model_def $CFG --weights_path logs/egohands-baseline/best.pth --data_config $DATA --json $HERE/test_dense.json --pr $HERE/pr_dense.png
+python test.py --model_def $CFG --weights_path logs/egohands-ease/best.pth --data_config $DATA --json $HERE/sparse-ease/test.json --pr $HERE/sparse-ease/pr.png
 python test.py --model_def $SLIM --weights_path logs/egohands-tuned2/best.pth --data_config $DATA --json $HERE/tuned-ease2/test.json \
     --pr $HERE/tuned-ease2/pr.png
 python detect.py --cfg $SLIM --weights logs/egohands-tuned2/best.pth --source $PHOTOS --conf_thres 0.4 --out output/egohands2
@@ -30,5 +31,5 @@ python test_prune.py --cfg $CFG --weights logs/egohands-sparse/best.pth --data $
 SLIM=logs/egohands-pruned/prune_yolov3-hand-w25.cfg
 python train.py --model_def $SLIM --data_config $DATA -pre logs/egohands-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 13 --lr 3e-3 \
     --n_cpu 2 --name egohands-tuned
-python test.py --model_def $SLIM --weights_path logs/egohands-tuned/best.pth --data_config $DATA --json $HERE/test_tuned.json --pr $HERE/pr_tuned.png
+python test.py --model_def $SLIM --weights_path logs/egohands-tuned/best.pth --data_config $DATA --json $HERE/tuned/test.json --pr $HERE/tuned/pr.png
 python detect.py --cfg $SLIM --weights logs/egohands-tuned/best.pth --source $PHOTOS --conf_thres 0.4 --out output/egohands
