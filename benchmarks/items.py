@@ -45,7 +45,8 @@ def nets(args: argparse.Namespace, folder: Path) -> tuple[materials.Net, materia
 
 def ways_to_run(label: str, net: materials.Net, peer: Path | None) -> list[Contestant]:
     """The contestants of one net."""
-    made = [Contestant(f"{label}, eager as trained", "run_forward.py", "eager", net.options()),
+    made = [Contestant(f"{label}, plain stand-in", "run_forward.py", "plain", net.options()),
+            Contestant(f"{label}, eager as trained", "run_forward.py", "eager", net.options()),
             Contestant(f"{label}, folded channels-last", "run_forward.py", "backend", net.options() | {"name": "torch"}),
             Contestant(f"{label}, compiled", "run_forward.py", "backend", net.options() | {"name": "compile"})]
     made += [Contestant(f"{label}, {name}", "run_forward.py", "backend", net.options() | {"name": name}, needs=packages)

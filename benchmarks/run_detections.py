@@ -57,12 +57,13 @@ def plain_decode(cfg: str, images: int, size: int):
     @torch.inference_mode()
     def run() -> None:
         """All heads."""
-        torch.cat([_plain_head(raw, own, size) for raw, own in zip(maps, anchors)], dim=1)
+        torch.cat([plain_head(raw, own, size) for raw, own in zip(maps, anchors)], dim=1)
 
     return run
 
 
-def _plain_head(raw: Tensor, anchors: Tensor, size: int) -> Tensor:
+def plain_head(raw: Tensor, anchors: Tensor, size: int) -> Tensor:
+    """One head, (B, A (5 + K), G, G) -> (B, A G G, 5 + K)."""
     B, channels, G, _ = raw.shape
     stride, A = size / G, len(anchors)
     t = raw.view(B, A, channels // A, G, G).permute(0, 1, 3, 4, 2).contiguous()

@@ -5,10 +5,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import Darknet
+from benchmarks.run_detections import plain_head
+from benchmarks.run_training import nothing_in_place
+from models import Darknet, YOLOLayer
 from utils.backends import make_backend
 from utils.evaluate import ScoreOptions
 from utils.nms import non_max_suppression
+from utils.parse_config import layer_inputs
 
 
 def net_of(cfg: str, weights: str) -> nn.Module:
@@ -36,8 +39,26 @@ def _contest(predict, images: str, expected: str):
         return run, off_by(predict(batch), wanted)
 
 
+def plain(cfg: str, weights: str, images: str, expected: str):
+    """A stand-in of the reference implementation, written as such code is: contiguous, batch norms of their own, no activation in place,
+    every layer's output kept to the end, the classic decoding."""
+    model = nothing_in_place(net_of(cfg, weights))
+    sources = [layer_inputs(i, section) for i, section in enumerate(model.module_defs[1:])]
+
+    def predict(batch: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, 5 + K)."""
+        outputs, found = [], []
+        for module, inputs in zip(model.module_list, sources):
+            outputs.append(module(*[batch if j < 0 else outputs[j] for j in inputs]))
+            if isinstance(module, YOLOLayer):
+                found.append(plain_head(outputs[-1], module.anchors, batch.shape[3]))
+        return torch.cat(found, 1)
+
+    return _contest(predict, images, expected)[0]  # not compared: without a bound on exp, random weights reach infinity
+
+
 def eager(cfg: str, weights: str, images: str, expected: str):
-    """PyTorch as trained: batch norm a layer of its own, contiguous tensors. The plain stand-in of the reference implementation."""
+    """Ours as trained: batch norm a layer of its own, contiguous tensors."""
     return _contest(net_of(cfg, weights), images, expected)
 
 

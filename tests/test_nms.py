@@ -92,12 +92,20 @@ def test_blocks_of_any_size_keep_what_a_greedy_loop_keeps(predictions, nms_thres
 
 
 def test_both_equal_their_loops_on_many_boxes():
-    predictions = random_predictions(n_images=1, n=2500)  # large inputs take another path in torchvision, and chunks
+    predictions = random_predictions(n_images=1, n=2500)  # several blocks, and parts of them
     found, = non_max_suppression(predictions, 0.5, 0.5, max_det=None)
     expected = plain_nms(predictions[0], 0.5, 0.5)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     merged, = merge_nms(predictions, 0.2, 0.5)
     torch.testing.assert_close(merged, plain_nms(predictions[0], 0.2, 0.5, merge=True), rtol=1e-4, atol=1e-3)
+
+
+@quick
+@given(images, thresholds)
+def test_the_librarys_nms_of_other_devices_keeps_the_same(predictions, nms_thres):
+    rows = nms_module.select_candidates(predictions[0], 0.0)
+    expected = nms_module.keep_best(rows[:, :4], rows, nms_thres)
+    assert torch.equal(nms_module._library_nms(rows[:, :4], rows[:, 5], nms_thres), expected)
 
 
 def test_fixture_each_box_is_there_for_a_reason():

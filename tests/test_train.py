@@ -98,6 +98,14 @@ def test_frozen_layers_stay_as_they_are(arguments):
             assert torch.equal(value, before[key]) == frozen, key
 
 
+def test_compiled_training_runs_the_same_model(arguments, monkeypatch):
+    """Compiling takes a minute; what would be compiled is looked at instead."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    trainer = run_epochs(Trainer(arguments("--compile")), 1)
+    assert compiled == [trainer.model] and trainer.step == 2
+
+
 def test_multi_scale_training_runs(arguments):
     assert run_epochs(Trainer(arguments("--multiscale_training", "--mosaic", "1")), 1).step == 2
 

@@ -235,6 +235,12 @@ def collate(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return images, torch.cat(targets)
 
 
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 in 0..1 on `device`, channels last."""
+    images = images.to(device, non_blocking=True)
+    return images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
+
+
 class TrainSampler(Sampler):
     """Batches of Draws for one epoch: a permutation by (seed, epoch), cut among processes, one input size a batch.
 

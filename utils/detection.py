@@ -17,8 +17,7 @@ from torch import nn
 from utils import cli
 from utils.backends import make_backend
 from utils.checkpoint import load_weights
-from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image
-from utils.evaluate import to_input
+from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image, to_input
 from utils.nms import non_max_suppression
 from utils.data_config import read_names
 from utils.parse_config import class_count

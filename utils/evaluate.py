@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms, score_compat
+from utils.datasets import to_input
 from utils.metrics import EvalResult, score
 from utils.nms import non_max_suppression
 
@@ -24,12 +25,6 @@ class ScoreOptions:
     max_det: int = 300
     max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
     scorer: str = "standard"
-
-
-def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 in 0..1 on `device`, channels last."""
-    images = images.to(device, non_blocking=True)
-    return images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
 
 
 def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:

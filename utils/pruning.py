@@ -12,8 +12,8 @@ from torch import nn
 from utils import cli, prune_scores, prune_search, sparsity
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.checkpoint import ALL_LAYERS, load_weights
-from utils.datasets import TrainSampler, evaluation_loader, training_loader
-from utils.evaluate import ScoreOptions, evaluate, to_input
+from utils.datasets import TrainSampler, evaluation_loader, to_input, training_loader
+from utils.evaluate import ScoreOptions, evaluate
 from utils.loss import yolo_loss
 from utils.metrics import EvalResult
 from utils.profile import compare_latency

@@ -16,10 +16,10 @@ from utils import cli, distributed, sparsity
 from utils.augmentations import Augmentation
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
-from utils.datasets import TrainSampler, evaluation_loader, training_loader
+from utils.datasets import TrainSampler, evaluation_loader, to_input, training_loader
 from utils.distill import distillation_loss, load_teacher
 from utils.ema import ModelEma
-from utils.evaluate import ScoreOptions, evaluate, to_input
+from utils.evaluate import ScoreOptions, evaluate
 from utils.loss import LossOptions, LossParts, yolo_loss
 from utils.metrics import EvalResult
 from utils.plots import plot_training
@@ -84,7 +84,7 @@ class Trainer:
         self.penalised = [gamma for gamma in sparsity.gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
         self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
-        self.forward = distributed.wrap(self.model, self.device)
+        self.forward = distributed.wrap(torch.compile(self.model) if args.compile else self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
 
