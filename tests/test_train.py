@@ -152,11 +152,24 @@ def test_flag_s_is_not_read_as_sr():
 
 # ---- sparsity
 
+L1 = ("-sr", "--sparsity", "l1", "--rescale", "none")
+
+
+def test_sr_alone_is_l1_at_001_by_its_proximal_step_on_rescaled_gammas(arguments):
+    args = train.parse_args(["-sr"])
+    assert (args.s, args.sparsity, args.rescale) == (0.01, "prox", "auto")
+    trainer = Trainer(arguments("-sr", "--augment", "none", "--warmup", "0", "--schedule", "constant"))
+    before = trainer.penalised[0].detach().clone()
+    with torch.no_grad():
+        trainer.penalty.shrink(trainer.penalised, 0.0, trainer.args.lr, trainer.args.momentum)
+    assert trainer.rescale == 0.05 and torch.allclose(before - trainer.penalised[0], torch.full_like(before, 1e-3 * 0.01 / 0.1), atol=1e-8)
+
+
 def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypatch):
     calls = []
     original = sparsity.Penalty.add_gradient
     monkeypatch.setattr(sparsity.Penalty, "add_gradient", lambda self, gammas, progress: calls.append(self.s) or original(self, gammas, progress))
-    run_epochs(Trainer(arguments("-sr", "--s", "0.02", "--accumulate", "2")), 1)
+    run_epochs(Trainer(arguments(*L1, "--s", "0.02", "--accumulate", "2")), 1)
     assert calls == [0.02]
 
 
@@ -216,7 +229,7 @@ def test_schedules_of_s():
 
 
 def test_prox_gives_exact_zeros_that_the_average_keeps(arguments):
-    trainer = run_epochs(Trainer(arguments("-sr", "--s", "60", "--sparsity", "prox", "--warmup", "0")), 2)
+    trainer = run_epochs(Trainer(arguments("-sr", "--s", "60", "--rescale", "none", "--warmup", "0")), 2)
     for gammas in (sparsity.gammas_of(trainer.model, trainer.prunable), sparsity.gammas_of(trainer.averaged, trainer.prunable)):
         assert sparsity.zero_share(gammas) == 1.0
 
@@ -261,7 +274,7 @@ def test_the_sparsity_line_counts_what_a_group_cut_really_takes(tiny_cfg):
 
 
 def test_frozen_gammas_are_not_penalised(arguments):
-    trainer = Trainer(arguments("--freeze", "3", "-sr", "--s", "5", "--sparsity", "prox"))
+    trainer = Trainer(arguments("--freeze", "3", "-sr", "--s", "5", "--rescale", "none"))
     before = trainer.model.module_list[1][1].weight.clone()
     run_epochs(trainer, 1)
     assert torch.equal(trainer.model.module_list[1][1].weight, before) and trainer.model.module_list[6][1].weight.max() < 1
@@ -405,7 +418,7 @@ def live_gammas(state):
 def test_the_penalty_of_a_step_is_the_same_for_any_batches(arguments, kind, expected, batch, accumulate):
     """What -sr adds to one step on gammas near 1 (Nesterov's first step: 1 + momentum), however its 8 images are cut."""
     gammas = []
-    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind))):
+    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
         trainer = Trainer(arguments(*ONE_STEP, "--batch_size", str(batch), "--accumulate", str(accumulate), "--name", name, *flags))
         trainer.train_one_epoch(1)
         assert trainer.step == 1
@@ -417,7 +430,7 @@ def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path)
     listing = make_dataset(tmp_path / "set", 8)
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
     gammas = []
-    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5"))):
+    for name, flags in (("plain", ()), ("sr", (*L1, "--s", "0.5"))):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518", "--", str(ROOT / "train.py"), "--cfg",
                    str(tiny_cfg), "--data", str(tmp_path / "d.data"), "--n_cpu", "0", "--device", "cpu", "--batch_size", "4", "--name", name, *ONE_STEP, *flags]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -430,7 +443,7 @@ def test_the_penalty_is_added_after_the_loss_scale_is_taken_off(arguments):
     """Half precision multiplies the loss by a large factor; the sub-gradient must not be divided by it."""
     gammas = {}
     for scaled in (False, True):
-        trainer = Trainer(arguments("-sr", "--s", "0.5", "--name", f"scaled{scaled}", "--clip", "0"))
+        trainer = Trainer(arguments(*L1, "--s", "0.5", "--name", f"scaled{scaled}", "--clip", "0"))
         if scaled:
             trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         trainer.train_one_epoch(1)

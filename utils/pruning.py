@@ -311,7 +311,7 @@ def warn_before(job: Job, plan: Plan) -> None:
     print(words)
     if energy >= sparsity.COSTLY:
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
-              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 --sparsity prox --rescale auto")
+              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01")
     if plan.cut.rescued and args.layer_keep:
         print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep {args.layer_keep:g})")
     elif plan.cut.rescued:

@@ -42,13 +42,13 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="L1 on batch-norm gammas")
     # -s is declared so that argparse does not read it as a short form of -sr
     s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA", help="strength of -sr")
-    s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="l1", help="sub-gradient; soft threshold after the step: the "
-                   "same drift, but exact zeros; or L1 on the small gammas only (Zhuang et al. 2020)")
+    s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="prox", help="how: prox, soft threshold after the step, exact "
+                   "zeros; l1, sub-gradient, the same drift; polarize, on the small gammas only (Zhuang et al. 2020)")
     s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant", help="decay: s falls to 0; ease: in "
                    "the second half it falls to 0 for the channels that survived the first")
     s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none", help="press harder on channels that cost "
                    "more: s times the root of the operations, or of the measured time, that a channel costs")
-    s.add_argument("--rescale", type=cli.rescaling, default="none", metavar="none|auto|ALPHA", help="shrink all gammas first without "
+    s.add_argument("--rescale", type=cli.rescaling, default="auto", metavar="none|auto|ALPHA", help="shrink all gammas first without "
                    "changing the function; without it a short -sr run selects nothing (auto: 0.05, where the activations allow it)")
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
                    "test_prune.py can prune, or the reference's rule")
