@@ -88,8 +88,8 @@ def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, 
     gone = set()
     monkeypatch.setattr(backends, "missing_packages", lambda name: [name] if name in gone else [])
     assert make_backend("auto", net, SIZE) == ("onnxruntime", "onnxruntime's")
-    assert make_backend("auto", net, SIZE, images=59)[0] == "torch"
-    assert make_backend("auto", net, SIZE, images=60)[0] == "onnxruntime"
+    assert make_backend("auto", net, SIZE, images=239)[0] == "torch"
+    assert make_backend("auto", net, SIZE, images=240)[0] == "onnxruntime"
     gone.add("onnxruntime")
     assert make_backend("auto", net, SIZE) == ("openvino", "openvino's")
     gone.add("openvino")

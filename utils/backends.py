@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from utils.onnx_export import export_onnx
 
 FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
-WORTH_IT = 30.0  # seconds of forward passes from which "auto" makes an ONNX file: that takes about 6, and saves about a quarter
+WORTH_IT = 120.0  # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half (narrow nets)
 Predict = Callable[[Tensor], Tensor]
 
 

@@ -57,7 +57,7 @@ def keep_best(boxes: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
     """(n, 4) xyxy boxes of (n, 7) rows in descending score -> (k,) indices that class-wise greedy NMS keeps, ascending.
 
     On a CPU in blocks: a plain loop decides within the best BLOCK boxes that are left, then one vectorised step drops what those overlap
-    among all others. On an untrained net's 10,000 boxes this takes less than half of torchvision's time, and it spares small programs the
+    among all others. On an untrained net's 10,000 boxes this takes about half of torchvision's time, and it spares small programs the
     two seconds in which torchvision is imported. On other devices torchvision's own kernel is used.
     """
     labels = rows[:, 5]
