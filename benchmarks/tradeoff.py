@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Callable
 
 import torch
@@ -40,6 +41,8 @@ from utils.tables import ascii_table
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"group, gamma": "", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
 REFERENCE = "reference rule"
+TUNED = ("tuned_map50", "tuned_map", "tuned_spread", "seeds")  # columns that --tune fills
+SHOWN = ("method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", *TUNED)
 TORCH_PRUNING = {"Torch-Pruning BNScale": "BNScaleImportance", "Torch-Pruning GroupNorm": "GroupMagnitudeImportance"}
 
 
@@ -55,6 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
     p.add_argument("--tune", metavar="FLAGS", help="of train.py: fine-tune every net of --tune-flops with them")
     p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15])
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the fine-tuning; the table has the mean and the spread of those that ran")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
     p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")
     p.add_argument("--out", type=Path, default=Path("output/tradeoff"))
@@ -166,7 +170,7 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
     save_checkpoint(folder / "net.pth", weights_content(net, str(folder / "net.cfg"), "tradeoff", rescale=job.rescale))
     result, cost = evaluate(net, job.loader, job.names, job.options, quiet=True), total_cost(defs, *job.size)
     row = {"method": name, "flops_share": share, "parameters": cost.parameters, "flops": 2 * cost.macs, "latency_ms": "", "speed_up": "",
-           "map50": round(result.map50, 4), "map": round(result.map, 4), "tuned_map50": "", "tuned_map": "", "folder": str(folder)}
+           "map50": round(result.map50, 4), "map": round(result.map, 4), **dict.fromkeys(TUNED, ""), "folder": str(folder)}
     (folder / "row.json").write_text(json.dumps(row) + "\n")
     return row
 
@@ -180,30 +184,34 @@ def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], 
         row.update(latency_ms=round(own.median * 1e3, 2), speed_up=round(whole.median / own.median, 2))
 
 
-def tune(args: argparse.Namespace, row: dict) -> None:
-    """Fine-tune one net with the flags of --tune, unless that was done, or go on where it was stopped; its best mAP goes into the row."""
-    folder = Path(row["folder"])
-    run = Path("logs") / f"{args.out.name}-{folder.name}"
+def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, float]:
+    """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made again, one that was
+    stopped goes on."""
+    run = Path("logs") / f"{args.out.name}-{folder.name}-seed{seed}"
     if not (run / "last.pth").exists():
         subprocess.run([sys.executable, "train.py", "--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish",
-                        "--name", run.name, *shlex.split(args.tune)], cwd=ROOT, check=True)
+                        "--name", run.name, "--seed", str(seed), *shlex.split(args.tune)], cwd=ROOT, check=True)
     elif read_checkpoint(run / "last.pth")["epoch"] < json.loads((run / "args.json").read_text())["epochs"]:
         subprocess.run([sys.executable, "train.py", "--resume", run], cwd=ROOT, check=True)
     flags = parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])
     job = pruning.load(flags, Darknet)
     result = evaluate(job.model, job.loader, job.names, job.options, quiet=True)
-    row.update(tuned_map50=round(result.map50, 4), tuned_map=round(result.map, 4))
+    return result.map50, result.map
+
+
+def tune(args: argparse.Namespace, row: dict) -> None:
+    """Fine-tune the net of a row with every seed; mean mAP@.5 and AP, and largest less smallest mAP@.5, go into the row."""
+    map50, ap = zip(*(tuned(args, Path(row["folder"]), seed) for seed in args.seeds))
+    row.update(tuned_map50=round(fmean(map50), 4), tuned_map=round(fmean(ap), 4), tuned_spread=round(max(map50) - min(map50), 4), seeds=len(map50))
+    (Path(row["folder"]) / "row.json").write_text(json.dumps(row) + "\n")
 
 
 def save(args: argparse.Namespace, rows: list[dict]) -> None:
     """Table, CSV and PNG of what is known so far."""
-    shown = ["method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", "tuned_map50", "tuned_map"]
-    write_csv(args.out / "tradeoff.csv", [{key: row[key] for key in shown} for row in rows])
+    write_csv(args.out / "tradeoff.csv", [{key: row[key] for key in SHOWN} for row in rows])
     curves: dict[str, list[dict]] = {}
     for row in rows:
         curves.setdefault(row["method"], []).append(row)
-        if row["tuned_map50"] != "":
-            curves.setdefault(f"{row['method']}, tuned", []).append({**row, "map50": row["tuned_map50"]})
     plot_tradeoff(curves, args.out / "tradeoff.png")
 
 
@@ -217,7 +225,7 @@ def main() -> None:
     for name, (job, cut) in method_cuts(args).items():
         for share in args.flops:
             if (kept := folder_of(args, name, share) / "row.json").exists():
-                rows.append(json.loads(kept.read_text()))
+                rows.append(dict.fromkeys(TUNED, "") | json.loads(kept.read_text()))
                 continue
             made = cut(share * total_cost(job.dense.module_defs, *job.size).macs)
             if made is None:
@@ -232,8 +240,7 @@ def main() -> None:
     if not args.no_timing:
         time_all(args, job.dense, job.size, rows)
         save(args, rows)
-    shown = [key for key in rows[0] if key != "folder"]
-    print(ascii_table([shown, *([row[key] for key in shown] for row in rows)]))
+    print(ascii_table([list(SHOWN), *([row[key] for key in SHOWN] for row in rows)]))
 
 
 if __name__ == "__main__":

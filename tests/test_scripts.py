@@ -166,6 +166,15 @@ def test_prune_measures_time_and_map_in_its_search_and_looks_around(project, ran
     assert len(curve) == 1 + 1 + 2 and curve[0].startswith("method,share_cut,parameters")
 
 
+def test_statistics_are_taken_anew_after_a_search_where_there_are_training_images(project, random_net):
+    command = f"{PRUNE} --target-params 0.5 --repeats 0 --out anew --data"
+    out, _ = python(f"{command} config/oxfordhand.data", project)
+    assert "taken anew on 20 training batches" in out
+    (project / "score.data").write_text("classes=1\nvalid=data/valid.txt\nnames=data/oxfordhand.names\n")
+    out, _ = python(f"{command} score.data", project)
+    assert "no training images" in out and "taken anew" not in out
+
+
 def test_fold_bias_reports_what_it_costs_a_layer(project, random_net):
     python(f"{PRUNE} --percent 0.5 --fold bias --no-eval --repeats 0 --out folded", project)
     rows = [line.split(",") for line in (project / "folded/yolov3-pruned-channels.csv").read_text().splitlines()]

@@ -71,16 +71,21 @@ def plot_channels(layers: list[int], before: list[int], after: list[int], path: 
 
 
 def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
-    """mAP@.5 against parameters, FLOPs and latency; name -> rows with the keys parameters, flops, latency_ms ("": unknown), map50."""
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained", sharey=True)
-    for axis, key, label in zip(axes, ("parameters", "flops", "latency_ms"), ("parameters", "FLOPs (2 x MACs)", "latency in ms, batch 1")):
-        for name, rows in curves.items():
-            known = sorted((row[key], row["map50"]) for row in rows if row[key] != "")
-            if known:
-                axis.plot(*zip(*known), marker="o", markersize=4, label=name)
-        axis.set(xlabel=label, xscale="log")
+    """mAP@.5 against parameters, FLOPs and, where it was measured, latency; name -> rows with the keys parameters, flops, latency_ms
+    ("": unknown), map50 and maybe tuned_map50 ("": not tuned), which is drawn solid beside the dashed curve before fine-tuning."""
+    labels = {"parameters": "parameters", "flops": "FLOPs (2 x MACs)", "latency_ms": "latency in ms, batch 1"}
+    shown = [key for key in labels if any(row[key] != "" for rows in curves.values() for row in rows)]
+    is_tuned = any(row.get("tuned_map50", "") != "" for rows in curves.values() for row in rows)
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.8 * len(shown), 4.2), layout="constrained", sharey=True)
+    for axis, key in zip(axes, shown):
+        for i, (name, rows) in enumerate(curves.items()):
+            for score, style, label in (("map50", "--" if is_tuned else "-", None if is_tuned else name), ("tuned_map50", "-", name)):
+                known = sorted((row[key], row[score]) for row in rows if row[key] != "" and row.get(score, "") != "")
+                if known:
+                    axis.plot(*zip(*known), style, color=f"C{i}", marker="o", markersize=4, label=label)
+        axis.set(xlabel=labels[key], xscale="log")
         axis.grid(alpha=0.3, which="both")
-    axes[0].set(ylabel="mAP@.5", ylim=(0, 1))
+    axes[0].set(ylabel="mAP@.5 (dashed: before fine-tuning)" if is_tuned else "mAP@.5", ylim=(0, 1))
     axes[0].legend(fontsize=8)
     _save(figure, path)
 

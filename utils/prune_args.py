@@ -34,7 +34,7 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     aim.add_argument("--max-drop", type=cli.ratio, metavar="D", help="the strongest cut that loses at most D of mAP before "
                      "fine-tuning, batch-norm statistics recalibrated")
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES", help="take batch-norm statistics anew on training images "
-                     "(default: 20 with --max-drop, else 0)")
+                     "(default: 20 after a search, when the net is scored; else 0)")
     step = p.add_argument_group("in steps")
     step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N", help="prune in N parts and fine-tune after each; the same "
                       "command goes on where it was stopped")

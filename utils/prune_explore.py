@@ -61,12 +61,18 @@ def explore(job: Job) -> None:
 
 
 def tradeoff(job: Job, count: int) -> list[Point]:
-    """Points of the dense net and of `count` cuts, evenly spread over the channels up to the strongest."""
+    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest."""
     ranking = Ranking.of(job)
     dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
     points = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)]
-    for level in thresholds(ranking.ranked, ranking.free, count)[-count:]:
-        points.append(point_of(job, ranking, cut_at(job, ranking, level)))
+    levels = thresholds(ranking.ranked, ranking.free, count + 1)  # of these the first cuts nothing, the last but one all but a group
+    last = None
+    for level in levels[1:-2] + levels[-1:]:
+        cut = cut_at(job, ranking, level)
+        if last is not None and torch.equal(cut.keep, last):  # every layer is down to what it must keep
+            break
+        last = cut.keep
+        points.append(point_of(job, ranking, cut))
         print(f"  {points[-1].row()}", flush=True)
     return points
 

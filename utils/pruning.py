@@ -28,7 +28,7 @@ from utils.shapes import LayerCost, total_cost
 TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value of a raw map
 TOLERANCE_DOUBLE = 1e-9
 TAYLOR_BATCHES = 8
-RECALIBRATION_BATCHES = 20  # with --max-drop, unless --recalibrate says otherwise
+RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
 SEARCH_LEVELS = 64  # cuts among which a search that measures or scores each one chooses
 MAKE_ROOM_ROUNDS = 6
 
@@ -114,6 +114,10 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
         loader = evaluation_loader(dataset(args, data, "valid", size), args.batch_size, args.n_cpu)
     elif args.max_drop is not None:
         raise PruneError("--max-drop: found --no-eval beside it, expected a net that may be scored; leave one of them out")
+
+    if args.recalibrate is None and recalibration_batches(args) and not (data.train and data.train.exists()):
+        print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
+        args.recalibrate = 0
 
     def train_batches(count: int) -> Iterable:
         """The first `count` batches of training images, not augmented, the same each time."""
@@ -291,7 +295,7 @@ def recalibration_batches(args: argparse.Namespace) -> int:
     """--recalibrate, or its default."""
     if args.recalibrate is not None:
         return args.recalibrate
-    return RECALIBRATION_BATCHES if args.max_drop is not None else 0
+    return RECALIBRATION_BATCHES if searching(args) and not args.no_eval else 0
 
 
 def warn_before(job: Job, plan: Plan) -> None:

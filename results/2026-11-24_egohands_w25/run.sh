@@ -14,7 +14,8 @@ python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-baseline
 python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-ease/best.pth -sr --s 0.04 --sparsity prox --s-schedule ease --rescale auto \
     --sparsity-weight flops --epochs 10 --lr 3e-3 --percent 0.7 --n_cpu 1 --threads 1 --name egohands-ease2
 # cut to 30 % of the FLOPs, fine-tune, score, look
-python test_prune.py --cfg $CFG --weights logs/egohands-ease2/best.pth --data $DATA --target-flops 0.3 --out logs/egohands-pruned2 --repeats 100
+python test_prune.py --cfg $CFG --weights logs/egohands-ease2/best.pth --data $DATA --target-flops 0.3 --recalibrate 0 \
+    --out logs/egohands-pruned2 --repeats 100
 SLIM=logs/egohands-pruned2/prune_yolov3-hand-w25.cfg
 python train.py --model_def $SLIM --data_config $DATA -pre logs/egohands-pruned2/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 12 --lr 3e-3 \
     --n_cpu 1 --threads 1 --name egohands-tuned2
