@@ -35,6 +35,7 @@ from utils.prune_search import mildest, thresholds
 from utils.prune_surgery import compact_net
 from utils.pruning import Job, Ranking, cost_of, cut_at
 from utils.recalibrate import recalibrate
+from utils.rescale import rescale_gammas, restoring_factor
 from utils.shapes import total_cost
 from utils.tables import ascii_table
 
@@ -104,7 +105,8 @@ class _Raw(nn.Module):
 
 class TorchPruning:
     """Cuts by Torch-Pruning: global ranking by one of its importances, heads left alone, one step. It leaves a layer whole rather than empty it,
-    so that very high ratios remove less again: all RATIOS are tried once, and the mildest that is small enough is taken."""
+    so that very high ratios remove less again: all RATIOS are tried once, and the mildest that is small enough is taken. GroupNorm weighs
+    gammas against kernels, so it sees the net with the scale of its gammas restored (mAP .69 instead of .31 at half of the FLOPs)."""
 
     RATIOS = [i / 50 for i in range(2, 50)]
 
@@ -117,11 +119,14 @@ class TorchPruning:
         import torch_pruning
 
         net = copy.deepcopy(self.job.dense).cpu()
+        factor = restoring_factor(net)
+        rescale_gammas(net, factor)
         heads = [net.module_list[i - 1][0] for i in net.head_layers()]
         importance = getattr(torch_pruning.importance, self.importance)()
         pruner = torch_pruning.pruner.BasePruner(_Raw(net), torch.rand(1, 3, self.job.size[1], self.job.size[0]), importance=importance,
                                                  global_pruning=True, pruning_ratio=ratio, max_pruning_ratio=1.0, ignored_layers=heads)
         pruner.step()
+        rescale_gammas(net, 1 / factor)  # fine-tuned at the scale of all the others
         return net
 
     def __call__(self, macs: float) -> tuple[list[dict], dict] | None:

@@ -6,7 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
 
 def _save(figure, path: Path) -> None:
@@ -75,18 +75,20 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
     ("": unknown), map50 and maybe tuned_map50 ("": not tuned), which is drawn solid beside the dashed curve before fine-tuning."""
     labels = {"parameters": "parameters", "flops": "FLOPs (2 x MACs)", "latency_ms": "latency in ms, batch 1"}
     shown = [key for key in labels if any(row[key] != "" for rows in curves.values() for row in rows)]
-    is_tuned = any(row.get("tuned_map50", "") != "" for rows in curves.values() for row in rows)
+    tuned = {name for name, rows in curves.items() if any(row.get("tuned_map50", "") != "" for row in rows)}
     figure, axes = plt.subplots(1, len(shown), figsize=(4.8 * len(shown), 4.2), layout="constrained", sharey=True)
     for axis, key in zip(axes, shown):
         for i, (name, rows) in enumerate(curves.items()):
-            for score, style, label in (("map50", "--" if is_tuned else "-", None if is_tuned else name), ("tuned_map50", "-", name)):
+            for score, style in (("map50", "--" if tuned else "-"), ("tuned_map50", "-")):
                 known = sorted((row[key], row[score]) for row in rows if row[key] != "" and row.get(score, "") != "")
+                label = name if (score == "tuned_map50") == (name in tuned) else None
                 if known:
                     axis.plot(*zip(*known), style, color=f"C{i}", marker="o", markersize=4, label=label)
         axis.set(xlabel=labels[key], xscale="log")
+        axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
         axis.grid(alpha=0.3, which="both")
-    axes[0].set(ylabel="mAP@.5 (dashed: before fine-tuning)" if is_tuned else "mAP@.5", ylim=(0, 1))
-    axes[0].legend(fontsize=8)
+    axes[0].set(ylabel="mAP@.5 (dashed: before fine-tuning)" if tuned else "mAP@.5", ylim=(0, 1))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     _save(figure, path)
 
 
