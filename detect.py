@@ -15,7 +15,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to use (default: weights/STEM_ckpt.pth)")
     p.add_argument("--source", "--image_folder", dest="source", nargs="+", default=["data/samples"], metavar="WHAT",
                    help="image, folder, glob, video, or camera number")
-    p.add_argument("--class_path", metavar="FILE", help="class names, one a line (default: data/oxfordhand.names for 1 class)")
+    p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the classes")
+    p.add_argument("--class_path", metavar="FILE", help="class names, one a line; replaces those of --data (default: data/oxfordhand.names for 1 class)")
     p.add_argument("--conf_thres", type=cli.ratio, default=0.5, help="score (objectness x class) from which a box is shown")
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help="IoU over which the weaker of two boxes is dropped")
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's)")
@@ -37,7 +38,7 @@ def main() -> None:
     device = cli.select_device(args.device, args.threads)
     cfg = cli.resolve_cfg(args.cfg)
     detector = Detector(cfg, args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth", device, args, Darknet)
-    names = class_names(args.class_path, detector.classes)
+    names = class_names(args.class_path, args.data, detector.classes)
     taken: set[str] = set()
     results = [row for source in args.source for row in run_source(detector, names, source, args, taken)]
     write_results(results, args.out)

@@ -85,7 +85,7 @@ def main() -> None:
     sparse = train("sparse", cfg, args.seed, "-pre", baseline, "--lr", 3e-3, "-sr", "--s", 0.04, "--sparsity", "prox",
                    "--s-schedule", "ease", "--rescale", "auto")
     run("test_prune.py", "--cfg", cfg, "--weights", sparse, "--data", DATA / "demo.data", "--target-flops",
-        args.target_flops, "--out", LOGS / "pruned")
+        args.target_flops, "--recalibrate", 0, "--out", LOGS / "pruned")
     slim_cfg = LOGS / "pruned" / "prune_yolov3-tiny-demo.cfg"
     tuned = train("tuned", slim_cfg, args.seed, "-pre", LOGS / "pruned/checkpoints/prune_yolov3-tiny-demo_ckpt.pth", "--lr", 3e-3)
 

@@ -72,7 +72,9 @@ def test_first_family_of_commands(project):
     exists(project, "config/prune_yolov3-hand.cfg", "checkpoints/prune_yolov3_ckpt.pth", "weights/prune_yolov3_ckpt.pth",
            "pruned/yolov3-pruned.cfg", "pruned/yolov3-pruned.weights", "pruned/yolov3-pruned-channels.png", "pruned/yolov3-pruned-report.json")
 
+    start = (project / "checkpoints/prune_yolov3_ckpt.pth").read_bytes()
     python("train.py --model_def config/prune_yolov3-hand.cfg -pre checkpoints/prune_yolov3_ckpt.pth --epochs 1", project)
+    assert (project / "checkpoints/prune_yolov3_ckpt-init.pth").read_bytes() == start
     tuned = read_checkpoint(project / "weights/prune_yolov3_ckpt.pth")
     assert tuned["epoch"] == 1 and tuned["cfg"] == "config/prune_yolov3-hand.cfg" and tuned["run"].startswith("prune_yolov3-train-")
 

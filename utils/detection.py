@@ -19,7 +19,7 @@ from utils.backends import make_backend
 from utils.checkpoint import load_weights
 from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image, to_input
 from utils.nms import non_max_suppression
-from utils.data_config import read_names
+from utils.data_config import parse_data_config, read_names
 from utils.parse_config import class_count
 from utils.setup import defs_for_weights
 
@@ -51,14 +51,18 @@ class Detector:
         return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()
 
 
-def class_names(path: str | None, classes: int) -> list[str]:
-    """Names from `path`; without one data/oxfordhand.names where it fits, else numbers. Raises ValueError on a wrong count."""
+def class_names(path: str | None, data: str | None, classes: int) -> list[str]:
+    """Names from the names file `path`, or those of the data description `data`; without either data/oxfordhand.names where it fits, else
+    numbers. Raises ValueError on a wrong count."""
     default = Path(__file__).parent.parent / "data" / "oxfordhand.names"
-    names = read_names(path) if path else read_names(default) if default.is_file() else []
+    if path or data:
+        names = read_names(path) if path else list(parse_data_config(data).names)
+    else:
+        names = read_names(default) if default.is_file() else []
     if len(names) == classes:
         return names
-    if path:
-        raise ValueError(f"{path}: found {len(names)} names, expected {classes}, the cfg's class count")
+    if path or data:
+        raise ValueError(f"{path or data}: found {len(names)} names, expected {classes}, the cfg's class count")
     return [f"class{i}" for i in range(classes)]
 
 

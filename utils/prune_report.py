@@ -118,10 +118,10 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     if job.rescale != 1.0:  # the checkpoint keeps the scale it trains well at; a Darknet file has no place to note one
         rescale_gammas(plain, restoring_factor(plain))
     plain.save_darknet_weights(names.darknet_weights)
-    # the start that an earlier tuning of this name kept belongs to another pruning
-    names.darknet_weights.with_name(f"{names.darknet_weights.stem}-init.weights").unlink(missing_ok=True)
     for path in (names.checkpoint, names.weights):
         save_checkpoint(path, content)
+    for path in (names.checkpoint, names.weights, names.darknet_weights):  # starts that an earlier tuning kept belong to another pruning
+        path.with_name(f"{path.stem}-init{path.suffix}").unlink(missing_ok=True)
 
 
 def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:

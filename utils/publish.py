@@ -11,19 +11,32 @@ from utils.rescale import rescale_gammas, restoring_factor
 
 
 def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
-    """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best written back.
-    build: module_defs -> Darknet."""
+    """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best written back. A start
+    that is replaced is kept as *-init. build: module_defs -> Darknet."""
     name = cli.stem(cfg)
+    checkpoint, targets = Path("checkpoints") / f"{name}_ckpt.pth", [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
+    kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
     last = read_checkpoint(folder / "last.pth")
     slim = {key: last[key] for key in ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50")}
-    save_checkpoint(Path("checkpoints") / f"{name}_ckpt.pth", slim)
-    targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
+    save_checkpoint(checkpoint, slim)
     for target in targets:
         copy_file(folder / "best.pth", target)
-    written = [f"checkpoints/{name}_ckpt.pth (last)"] + [f"{target} (best)" for target in targets]
+    written = [f"{checkpoint} (last)"] + [f"{target} (best)" for target in targets] + kept
     if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
         written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), build)
     print(f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}")
+
+
+def _keep_start(start: str | None, path: Path) -> list[str]:
+    """Copy `path`, about to be replaced, to *-init.pth when it was the run's start, the first start if it was tuned before; a run that
+    started elsewhere ends that chain. Returns what was done."""
+    kept = path.with_name(f"{path.stem}-init.pth")
+    if start is None or Path(start).resolve() != path.resolve():
+        kept.unlink(missing_ok=True)
+        return []
+    if not kept.exists():
+        copy_file(path, kept)
+    return [f"{kept} (the start)"]
 
 
 def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
