@@ -8,14 +8,11 @@ Runs of an earlier call with the same --name are not repeated.
 
 import argparse
 import csv
-import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-from utils import cli
+from utils import cli, iterate
 from utils.prune_explore import write_csv
 from utils.tables import ascii_table
 
@@ -47,24 +44,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-def run(*command: object) -> None:
-    """One of the project's scripts; stops when it fails."""
-    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
-
-
 def measure(args: argparse.Namespace, variant: str, s: float) -> dict:
     """Train and cut one variant, unless that was done: one row of the table."""
     name = f"{args.name}/{variant.replace(',', '').replace(' ', '-')}-s{s:g}"
     folder, pruned = Path("logs") / name, Path("logs") / name / "pruned"
     common = "--cfg", args.cfg, "--data", args.data, "--threads", args.threads
-    if not any(pruned.glob("*-report.json")):
-        run("train.py", *common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]), *shlex.split(args.train),
-            "--no-publish", "--name", name)
-        run("test_prune.py", *common, "--weights", folder / "best.pth", "--target-flops", args.target_flops, "--recalibrate", 20,
-            "--repeats", 0, "--out", pruned)
+    iterate.tune(folder, [*common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]), *shlex.split(args.train), "--no-publish"])
+    report = iterate.prune(pruned, [*common, "--weights", folder / "best.pth", "--target-flops", args.target_flops, "--recalibrate", 20,
+                                    "--repeats", 0])
     with open(folder / "metrics.csv") as file:
         last = list(csv.DictReader(file))[-1]
-    report = json.loads(next(pruned.glob("*-report.json")).read_text())
     return {"variant": variant, "s": s, "sparse mAP": round(float(last["map50"]), 4), "gammas exactly 0": round(float(last["gamma_zero"]), 3),
             "mAP after the cut": round(report["after"]["map50"], 4), "channels cut": round(report["share_cut"], 3)}
 

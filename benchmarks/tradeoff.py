@@ -13,8 +13,6 @@ import importlib.util
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Callable
@@ -23,8 +21,8 @@ import torch
 from torch import nn
 
 from models import Darknet
-from utils import cli, pruning
-from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils import cli, iterate, pruning
+from utils.checkpoint import save_checkpoint, weights_content
 from utils.evaluate import evaluate
 from utils.parse_config import write_model_config
 from utils.prune_args import parse_prune_args
@@ -119,14 +117,16 @@ class TorchPruning:
         import torch_pruning
 
         net = copy.deepcopy(self.job.dense).cpu()
-        factor = restoring_factor(net)
-        rescale_gammas(net, factor)
+        factor = restoring_factor(net) if self.job.rescale != 1.0 else None
+        if factor:
+            rescale_gammas(net, factor)
         heads = [net.module_list[i - 1][0] for i in net.head_layers()]
         importance = getattr(torch_pruning.importance, self.importance)()
         pruner = torch_pruning.pruner.BasePruner(_Raw(net), torch.rand(1, 3, self.job.size[1], self.job.size[0]), importance=importance,
                                                  global_pruning=True, pruning_ratio=ratio, max_pruning_ratio=1.0, ignored_layers=heads)
         pruner.step()
-        rescale_gammas(net, 1 / factor)  # fine-tuned at the scale of all the others
+        if factor:
+            rescale_gammas(net, 1 / factor)  # fine-tuned at the scale of all the others
         return net
 
     def __call__(self, macs: float) -> tuple[list[dict], dict] | None:
@@ -193,11 +193,8 @@ def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, flo
     """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made again, one that was
     stopped goes on."""
     run = Path("logs") / f"{args.out.name}-{folder.name}-seed{seed}"
-    if not (run / "last.pth").exists():
-        subprocess.run([sys.executable, "train.py", "--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish",
-                        "--name", run.name, "--seed", str(seed), *shlex.split(args.tune)], cwd=ROOT, check=True)
-    elif read_checkpoint(run / "last.pth")["epoch"] < json.loads((run / "args.json").read_text())["epochs"]:
-        subprocess.run([sys.executable, "train.py", "--resume", run], cwd=ROOT, check=True)
+    iterate.tune(run, ["--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish", "--seed", seed,
+                       *shlex.split(args.tune)])
     flags = parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])
     job = pruning.load(flags, Darknet)
     result = evaluate(job.model, job.loader, job.names, job.options, quiet=True)

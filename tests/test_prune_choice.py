@@ -1,6 +1,7 @@
 """What goes: scores, the least a layer keeps, aligned widths, whole blocks, and searches for a target."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import Darknet
-from utils import cli, prune_scores, prune_search
+from utils import cli, iterate, prune_explore, prune_scores, prune_search
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.parse_config import parse_model_config
+from utils.prune_args import parse_prune_args
 from utils.prune_depth import remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.prune_graph import channel_graph
 from utils.prune_masks import candidates, in_blocks, make_room, obtain_filters_mask
@@ -235,6 +237,36 @@ def test_thresholds_are_all_cuts_or_an_even_sample():
     assert prune_search.thresholds(scores, free) == [1.0, 2.0, 3.0, 7.0]
     assert prune_search.thresholds(scores, free, start=2.0) == [2.0, 3.0, 7.0] and prune_search.thresholds(scores, free, start=7.0) == [7.0]
     assert len(prune_search.thresholds(torch.arange(1000.0), torch.ones(1000, dtype=torch.bool), 10)) == 11
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.integers(2, 9))
+def test_a_curve_starts_with_what_is_dead_and_ends_with_all(dead, alive, count):
+    scores = torch.cat([torch.zeros(dead), 1 + torch.arange(alive, dtype=torch.float)])
+    levels = prune_search.curve_levels(scores, torch.ones(len(scores), dtype=torch.bool), count)
+    cut = [(scores < level).sum().item() for level in levels]
+    assert len(levels) <= count and (alive < 2 * count or len(levels) == count) and cut == sorted(set(cut)) and cut[-1] == dead + alive
+    assert cut[0] == dead or not dead or len(levels) == 1
+    assert cut[0] > 0
+
+
+def test_a_curve_of_a_net_with_dots_in_its_name_keeps_its_name(tmp_path):
+    prune_explore.save_curves({"gamma": [prune_explore.Point(0.5, 10, 20, None, 0.5, 0.2)]}, tmp_path / "yolo-1.1-pruned-curve")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["yolo-1.1-pruned-curve.csv", "yolo-1.1-pruned-curve.png"]
+
+
+def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_path):
+    words = "--steps 3 --percent 0.488 --layer-keep 0.125 --layers 2 --img_size 64 --skip-bad --device cpu".split()
+    args = parse_prune_args("", words)
+    assert iterate.step_shares(args) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
+    assert iterate.without(words, iterate.OF_THE_WHOLE) == "--img_size 64 --skip-bad --device cpu".split()
+    assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, iterate.training_flags(args)))
+    assert iterate.run_name(Path("a/cut")) != iterate.run_name(Path("b/cut"))
+    iterate.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
+    iterate.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
+    with pytest.raises(ValueError, match="epochs 1.*epochs 2.*another --out"):
+        iterate.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 2"})
+    with pytest.raises(SystemExit):  # a shortened flag would escape `without`
+        parse_prune_args("", ["--step", "3"])
 
 
 @pytest.mark.parametrize("text, value, ratio", [("0.2", 0.2, True), ("1.2M", 1.2e6, False), ("350K", 3.5e5, False), ("0.8G", 8e8, False),

@@ -162,7 +162,7 @@ def test_an_impossible_target_says_what_could_be_had_and_writes_nothing(project,
 
 def test_prune_measures_time_and_map_in_its_search_and_looks_around(project, random_net):
     out, _ = python(f"{PRUNE} --target-latency 0.999 --max-drop 1 --recalibrate 1 --repeats 3 --curve 2 --sensitivity 2 --out look", project)
-    assert "probe" in out and "taken anew on 1 training batches" in out
+    assert "probe" in out and "taken anew on 16 training images" in out
     exists(project, "look/yolov3-pruned-curve.csv", "look/yolov3-pruned-curve.png", "look/yolov3-pruned-sensitivity.csv", "look/yolov3-pruned-sensitivity.png")
     curve = (project / "look/yolov3-pruned-curve.csv").read_text().splitlines()
     assert len(curve) == 1 + 1 + 2 and curve[0].startswith("method,share_cut,parameters")
@@ -171,7 +171,7 @@ def test_prune_measures_time_and_map_in_its_search_and_looks_around(project, ran
 def test_statistics_are_taken_anew_after_a_search_where_there_are_training_images(project, random_net):
     command = f"{PRUNE} --target-params 0.5 --repeats 0 --out anew --data"
     out, _ = python(f"{command} config/oxfordhand.data", project)
-    assert "taken anew on 20 training batches" in out
+    assert "taken anew on 16 training images" in out
     (project / "score.data").write_text("classes=1\nvalid=data/valid.txt\nnames=data/oxfordhand.names\n")
     out, _ = python(f"{command} score.data", project)
     assert "no training images" in out and "taken anew" not in out
@@ -190,6 +190,8 @@ def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project,
     dense, slim = [total_cost(parse_model_config(path)).parameters for path in (project / "config/yolov3-hand.cfg", project / "parts/step2/prune2_yolov3-hand.cfg")]
     assert 0.1 * dense < slim <= 0.25 * dense and "mAP tuned" in out
     shutil.rmtree(project / "logs/parts-step2")
+    _, error = python(command.replace("0.25", "0.5"), project, status=2)
+    assert "steps begun with" in error and "another --out" in error
     again, _ = python(command, project)
     assert again.count("$ python") == 1 and "train.py" in again.split("$ python")[1].splitlines()[0]
 

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,30 @@ def test_named_weights_that_are_missing_stop_and_the_default_only_warns(argument
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         Trainer(arguments("--weights", "nowhere.pth"))
     assert "from scratch" in Trainer(arguments()).start_words
+
+
+def test_a_default_start_of_another_net_only_warns_and_none_is_none(arguments):
+    Path("weights").mkdir()
+    Path("weights/yolov3.weights").write_bytes(bytes(20 + 4 * 1000))
+    words = Trainer(arguments("--name", "a")).start_words
+    assert "does not fit" in words and "from scratch" in words
+    assert Trainer(arguments("--name", "b", "-pre", "none")).start_words == "from scratch"
+    with pytest.raises(ValueError, match="yolov3.weights"):
+        Trainer(arguments("--name", "c", "-pre", "weights/yolov3.weights"))
+
+
+def test_a_run_resumes_after_its_cfg_was_replaced(arguments, tiny_cfg):
+    run_epochs(Trainer(arguments()), 1)
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("filters=8", "filters=4"))
+    resumed = Trainer(resumed_arguments(train.parse_args(["--resume", "logs/run", "--n_cpu", "0"])))
+    assert resumed.epoch == 1 and run_epochs(resumed, 2).epoch == 2
+
+
+def test_a_net_without_batch_norm_trains_but_not_with_sr(arguments, tiny_cfg):
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("batch_normalize=1", "batch_normalize=0"))
+    assert run_epochs(Trainer(arguments("--name", "plain")), 1).epoch == 1
+    with pytest.raises(ValueError, match="no batch norm"):
+        Trainer(arguments("--name", "sr", "-sr"))
 
 
 def test_under_sr_the_best_is_the_last(arguments):

@@ -58,7 +58,7 @@ def percent(text: str) -> float:
     """argparse type: a share of channels, 0 <= value < 1 (0.85, as the method's published description calls "percent")."""
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a share from 0 to below 1, such as 0.85")
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to below 1, such as 0.85")
     return value
 
 

@@ -1,12 +1,12 @@
 """A trained dense net as teacher of its pruned self: soft targets for every cell (Hinton et al. 2015; for detectors, Chen et al. 2017,
 section 3: the teacher's objectness weighs its boxes and classes)."""
 
-from pathlib import Path
 from typing import Callable
 
 from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss
 
+from utils import cli
 from utils.boxes import cxcywh_to_xyxy
 from utils.checkpoint import load_weights
 from utils.loss import LossOptions, LossParts, binary_cross_entropy
@@ -17,7 +17,7 @@ SURE = 0.05  # teacher objectness under which a cell teaches no box and no class
 
 def load_teacher(cfg: str, weights: str, student: nn.Module, build: Callable[[list[dict]], nn.Module]) -> nn.Module:
     """The teacher, ready for inference on the student's device. Raises ValueError when its heads are not the student's."""
-    teacher = build(defs_for_weights(Path(cfg), weights))
+    teacher = build(defs_for_weights(cli.resolve_cfg(cfg), weights))
     load_weights(teacher, weights)
     kinds = [[(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()] for net in (teacher, student)]
     if kinds[0] != kinds[1]:

@@ -15,6 +15,9 @@ from utils.setup import model_and_data
 from utils.shapes import total_cost
 from utils.tables import ascii_table
 
+# flags that hold for all steps together, not for each
+OF_THE_WHOLE = ("--steps", "--tune", "--cfg", "--model_def", "--weights", "--weights_path", "-pre", "--pretrained_weights", "--out", "--percent",
+                "--target-params", "--target-flops", "--target-latency", "--layers", "--layer-keep")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,24 +26,51 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
     passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its name>-step<i>."""
     out = args.out or Path("pruned") / f"steps-{cli.stem(args.cfg)}"
     cfg, weights = cli.resolve_cfg(args.cfg), Path(args.weights or f"checkpoints/{cli.stem(args.cfg)}_ckpt.pth")
-    shares, passed = step_shares(args), without(argv, ("--steps", "--tune", "--cfg", "--model_def", "--weights", "--weights_path", "-pre",
-                                                       "--pretrained_weights", "--out", "--percent", "--target-params", "--target-flops", "--target-latency"))
+    shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
+    remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "prune": [*shares, *passed], "layers": args.layers, "tune": args.tune})
     rows = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]]
     for step in range(1, args.steps + 1):
-        folder, run = out / f"step{step}", Path("logs") / f"{out.name}-step{step}"
-        report = prune(folder, ["--cfg", cfg, "--weights", weights, *shares, *passed])
+        folder, run = out / f"step{step}", Path("logs") / f"{run_name(out)}-step{step}"
+        blocks = ["--layers", args.layers] if step == 1 and args.layers else []
+        report = prune(folder, ["--cfg", cfg, "--weights", weights, *shares, *blocks, *passed])
         cfg = next(folder.glob("prune*.cfg"))
-        tune(run, ["--cfg", cfg, "--weights", next(folder.glob("checkpoints/*.pth")), "--data", args.data, "--no-publish", *shlex.split(args.tune)])
+        start = next(path for path in folder.glob("checkpoints/*.pth") if not path.stem.endswith("-init"))
+        tune(run, ["--cfg", cfg, "--weights", start, *training_flags(args), "--no-publish", *shlex.split(args.tune)])
         weights = run / "best.pth"
-        cost = total_cost(parse_model_config(cfg))
+        defs = parse_model_config(cfg)
+        cost = total_cost(defs, *cli.input_size(args, defs))
         rows.append([step, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f}", score_of(report), best_of(run)])
     print(ascii_table(rows))
     print(f"written: {cfg}, {weights}")
 
 
+def remember(path: Path, command: dict) -> None:
+    """Write what the steps in this folder are made with. Raises ValueError when they were begun with something else."""
+    if path.exists() and (begun := json.loads(path.read_text())) != command:
+        key = next(key for key in command if begun.get(key) != command[key])
+        raise ValueError(f"{path}: found steps begun with {key} {begun.get(key)!r}, expected {command[key]!r}; choose another --out, or remove the folder "
+                         "and its runs to begin anew")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(command, indent=1) + "\n")
+
+
+def run_name(out: Path) -> str:
+    """Name that the runs below `out` carry under logs/: its whole path, so that equal folder names are not taken for each other."""
+    return "-".join(part for part in out.parts if part not in (out.anchor, ".", ".."))
+
+
+def training_flags(args: argparse.Namespace) -> list:
+    """What train.py has to know of a pruning's command line."""
+    flags = ["--data", args.data, "--n_cpu", args.n_cpu, "--threads", args.threads, "--cache-gb", args.cache_gb]
+    for flag, value in (("--class_path", args.class_path), ("--img_size", args.img_size), ("--device", args.device)):
+        flags += [flag, value] if value else []
+    return flags + ["--skip-bad"] * args.skip_bad
+
+
 def step_shares(args: argparse.Namespace) -> list[str]:
     """Flags of one step: equal ratios, so that args.steps of them compound to what was asked for."""
-    flags = []
+    flags = ["--layer-keep", f"{args.layer_keep ** (1 / args.steps):.6f}"] if args.layer_keep else []
+    aims = len(flags)
     for name in ("target_params", "target_flops", "target_latency"):
         if (target := getattr(args, name)) is None:
             continue
@@ -52,8 +82,8 @@ def step_shares(args: argparse.Namespace) -> list[str]:
             cost = total_cost(defs, *cli.input_size(args, defs))
             ratio = target.value / (cost.parameters if name == "target_params" else 2 * cost.macs)
         flags += [f"--{name.replace('_', '-')}", f"{min(ratio, 1.0) ** (1 / args.steps):.6f}"]
-    if not flags and args.max_drop is None:
-        flags = ["--percent", f"{1 - (1 - args.percent) ** (1 / args.steps):.6f}"]
+    if len(flags) == aims and args.max_drop is None:
+        flags += ["--percent", f"{1 - (1 - args.percent) ** (1 / args.steps):.6f}"]
     return flags
 
 
@@ -94,7 +124,7 @@ def tune(folder: Path, flags: list) -> None:
         if state["epoch"] < state["args"]["epochs"]:
             run("train.py", ["--resume", folder])
     else:
-        run("train.py", [*flags, "--name", folder.name])
+        run("train.py", [*flags, "--name", folder.relative_to("logs")])
 
 
 def score_of(report: dict) -> str:

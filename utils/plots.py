@@ -47,13 +47,11 @@ def plot_pr_curve(recall, precision, title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_gammas(gammas: list, threshold: float, path: Path) -> None:
-    """Histogram of prunable |gamma| and the threshold of the cut; gammas: (C_i,) arrays."""
-    values = sorted(abs(float(value)) for gamma in gammas for value in gamma)
+def plot_gammas(kept: list[float], cut: list[float], path: Path) -> None:
+    """Histogram of prunable |gamma|: of the channels that stay, and of those that go."""
     figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    axis.hist(values, bins=80, color="tab:blue")
-    axis.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
-    axis.set(title=f"|gamma| of {len(values):,} prunable channels", xlabel="|gamma|", ylabel="channels", yscale="log")
+    axis.hist([kept, cut], bins=80, stacked=True, color=["tab:blue", "tab:red"], label=[f"kept: {len(kept):,}", f"cut: {len(cut):,}"])
+    axis.set(title=f"|gamma| of {len(kept) + len(cut):,} prunable channels", xlabel="|gamma|", ylabel="channels", yscale="log")
     axis.legend()
     _save(figure, path)
 

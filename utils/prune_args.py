@@ -8,7 +8,7 @@ from utils import cli
 
 def parse_prune_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test_prune.py."""
-    p = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter)
+    p = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter, allow_abbrev=False)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, "to prune (default: checkpoints/STEM_ckpt.pth)")
     cli.add_data_flags(model)
@@ -32,7 +32,7 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     aim.add_argument("--target-flops", type=cli.target, metavar="X", help="the same for FLOPs (2 x MACs): 0.3 or 2.5G")
     aim.add_argument("--target-latency", type=cli.target, metavar="X", help="the same for measured time: 0.5 or 12ms")
     aim.add_argument("--max-drop", type=cli.ratio, metavar="D", help="the strongest cut that loses at most D of mAP before "
-                     "fine-tuning, batch-norm statistics recalibrated")
+                     "fine-tuning, batch-norm statistics recalibrated (with --steps: in each step)")
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES", help="take batch-norm statistics anew on training images "
                      "(default: 20 after a search, when the net is scored; else 0)")
     step = p.add_argument_group("in steps")

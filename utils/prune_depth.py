@@ -40,7 +40,7 @@ def residual_blocks(defs: list[dict]) -> list[Block]:
             continue
         block = Block(layer_i, inputs[1])
         branch = range(block.stream + 1, layer_i)
-        chain = all(defs[1 + i]["type"] == "convolutional" and readers[i] == [i + 1] for i in branch)
+        chain = all(defs[1 + i]["type"] == "convolutional" and readers.get(i) == [i + 1] for i in branch)
         if len(branch) and chain and integer(defs[1 + block.last], "batch_normalize"):
             if activation_of(defs[1 + block.last])(torch.zeros(())) == 0:
                 blocks.append(block)

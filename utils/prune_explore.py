@@ -14,9 +14,9 @@ from utils.profile import compare_latency
 from utils.prune_masks import Cut
 from utils.prune_report import OutputNames
 from utils.prune_scores import cells
-from utils.prune_search import thresholds
+from utils.prune_search import curve_levels
 from utils.prune_surgery import masked_state
-from utils.pruning import Job, PruneError, Ranking, compact_of, cut_at, dense_score, loaded, recalibrate, recalibration_batches, share_of
+from utils.pruning import Job, Ranking, compact_of, cut_at, dense_score, loaded, recalibrate, recalibration_batches, share_of
 from utils.shapes import total_cost
 from utils.tables import ascii_table
 
@@ -46,8 +46,6 @@ def explore(job: Job) -> None:
     args = job.args
     if not (args.curve or args.sensitivity):
         return
-    if job.loader is None:
-        raise PruneError("--curve, --sensitivity: found --no-eval beside them, expected a net that may be scored; leave one of them out")
     base = OutputNames.of(job.cfg, args.out).darknet_cfg.with_suffix("")
     if args.curve:
         points = tradeoff(job, args.curve)
@@ -65,9 +63,8 @@ def tradeoff(job: Job, count: int) -> list[Point]:
     ranking = Ranking.of(job)
     dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
     points = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)]
-    levels = thresholds(ranking.ranked, ranking.free, count + 1)  # of these the first cuts nothing, the last but one all but a group
     last = None
-    for level in levels[1:-2] + levels[-1:]:
+    for level in curve_levels(ranking.ranked, ranking.free, count):
         cut = cut_at(job, ranking, level)
         if last is not None and torch.equal(cut.keep, last):  # every layer is down to what it must keep
             break
@@ -88,8 +85,9 @@ def point_of(job: Job, ranking: Ranking, cut: Cut) -> Point:
 
 def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
     """name -> points, as `base`.csv and `base`.png."""
-    write_csv(base.with_suffix(".csv"), [{"method": name, **point.row()} for name, points in curves.items() for point in points])
-    plot_tradeoff({name: [point.row() for point in points] for name, points in curves.items()}, base.with_suffix(".png"))
+    write_csv(base.with_name(base.name + ".csv"), [{"method": name, **point.row()} for name, points in curves.items() for point in points])
+    plot_tradeoff({name: [point.row() for point in points] for name, points in curves.items()},
+                  base.with_name(base.name + ".png"))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from utils import cli
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.darknet_weights import darknet_bytes
@@ -127,9 +129,9 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
 def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:
     """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
     base = names.darknet_cfg.with_suffix("")
-    gammas = [gammas_by_layer(job.model)[i].cpu() for i in job.graph.prunable]
-    plot_gammas(gammas, plan.cut.threshold, base.with_name(base.name + "-gammas.png"))
-    layers = job.graph.prunable
+    layers, by_layer = job.graph.prunable, gammas_by_layer(job.model)
+    gammas, keep = torch.cat([by_layer[i].abs().cpu() for i in layers]), torch.cat([plan.masks[i].cpu() for i in layers])
+    plot_gammas(gammas[keep].tolist(), gammas[~keep].tolist(), base.with_name(base.name + "-gammas.png"))
     plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
                   base.with_name(base.name + "-channels.png"))
     with open(base.with_name(base.name + "-channels.csv"), "w", newline="") as file:

@@ -18,6 +18,14 @@ def thresholds(scores: Tensor, free: Tensor, most: int | None = None, start: flo
     return levels + [levels[-1] * 2 + 1]
 
 
+def curve_levels(scores: Tensor, free: Tensor, count: int) -> list[float]:
+    """At most `count` thresholds from mild to strong, evenly spread over the channels that are not dead (score 0). The first cuts just the
+    dead ones where there are any; the last cuts all that may go."""
+    dead = bool((scores[free] == 0).any())
+    levels = thresholds(scores, free & (scores > 0), count + 1 - dead)  # the last but one leaves a single group, which stays in any case
+    return levels[0 if dead else 1:-2] + levels[-1:]
+
+
 def mildest(levels: Sequence[float], fits: Callable[[float], bool]) -> float | None:
     """The first of ascending `levels` for which fits(level); None when the last does not. fits must hold for all levels after
     one for which it holds; log2(n) calls."""

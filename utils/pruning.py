@@ -112,8 +112,8 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     loader = None
     if not args.no_eval:
         loader = evaluation_loader(dataset(args, data, "valid", size), args.batch_size, args.n_cpu)
-    elif args.max_drop is not None:
-        raise PruneError("--max-drop: found --no-eval beside it, expected a net that may be scored; leave one of them out")
+    elif asked := [flag for flag, value in (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity)) if value]:
+        raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of them out")
 
     if args.recalibrate is None and recalibration_batches(args) and not (data.train and data.train.exists()):
         print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
@@ -383,8 +383,9 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
 def recalibrate_compact(job: Job, compact: Compact) -> None:
     """--recalibrate: new batch-norm statistics for the compact net, after it was verified."""
     if count := recalibration_batches(job.args):
-        recalibrate(compact.model, job.train_batches(count))
-        print(f"batch-norm statistics of the compact net taken anew on {count} training batches")
+        batches = list(job.train_batches(count))
+        recalibrate(compact.model, batches)
+        print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} training images")
 
 
 def deviation_in_double(job: Job, plan: Plan) -> float:

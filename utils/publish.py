@@ -28,13 +28,11 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Call
 
 
 def _keep_start(start: str | None, path: Path) -> list[str]:
-    """Copy `path`, about to be replaced, to *-init.pth when it was the run's start, the first start if it was tuned before; a run that
-    started elsewhere ends that chain. Returns what was done."""
+    """Copy `path`, about to be replaced, to *-init.pth when it was the run's start. Returns what was done."""
     kept = path.with_name(f"{path.stem}-init.pth")
     if start is None or Path(start).resolve() != path.resolve():
-        kept.unlink(missing_ok=True)
         return []
-    if not kept.exists():
+    if not kept.exists():  # a second tuning keeps the first start
         copy_file(path, kept)
     return [f"{kept} (the start)"]
 

@@ -94,14 +94,16 @@ def drift_epochs(s: float, learning_rate: float, momentum: float, steps_per_epoc
 
 
 def gamma_quantiles(gammas: list[Tensor]) -> list[float]:
-    """QUANTILES of |gamma| over all channels."""
+    """QUANTILES of |gamma| over all channels; zeros of a net without any."""
+    if not gammas:
+        return [0.0] * len(QUANTILES)
     values = torch.cat([gamma.detach().abs().float().cpu() for gamma in gammas])
     return torch.quantile(values, torch.tensor(QUANTILES)).tolist()
 
 
 def zero_share(gammas: list[Tensor]) -> float:
-    """Share of the gammas that are exactly 0."""
-    return torch.cat([gamma.detach() == 0 for gamma in gammas]).float().mean().item()
+    """Share of the gammas that are exactly 0; 0 of none."""
+    return 0.0 if not gammas else torch.cat([gamma.detach() == 0 for gamma in gammas]).float().mean().item()
 
 
 def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:

@@ -11,13 +11,13 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     """Arguments of train.py; `weights_named` says whether --weights was given."""
     p = argparse.ArgumentParser(prog="train.py", description=description, formatter_class=cli.HelpFormatter)
     model = p.add_argument_group("model and data")
-    cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from (default: {DEFAULT_WEIGHTS}; none there: from scratch)")
+    cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from (default: {DEFAULT_WEIGHTS} where it is there and fits); none: from scratch")
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     t = p.add_argument_group("training")
     t.add_argument("--epochs", type=cli.positive_int, default=100)
     t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3)
-    t.add_argument("--momentum", type=cli.ratio, default=0.9)
+    t.add_argument("--momentum", type=cli.percent, default=0.9)
     t.add_argument("--weight_decay", type=float, default=5e-4, help="on convolution kernels only")
     t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine")
     t.add_argument("--warmup", type=float, default=1.0, metavar="EPOCHS", help="epochs of rising learning rate")
@@ -72,5 +72,5 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     if bool(args.teacher_cfg) != bool(args.teacher_weights):
         p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
     args.weights_named = args.weights is not None
-    args.weights = args.weights or DEFAULT_WEIGHTS
+    args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args

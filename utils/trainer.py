@@ -15,7 +15,8 @@ from tqdm import tqdm
 from utils import cli, distributed, sparsity
 from utils.augmentations import Augmentation
 from utils.channel_cost import saved_macs, seconds_per_mac
-from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.darknet_weights import WeightsError
 from utils.datasets import TrainSampler, evaluation_loader, to_input, training_loader
 from utils.distill import distillation_loss, load_teacher
 from utils.ema import ModelEma
@@ -64,6 +65,8 @@ class Trainer:
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
         self.cfg, defs, self.data = model_and_data(args, quiet=not self.main)
+        if args.resume:  # the cfg's name may belong to another pruning by now
+            defs = read_checkpoint(args.resume)["module_defs"]
         self.size = cli.input_size(args, defs)
         self.model = build(defs).to(self.device, memory_format=torch.channels_last)
         self.rescale = 1.0  # the factor that gammas carry, see utils.rescale
@@ -82,6 +85,8 @@ class Trainer:
         self._restore()
         self._freeze()
         self.penalised = [gamma for gamma in sparsity.gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
+        if args.sr and not self.penalised:
+            raise ValueError(f"{self.cfg}: -sr found no batch norm to penalise (of prunable layers that --freeze leaves free), expected one or more")
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
         self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
         self.forward = distributed.wrap(torch.compile(self.model) if args.compile else self.model, self.device)
@@ -97,8 +102,13 @@ class Trainer:
             return f"resumed from {args.resume}"
         words, loaded = "from scratch", {}
         if args.weights and (args.weights_named or Path(args.weights).is_file()):
-            detail, loaded = load_weights(self.model, args.weights, strict=False)
-            words = f"{args.weights}: {detail}"
+            try:
+                detail, loaded = load_weights(self.model, args.weights, strict=False)
+                words = f"{args.weights}: {detail}"
+            except (WeightsError, CheckpointError) as error:
+                if args.weights_named:
+                    raise
+                words = f"warning: the default start does not fit this cfg ({error}): from scratch"
         elif args.weights:
             words = f"warning: {args.weights} is not there (weights/download_weights.py fetches it): from scratch"
         self.rescale = float(loaded.get("rescale", 1.0))
