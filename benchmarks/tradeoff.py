@@ -9,6 +9,7 @@ alike; with --tune all are fine-tuned with the same flags; in the end all are ti
 
 import argparse
 import copy
+import csv
 import importlib.util
 import json
 import os
@@ -38,7 +39,7 @@ from utils.shapes import total_cost
 from utils.tables import ascii_table
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = {"group, gamma": "", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
+OURS = {"group, gamma": "", "group, gamma-norm": "--score gamma-norm", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
 REFERENCE = "reference rule"
 TUNED = ("tuned_map50", "tuned_map", "tuned_spread", "seeds")  # columns that --tune fills
 SHOWN = ("method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", *TUNED)
@@ -195,10 +196,9 @@ def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, flo
     run = Path("logs") / f"{args.out.name}-{folder.name}-seed{seed}"
     iterate.tune(run, ["--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish", "--seed", seed,
                        *shlex.split(args.tune)])
-    flags = parse_prune_args(__doc__, ["--cfg", str(folder / "net.cfg"), "--weights", str(run / "best.pth"), "--data", args.data])
-    job = pruning.load(flags, Darknet)
-    result = evaluate(job.model, job.loader, job.names, job.options, quiet=True)
-    return result.map50, result.map
+    with open(run / "metrics.csv", newline="") as file:
+        best = max(csv.DictReader(file), key=lambda row: float(row["map50"]))
+    return float(best["map50"]), float(best["map"])
 
 
 def tune(args: argparse.Namespace, row: dict) -> None:
