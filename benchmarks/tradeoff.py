@@ -202,9 +202,10 @@ def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, flo
 
 
 def tune(args: argparse.Namespace, row: dict) -> None:
-    """Fine-tune the net of a row with every seed; mean mAP@.5 and AP, and largest less smallest mAP@.5, go into the row."""
+    """Fine-tune the net of a row with every seed; mean mAP@.5 and AP, and largest less smallest mAP@.5 of several, go into the row."""
     map50, ap = zip(*(tuned(args, Path(row["folder"]), seed) for seed in args.seeds))
-    row.update(tuned_map50=round(fmean(map50), 4), tuned_map=round(fmean(ap), 4), tuned_spread=round(max(map50) - min(map50), 4), seeds=len(map50))
+    row.update(tuned_map50=round(fmean(map50), 4), tuned_map=round(fmean(ap), 4), seeds=len(map50),
+               tuned_spread=round(max(map50) - min(map50), 4) if len(map50) > 1 else "")
     (Path(row["folder"]) / "row.json").write_text(json.dumps(row) + "\n")
 
 
