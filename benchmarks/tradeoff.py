@@ -194,7 +194,7 @@ def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], 
 def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, float]:
     """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made again, one that was
     stopped goes on."""
-    run = Path("logs") / f"{args.out.name}-{folder.name}-seed{seed}"
+    run = Path("logs") / f"{iterate.run_name(folder)}-seed{seed}"
     iterate.tune(run, ["--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish", "--seed", seed,
                        *shlex.split(args.tune)])
     with open(run / "metrics.csv", newline="") as file:

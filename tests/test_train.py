@@ -163,6 +163,7 @@ def test_a_net_without_batch_norm_trains_but_not_with_sr(arguments, tiny_cfg):
     assert run_epochs(Trainer(arguments("--name", "plain")), 1).epoch == 1
     with pytest.raises(ValueError, match="no batch norm"):
         Trainer(arguments("--name", "sr", "-sr"))
+    assert not Path("logs/sr").exists()
 
 
 def test_under_sr_the_best_is_the_last(arguments):

@@ -82,11 +82,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
         self.epoch, self.step, self.best = 0, 0, -1.0
         self.stored_weights = None
-        self._restore()
         self._freeze()
         self.penalised = [gamma for gamma in sparsity.gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
         if args.sr and not self.penalised:
             raise ValueError(f"{self.cfg}: -sr found no batch norm to penalise (of prunable layers that --freeze leaves free), expected one or more")
+        self._restore()
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
         self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
         self.forward = distributed.wrap(torch.compile(self.model) if args.compile else self.model, self.device)
