@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/python -m benchmarks.demo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) logs/demo data/demo
