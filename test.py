@@ -4,11 +4,10 @@
 """
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 from utils import cli
+from utils.writing import write_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,14 +67,6 @@ def print_result(result, iou_thres: float) -> None:
     print(f"F1 {result.f1:.4f}; precision and recall are " + (f"at score {result.conf:.3f}, where F1 is highest" if result.conf else
                                                             "those of all detections"))
     print(f"{result.scorer}; {result.cap}")
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write beside, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What a benchmark run leaves behind: tables on the screen and in Markdown, numbers as JSON, one picture an item."""
 
 import importlib.metadata
-import json
 import os
 import shlex
 import time
@@ -14,6 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first
 
 from utils.run_folder import environment
 from utils.tables import ascii_table, markdown_table
+from utils.writing import replacing, write_json, write_text
 
 PACKAGES = ("torchvision", "numpy", "opencv-python", "onnx", "onnxruntime", "openvino", "pycocotools")
 LOG_FROM = 30  # ratio of the longest to the shortest bar from which a logarithmic axis is needed
@@ -103,19 +103,10 @@ def markdown(results: dict) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Written beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def write_results(results: dict, out: Path, json_file: Path | None) -> None:
     """results.json, table.md and a PNG an item in `out`; the JSON also where --json wants it."""
-    content = json.dumps(results, indent=1) + "\n"
     for path in (out / "results.json", *([json_file] if json_file else [])):
-        write_text(path, content)
+        write_json(path, results)
     write_text(out / "table.md", markdown(results))
     for item in results["items"]:
         picture(item, results["environment"], out / f"{item['name']}.png")
@@ -151,11 +142,9 @@ def picture(item: dict, environment: dict, path: Path) -> None:
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
     axis.xaxis.label.set_fontsize(8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, dpi=110, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def wrapped(text: str, width: int = 105) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 from pathlib import Path
 
 from models import Darknet
@@ -11,6 +10,7 @@ from utils.darknet_weights import darknet_bytes
 from utils.profile import compare_latency
 from utils.shapes import total_cost
 from utils.tables import ascii_table, change
+from utils.writing import write_json, write_text
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #bbb;padding:.3em .8em;text-align:right}
@@ -78,5 +78,5 @@ def write_report(folder: Path, rows: list[list], verdicts: list[str], footer: st
     parts += [_picture(folder / stage / "curves.png", stage) for stage in ("baseline", "sparse", "tuned")]
     parts.append(f"<p>{html.escape(footer)}</p>")
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Pruned hand detector</title><style>{STYLE}</style>{"".join(parts)}</html>'
-    (folder / "report.html").write_text(page)
-    (folder / "table.json").write_text(json.dumps({"rows": rows, "verdicts": verdicts, "footer": footer}, indent=1, default=str) + "\n")
+    write_text(folder / "report.html", page)
+    write_json(folder / "table.json", {"rows": rows, "verdicts": verdicts, "footer": footer})

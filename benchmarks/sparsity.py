@@ -11,6 +11,7 @@ import csv
 import os
 import shlex
 from pathlib import Path
+from statistics import fmean
 
 from utils import cli, iterate
 from utils.prune_explore import write_csv
@@ -37,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--data", required=True)
     p.add_argument("--s", type=cli.positive_float, nargs="+", default=[0.01, 0.04], help="strengths, each with every variant")
     p.add_argument("--train", default="--epochs 2 --lr 3e-3", metavar="FLAGS", help="of train.py, for every variant")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sparse training; the table has means, and of mAP largest less smallest")
     p.add_argument("--target-flops", type=cli.ratio, default=0.3, help="share of the FLOPs to cut to")
     p.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="some of them only")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
@@ -44,28 +46,41 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-def measure(args: argparse.Namespace, variant: str, s: float) -> dict:
-    """Train and cut one variant, unless that was done: one row of the table."""
-    name = f"{args.name}/{variant.replace(',', '').replace(' ', '-')}-s{s:g}"
+def measure(args: argparse.Namespace, variant: str, s: float, seed: int) -> dict[str, float]:
+    """Train and cut one variant with one seed, unless that was done: name -> number."""
+    name = f"{args.name}/{variant.replace(',', '').replace(' ', '-')}-s{s:g}-seed{seed}"
     folder, pruned = Path("logs") / name, Path("logs") / name / "pruned"
     common = "--cfg", args.cfg, "--data", args.data, "--threads", args.threads
-    iterate.tune(folder, [*common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]), *shlex.split(args.train), "--no-publish"])
+    iterate.tune(folder, [*common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]), *shlex.split(args.train),
+                          "--seed", seed, "--no-publish"])
     report = iterate.prune(pruned, [*common, "--weights", folder / "best.pth", "--target-flops", args.target_flops, "--recalibrate", 20,
                                     "--repeats", 0])
-    with open(folder / "metrics.csv") as file:
+    with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    return {"variant": variant, "s": s, "sparse mAP": round(float(last["map50"]), 4), "gammas exactly 0": round(float(last["gamma_zero"]), 3),
-            "mAP after the cut": round(report["after"]["map50"], 4), "channels cut": round(report["share_cut"], 3)}
+    return {"sparse mAP": float(last["map50"]), "mAP after the cut": report["after"]["map50"], "gammas exactly 0": float(last["gamma_zero"]),
+            "channels cut": report["share_cut"]}
+
+
+def over_seeds(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of every number; beside those of mAP their spread, largest less smallest."""
+    row = {}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        row[key] = round(fmean(values), 4)
+        if "mAP" in key:
+            row[f"{key}, spread"] = round(max(values) - min(values), 4)
+    return row
 
 
 def main() -> None:
-    """Every variant with every strength, then the table."""
+    """Every variant with every strength and seed, then the table."""
     args = parse_args()
     os.chdir(ROOT)
     rows = []
     for s in args.s:
         for variant in args.variants or VARIANTS:
-            rows.append(measure(args, variant, s))
+            runs = [measure(args, variant, s, seed) for seed in args.seeds]
+            rows.append({"variant": variant, "s": s, "seeds": len(runs)} | over_seeds(runs))
             write_csv(Path("logs") / args.name / "table.csv", rows)
     print(ascii_table([list(rows[0]), *(list(row.values()) for row in rows)]))
 

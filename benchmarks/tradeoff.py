@@ -37,6 +37,7 @@ from utils.recalibrate import recalibrate
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.shapes import total_cost
 from utils.tables import ascii_table
+from utils.writing import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"group, gamma": "", "group, gamma-norm": "--score gamma-norm", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
@@ -177,7 +178,7 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
     result, cost = evaluate(net, job.loader, job.names, job.options, quiet=True), total_cost(defs, *job.size)
     row = {"method": name, "flops_share": share, "parameters": cost.parameters, "flops": 2 * cost.macs, "latency_ms": "", "speed_up": "",
            "map50": round(result.map50, 4), "map": round(result.map, 4), **dict.fromkeys(TUNED, ""), "folder": str(folder)}
-    (folder / "row.json").write_text(json.dumps(row) + "\n")
+    write_json(folder / "row.json", row)
     return row
 
 
@@ -207,7 +208,7 @@ def tune(args: argparse.Namespace, row: dict) -> None:
     map50, ap = zip(*(tuned(args, Path(row["folder"]), seed) for seed in args.seeds))
     row.update(tuned_map50=round(fmean(map50), 4), tuned_map=round(fmean(ap), 4), seeds=len(map50),
                tuned_spread=round(max(map50) - min(map50), 4) if len(map50) > 1 else "")
-    (Path(row["folder"]) / "row.json").write_text(json.dumps(row) + "\n")
+    write_json(Path(row["folder"]) / "row.json", row)
 
 
 def save(args: argparse.Namespace, rows: list[dict]) -> None:

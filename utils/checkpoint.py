@@ -5,6 +5,7 @@ A checkpoint is a dict: "model" (the weights to use: EMA's where there is one), 
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from utils.darknet_weights import WeightsError
 from utils.parse_config import head_indices, rebuild_heads, class_count
+from utils.writing import replacing
 
 # keys of a cfg section that change nothing in what the net computes
 _TRAINING_KEYS = {"dontload", "stopbackward", "map", "focal_loss", "resize", "label_smooth_eps", "jitter", "random", "truth_thresh", "ignore_thresh", "iou_loss", "iou_thresh", "cls_normalizer", "classes",
@@ -29,20 +31,15 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    """torch.save by way of utils.writing."""
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy as save_checkpoint writes: beside, then renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
+    """Copy a file by way of utils.writing."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def weights_content(model: nn.Module, cfg: str, run: str, **more) -> dict:

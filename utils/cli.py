@@ -54,8 +54,8 @@ def rescaling(text: str) -> str | float:
     return text if text in ("none", "auto") else positive_float(text)
 
 
-def percent(text: str) -> float:
-    """argparse type: a share of channels, 0 <= value < 1 (0.85, as the method's published description calls "percent")."""
+def fraction(text: str) -> float:
+    """argparse type: 0 <= value < 1 (as --percent is, by the method's published description)."""
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to below 1, such as 0.85")
@@ -159,8 +159,8 @@ def select_device(name: str, threads: int = 0):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, dtype=torch.float64, device=device)  # sums of scores and rescaling are in double precision, which mps has not
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); use --device cpu") from None
     return device
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.parse_config import class_count, head_anchors, head_indices
+from utils.writing import replacing
 
 HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i8")])  # what we write; read the same way from 0.2 on
 
@@ -72,16 +73,12 @@ def read_darknet_weights(model: nn.Module, path: str | os.PathLike) -> LoadRepor
 
 
 def write_darknet_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Save `model` (a Darknet) with header 0.2.5 and a 64-bit count of images seen. Written beside, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    """Save `model` (a Darknet) with header 0.2.5 and a 64-bit count of images seen."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.array(((0, 2, 5), model.seen), HEADER).tofile(file)
         for _, conv, bn in model.convolutions():
             for tensor in conv_tensors(conv, bn):
                 tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tofile(file)
-    os.replace(temporary, path)
 
 
 def _read_floats(path: Path) -> tuple[np.ndarray, int]:

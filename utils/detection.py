@@ -2,7 +2,6 @@
 
 import argparse
 import glob
-import json
 import math
 import os
 import time
@@ -22,6 +21,7 @@ from utils.nms import non_max_suppression
 from utils.data_config import parse_data_config, read_names
 from utils.parse_config import class_count
 from utils.setup import defs_for_weights
+from utils.writing import replacing, write_json
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 89, 182), (26, 188, 156), (230, 126, 34)]
@@ -183,13 +183,12 @@ def _run_video(detector: Detector, names: list[str], source: str, args: argparse
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """Encode an RGB image by its suffix, beside, then rename."""
+    """Encode an RGB image by its suffix."""
     ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not ok:
         raise DataError(f"{path}: cannot be encoded")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def _result(source: str, image: np.ndarray, rows: np.ndarray, names: list[str]) -> dict:
@@ -201,7 +200,5 @@ def _result(source: str, image: np.ndarray, rows: np.ndarray, names: list[str]) 
 def write_results(results: list[dict], out: Path) -> None:
     """detections.json of all pictures and frames."""
     path = out / "detections.json"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_json(path, results)
     print(f"{sum(len(result['detections']) for result in results)} detections in {len(results)} pictures: {path}")

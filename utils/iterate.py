@@ -14,6 +14,7 @@ from utils.parse_config import parse_model_config
 from utils.setup import model_and_data
 from utils.shapes import total_cost
 from utils.tables import ascii_table
+from utils.writing import write_json
 
 # flags that hold for all steps together, not for each
 OF_THE_WHOLE = ("--steps", "--tune", "--cfg", "--model_def", "--weights", "--weights_path", "-pre", "--pretrained_weights", "--out", "--percent",
@@ -50,8 +51,7 @@ def remember(path: Path, command: dict) -> None:
         key = next(key for key in command if begun.get(key) != command[key])
         raise ValueError(f"{path}: found steps begun with {key} {begun.get(key)!r}, expected {command[key]!r}; choose another --out, or remove the folder "
                          "and its runs to begin anew")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(command, indent=1) + "\n")
+    write_json(path, command)
 
 
 def run_name(out: Path) -> str:

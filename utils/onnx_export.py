@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from utils.writing import replacing
+
 OPSET = 18
 TOLERANCE = 1e-3  # of float32 outputs, relative to the largest value of their column, sizes by their logarithm
 
@@ -19,7 +21,7 @@ class ExportError(ValueError):
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]) -> str:
-    """Write a Darknet as ONNX, beside, then renamed; returns in words how far it is from the original.
+    """Write a Darknet as ONNX; returns in words how far it is from the original.
 
     The file: input "images" (B, 3, height, width) float32 RGB 0..1, output "predictions" (B, N, 5 + K) as Darknet's in eval mode; B is
     free, size = (width, height) fixed. Where onnxruntime is installed the file is run beside the network first. Raises ExportError when
@@ -27,16 +29,9 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]
     """
     if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
         raise ValueError(f"ONNX export needs packages that are not installed: pip install {' '.join(missing)}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with replacing(path) as temporary:
         _program(model, size).save(temporary, external_data=False)
-        words = _compare(model, temporary, size)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return words
+        return _compare(model, temporary, size)
 
 
 def _program(model: nn.Module, size: tuple[int, int]):

@@ -10,6 +10,8 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
+from utils.writing import write_text
+
 ACTIVATIONS = ("linear", "leaky", "relu", "relu6", "mish", "swish", "logistic")
 
 # The keys each section may have and the kind of their value. Darknet's training-only keys are accepted and kept, so that
@@ -226,12 +228,8 @@ def format_model_config(defs: list[dict]) -> str:
 
 
 def write_model_config(path: str | os.PathLike, defs: list[dict]) -> None:
-    """Write module_defs as a cfg that parse_model_config reads back equal. Written beside, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(format_model_config(defs), encoding="utf-8")
-    os.replace(temporary, path)
+    """Write module_defs as a cfg that parse_model_config reads back equal."""
+    write_text(path, format_model_config(defs))
 
 
 def input_size(defs: list[dict]) -> tuple[int, int]:

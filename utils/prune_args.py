@@ -14,7 +14,7 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     cut = p.add_argument_group("what goes")
-    cut.add_argument("--percent", type=cli.percent, default=0.85, help="share of prunable channels to cut")
+    cut.add_argument("--percent", type=cli.fraction, default=0.85, help="share of prunable channels to cut")
     cut.add_argument("--strategy", choices=("group", "skip"), default="group", help="group: channels tied by shortcuts and depthwise "
                      "or grouped layers are cut together; skip: the reference rule, nothing that feeds a shortcut or an upsample")
     cut.add_argument("--score", choices=("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random"), default="gamma",
@@ -22,7 +22,7 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
                      "order of the loss; norm of the kernel; chance")
     cut.add_argument("--cost", choices=("macs", "latency"), default="macs", help="of --score gamma-cost: counted, or measured here")
     cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max", help="score of tied channels from their members'")
-    cut.add_argument("--layer-keep", type=cli.percent, default=0.0, metavar="SHARE", help="every layer keeps at least this share")
+    cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE", help="every layer keeps at least this share")
     cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N", help="keep widths multiples of N, chosen in the ranking")
     cut.add_argument("--layers", type=cli.count, default=0, metavar="N", help="first remove the N weakest residual blocks whole")
     cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact", help="how constants of removed channels are "

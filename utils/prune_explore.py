@@ -19,6 +19,7 @@ from utils.prune_surgery import masked_state
 from utils.pruning import Job, Ranking, compact_of, cut_at, dense_score, loaded, recalibrate, recalibration_batches, share_of
 from utils.shapes import total_cost
 from utils.tables import ascii_table
+from utils.writing import replacing
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of a layer's channels, for its sensitivity
 
@@ -92,8 +93,7 @@ def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Rows of equal keys as a CSV file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from utils.rescale import rescale_gammas, restoring_factor
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost
 from utils.tables import ascii_table, change, markdown_table
+from utils.writing import replacing, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
     plot_gammas(gammas[keep].tolist(), gammas[~keep].tolist(), base.with_name(base.name + "-gammas.png"))
     plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
                   base.with_name(base.name + "-channels.png"))
-    with open(base.with_name(base.name + "-channels.csv"), "w", newline="") as file:
+    with replacing(base.with_name(base.name + "-channels.csv")) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows(channels)
-    base.with_name(base.name + "-table.md").write_text(markdown_table(rows) + "\n")
-    report = {"args": {key: str(value) if isinstance(value, Path) else value for key, value in vars(job.args).items()},
+    write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
+    report = {"args": vars(job.args),
               "cfg": str(job.cfg), "weights": str(job.weights), "threshold": plan.cut.threshold, "share_cut": plan.share,
               "limit": plan.limit, "deviation": compact.deviation, "carried": compact.surgery.carried,
               "carriers": compact.surgery.carriers, "blocks_removed": [[b.stream + 1, b.shortcut] for b in job.blocks], "environment": environment(),
@@ -145,4 +145,4 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
               "protocol": times[0].protocol if times else None}
     for label, result in zip(("before", "masked", "after"), results):
         report[label] = result.to_dict() if result else None
-    base.with_name(base.name + "-report.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_json(base.with_name(base.name + "-report.json"), report)

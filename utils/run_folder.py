@@ -1,7 +1,6 @@
 """A run's own folder, logs/<run>/: args.json, metrics.csv, last.pth, best.pth and its pictures."""
 
 import csv
-import json
 import os
 import platform
 import subprocess
@@ -25,12 +24,6 @@ class RunFolder:
     def name(self) -> str:
         """Name of the run."""
         return self.path.name
-
-    def write_json(self, name: str, content: dict) -> None:
-        """Write `content` beside, then rename."""
-        temporary = self.path / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n")
-        os.replace(temporary, self.path / name)
 
     def rows(self) -> list[dict]:
         """Lines of metrics.csv, one an epoch, values as text."""

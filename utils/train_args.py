@@ -17,7 +17,7 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     t = p.add_argument_group("training")
     t.add_argument("--epochs", type=cli.positive_int, default=100)
     t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3)
-    t.add_argument("--momentum", type=cli.percent, default=0.9)
+    t.add_argument("--momentum", type=cli.fraction, default=0.9)
     t.add_argument("--weight_decay", type=float, default=5e-4, help="on convolution kernels only")
     t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine")
     t.add_argument("--warmup", type=float, default=1.0, metavar="EPOCHS", help="epochs of rising learning rate")
@@ -52,7 +52,7 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
                    "changing the function; without it a short -sr run selects nothing (auto: 0.05, where the activations allow it)")
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
                    "test_prune.py can prune, or the reference's rule")
-    s.add_argument("--percent", type=cli.percent, default=0.85, help="cut to judge the sparsity by, each epoch")
+    s.add_argument("--percent", type=cli.fraction, default=0.85, help="cut to judge the sparsity by, each epoch")
     r = p.add_argument_group("recovery of a pruned net")
     r.add_argument("--teacher-cfg", metavar="CFG", help="the dense net, to learn from while fine-tuning")
     r.add_argument("--teacher-weights", metavar="FILE", help="its weights")

@@ -31,6 +31,7 @@ from utils.run_folder import RunFolder, environment, new_run_path, require_tenso
 from utils.schedule import learning_rate
 from utils.setup import dataset, model_and_data
 from utils.shapes import largest_stride, total_cost
+from utils.writing import write_json
 
 AUTO_RESCALE = 0.05
 AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
@@ -152,7 +153,7 @@ class Trainer:
                 raise ValueError(f"{path}: there is a run of this name; take another --name, or go on with it: --resume {path}")
             self.folder = RunFolder(path) if self.main else None
             if self.main:
-                self.folder.write_json("args.json", vars(args) | {"environment": environment()})
+                write_json(self.folder.path / "args.json", vars(args) | {"environment": environment()})
             return
         state = read_checkpoint(args.resume)
         self.model.load_state_dict(state["live"])
