@@ -9,6 +9,7 @@ from conftest import MIXED, trained
 from models import Darknet
 from utils import backends, cli, onnx_export
 from utils.backends import make_backend
+from utils.evaluate import evaluate
 from utils.onnx_export import ExportError, export_onnx
 
 SIZE = (64, 64)
@@ -79,6 +80,19 @@ def test_torch_compile_is_asked_to_freeze_the_folded_net(net, monkeypatch):
     assert name == "compile" and calls == [{"options": {"freezing": True}}]
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in predict.modules())
     assert_same(net, predict)
+
+
+def test_a_compiled_net_can_be_scored_and_a_missing_compiler_is_one_line(net, monkeypatch):
+    """torch's own compiled module, its graphs run without a C++ compiler; nn.Module's bool() would ask it for a length."""
+    compiled = torch.compile(net.optimize(), backend="eager")
+    images = [(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(0, 6))]
+    assert evaluate(net, images, ("hand",), quiet=True, predict=compiled).n_targets == 0
+
+    def broken(images):
+        raise RuntimeError("no working C++ compiler found\nmore")
+    monkeypatch.setattr(torch, "compile", lambda model, **options: broken)
+    with pytest.raises(ValueError, match=r"^--backend compile does not work here \(no working C\+\+ compiler found\); take --backend torch$"):
+        make_backend("compile", net, SIZE)
 
 
 def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, monkeypatch):

@@ -296,6 +296,15 @@ def test_largest_stride():
     assert largest_stride(parse_model_config(ROOT / "config" / "yolov3-hand.cfg")) == 32
 
 
+def test_the_largest_stride_is_that_of_the_deepest_map_even_where_a_head_is_finer(tmp_path):
+    conv = "[convolutional]\nfilters=6\nsize=3\npad=1\nstride={}\nactivation=linear\n"
+    cfg, head = tmp_path / "a.cfg", "[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n"
+    cfg.write_text("[net]\n" + conv.format(2) * 3 + "[upsample]\nstride=2\n" + conv.format(1) + head)
+    assert largest_stride(parse_model_config(cfg)) == 8
+    cfg.write_text("[net]\n[upsample]\nstride=2\n" + conv.format(1) + head)
+    assert largest_stride(parse_model_config(cfg)) == 1
+
+
 @pytest.mark.parametrize("old, new, words", [
     ("filters=18", "filters=21", "expected 18 = 3 anchors x"),
     ("layers=-1, 4", "layers=-1, 0", "expected one size"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MIXED, ROOT, randomise, trained, worst
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import Darknet
@@ -104,6 +104,17 @@ def test_cost_and_normalisation_change_the_rank_as_they_say(tiny_cfg):
         group_scores("beta", model, graph)
 
 
+def test_taylor_passes_over_layers_that_no_head_depends_on(tmp_path):
+    normed = "[convolutional]\nbatch_normalize=1\nfilters=4\nsize=1\nactivation=leaky\n"
+    cfg = tmp_path / "unread.cfg"
+    cfg.write_text("[net]\nwidth=32\nheight=32\n" + normed + normed + "[route]\nlayers=0\n[convolutional]\nfilters=6\nsize=1\nactivation=linear\n"
+                   "[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n")
+    model = Darknet(cfg)
+    graph = channel_graph(model.module_defs, "group")
+    score = prune_scores.taylor(model, graph, [(torch.rand(1, 3, 32, 32), None)], lambda net, images, targets: net.raw_maps(images)[0].square().sum())
+    assert (score[graph.outputs[0]] > 0).all() and (score[graph.outputs[1]] == 0).all()
+
+
 def test_taylor_is_the_derivative_along_the_removal(tiny_cfg):
     """Against a finite difference: all gammas of a group scaled by 1 - h."""
     model = trained(tiny_cfg)
@@ -133,6 +144,7 @@ def kept_by_layer(graph, keep):
     return {i: int(keep[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.prunable}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.9), st.floats(0, 3))
 def test_layer_keep_holds_in_every_layer(seed, share, threshold):
     graph = GRAPHS[seed % len(GRAPHS)]
@@ -142,6 +154,7 @@ def test_layer_keep_holds_in_every_layer(seed, share, threshold):
         assert kept >= math.ceil(share * len(set(graph.outputs[i])))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([2, 4, 8]), st.floats(0, 1.1))
 def test_blocks_leave_multiples_and_still_prefer_the_better(seed, divisor, threshold):
     graph = GRAPHS[seed % len(GRAPHS)]
@@ -225,6 +238,7 @@ def test_the_weakest_blocks_go_first():
 
 # ---- search
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=50, unique=True), st.integers(-1, 101))
 def test_bisection_finds_the_edge(values, edge):
     levels = sorted(values)
@@ -239,6 +253,7 @@ def test_thresholds_are_all_cuts_or_an_even_sample():
     assert len(prune_search.thresholds(torch.arange(1000.0), torch.ones(1000, dtype=torch.bool), 10)) == 11
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(2, 9))
 def test_a_curve_starts_with_what_is_dead_and_ends_with_all(dead, alive, count):
     scores = torch.cat([torch.zeros(dead), 1 + torch.arange(alive, dtype=torch.float)])

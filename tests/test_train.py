@@ -4,6 +4,7 @@ import argparse
 import csv
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,34 @@ def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypa
     assert calls == [0.02]
 
 
+@pytest.mark.parametrize("kind", ["l1", "prox", "polarize"])
+def test_a_step_left_out_for_infinite_gradients_moves_no_gamma(arguments, kind):
+    trainer = Trainer(arguments("-sr", "--sparsity", kind, "--s", "1", "--rescale", "none"))
+    before = [gamma.detach().clone() for gamma in trainer.penalised]
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 127)  # the first steps of float16 training overflow like this
+    images, targets = next(iter(trainer.loader))
+    trainer._backward(images, targets, 1, True)
+    trainer._optimiser_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.penalised)) and trainer.scaler.get_scale() < 2.0 ** 127
+
+
+@pytest.mark.parametrize("schedule", ["constant", "decay", "ease"])
+@pytest.mark.parametrize("rates", ["constant", "cosine"])
+def test_the_s_that_would_fit_takes_a_gamma_to_zero_at_the_end_of_the_run(schedule, rates):
+    args = train.parse_args(["-sr", "--s", "0.01", "--s-schedule", schedule, "--epochs", "20"])
+    steps = [learning_rate(step, 400, args.lr, 40, rates) for step in range(400)]
+    line = sparsity.describe_budget([torch.ones(5)], args, steps)[0]
+    assert "at lr 0.001 it moves a gamma from 1 to 0 in 500.0 epochs" in line  # 1e-4 a step, 20 steps an epoch
+    s = float(re.search(r"s = ([0-9.]+) would fit", line)[1])
+
+    def end(s):
+        gamma = torch.nn.Parameter(torch.ones(1))
+        for step, rate in enumerate(steps):
+            sparsity.Penalty("prox", s, schedule).shrink([gamma], step / 400, rate, args.momentum)
+        return gamma.item()
+    assert end(1.06 * s) == 0 and end(0.9 * s) > 0.05
+
+
 def parameter(*values):
     gamma = torch.nn.Parameter(torch.tensor(values))
     gamma.grad = torch.ones(len(values))
@@ -359,6 +388,23 @@ def test_rescaling_changes_every_gamma_and_no_output(name):
         assert torch.allclose(scaled, gammas * 0.05)
         rescale_gammas(model, 20)
         assert all(torch.allclose(a, b, atol=1e-9 * a.abs().max()) for a, b in zip(before, model.raw_maps(image)))
+
+
+def test_rescaling_leaves_nets_that_read_a_heads_raw_map_alone_or_says_why(tmp_path):
+    head = "[convolutional]\nfilters=6\nsize=1\nactivation=linear\n[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n"
+    normed = "[convolutional]\nbatch_normalize=1\nfilters=4\nsize=3\npad=1\nactivation=leaky\n"
+    cfg = tmp_path / "reader.cfg"
+    cfg.write_text("[net]\nwidth=32\nheight=32\n" + normed + head + "[route]\nlayers=1\n" + normed + head)
+    model = Darknet(cfg).double().eval()
+    randomise(model)
+    image = torch.rand(1, 3, 32, 32).double()
+    with torch.no_grad():
+        before = model.raw_maps(image)
+        rescale_gammas(model, 0.05)
+        assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(before, model.raw_maps(image)))
+    cfg.write_text("[net]\nwidth=32\nheight=32\n" + normed + head + "[route]\nlayers=0,1\n" + normed + head)
+    with pytest.raises(RescaleError, match="joins rescaled and unscaled maps"):
+        rescale_gammas(Darknet(cfg), 0.05)
 
 
 def test_rescaling_is_refused_where_activations_do_not_allow_it(tiny_cfg):

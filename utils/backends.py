@@ -83,7 +83,10 @@ def _torch(model: nn.Module, size: tuple[int, int]) -> Predict:
 
 def _compiled(model: nn.Module, size: tuple[int, int]) -> Predict:
     # freezing makes the weights constants, so that kernels are chosen and packed for them
-    return torch.compile(model.optimize(), options={"freezing": True})
+    fast = torch.compile(model.optimize(), options={"freezing": True})
+    with torch.inference_mode():  # compiles now, where a compiler that is missing can be reported
+        fast(torch.zeros(1, 3, size[1], size[0], device=next(model.parameters()).device))
+    return fast
 
 
 def _onnxruntime(model: nn.Module, size: tuple[int, int]) -> Predict:

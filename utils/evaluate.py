@@ -55,7 +55,7 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
              quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
     """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.backends), or with batch norms folded."""
     device = next(model.parameters()).device
-    detections, truths = collect_detections(predict or model.optimize(), device, loader, options, quiet)
+    detections, truths = collect_detections(model.optimize() if predict is None else predict, device, loader, options, quiet)
     if options.scorer == "compat":
         return score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
     return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates,

@@ -75,6 +75,8 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable, loss_of: Ca
         change = torch.zeros_like(total)
         for layer_i in graph.normalised:
             gamma = norms[layer_i].weight
+            if gamma.grad is None:  # no head depends on this layer
+                continue
             change.index_add_(0, torch.from_numpy(graph.outputs[layer_i]), (gamma * gamma.grad).detach().double().cpu())
         total, count = total + change.square(), count + 1
     model.zero_grad(set_to_none=True)

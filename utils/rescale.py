@@ -37,14 +37,16 @@ def rescale_obstacles(defs: list[dict]) -> list[str]:
 
 def _input_factors(defs: list[dict], factor: float, obstacles: list[str]) -> list[float]:
     """Factor that each layer's input takes when every batch norm takes `factor`; disagreements go to `obstacles`."""
-    outputs, inputs = [], []
+    outputs, inputs, heads = [], [], {i - 1 for i in head_indices(defs)}
     for layer_i, section in enumerate(defs[1:]):
         sources = {1.0 if j < 0 else outputs[j] for j in layer_inputs(layer_i, section)}
         if len(sources) > 1:
             obstacles.append(f"layer {layer_i} [{section['type']}] joins rescaled and unscaled maps")
         inputs.append(sources.pop())
-        if section["type"] == "convolutional":
-            outputs.append(factor if integer(section, "batch_normalize") else inputs[-1])
+        if layer_i in heads:
+            outputs.append(1.0)  # its kernel divides by what its input takes: whoever else reads the raw map sees it unscaled
+        elif section["type"] == "convolutional" and integer(section, "batch_normalize"):
+            outputs.append(factor)
         else:
             outputs.append(inputs[-1])
     return inputs

@@ -145,8 +145,14 @@ def total_cost(defs: list[dict], width: int | None = None, height: int | None = 
 
 
 def largest_stride(defs: list[dict]) -> int:
-    """How many input pixels a cell of the coarsest head spans; image sides must be multiples of it."""
-    side = 1024
-    shapes = layer_shapes(defs, side, side)
-    heads = [shapes[i] for i, section in enumerate(defs[1:]) if section["type"] in ("yolo", "region")]
-    return side // min(shape[2] for shape in heads)
+    """How many input pixels a cell of the coarsest map spans, those behind an average over the whole map left out; image sides must be
+    multiples of it."""
+    strides: list[float] = []
+    for layer_i, section in enumerate(defs[1:]):
+        stride = max(strides[j] if j >= 0 else 1.0 for j in layer_inputs(layer_i, section))
+        if section["type"] in ("convolutional", "maxpool", "reorg"):
+            stride *= integer(section, "stride", 1)
+        elif section["type"] == "upsample":
+            stride /= integer(section, "stride", 2)
+        strides.append(0.0 if section["type"] == "avgpool" else stride)
+    return int(max(1.0, *strides))

@@ -88,9 +88,10 @@ def proximal_amount(s: Tensor | float, learning_rate: float, momentum: float) ->
     return learning_rate * s / (1 - momentum)
 
 
-def drift_epochs(s: float, learning_rate: float, momentum: float, steps_per_epoch: int, start: float) -> float:
-    """Epochs in which L1 alone moves a gamma from `start` to 0 at a constant learning rate."""
-    return start / (proximal_amount(s, learning_rate, momentum) * steps_per_epoch)
+def drift(s: float, rates: list[float], momentum: float, schedule: str = "constant") -> float:
+    """How far L1 alone moves a gamma of average cost that keeps its size, in a run with these learning rates (one a step)."""
+    penalty, alone = Penalty("prox", s, schedule), torch.ones(1)  # alone it is the largest, so that "ease" lets go of it
+    return sum(proximal_amount(penalty.pull(alone, step / len(rates)).item(), rate, momentum) for step, rate in enumerate(rates))
 
 
 def gamma_quantiles(gammas: list[Tensor]) -> list[float]:
@@ -136,14 +137,16 @@ def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, n
                     f"channels with {energy:.2g} of the squared gammas: {verdict}")
 
 
-def describe_budget(gammas: list[Tensor], args, steps_per_epoch: int) -> list[str]:
-    """Lines that say how many epochs -sr needs with these arguments, which s would fit, and what gammas near 1 do."""
+def describe_budget(gammas: list[Tensor], args, rates: list[float]) -> list[str]:
+    """Lines that say how many epochs -sr needs with these arguments, which s would fit the run, and what gammas near 1 do.
+    rates: learning rate of every step of the run."""
     start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas]).median().item()
-    epochs = drift_epochs(args.s, args.lr, args.momentum, steps_per_epoch, start)
+    epochs = start / (proximal_amount(args.s, args.lr, args.momentum) * len(rates) / args.epochs)
+    moved = drift(args.s, rates, args.momentum, args.s_schedule)
     line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr {args.lr:g} it moves a gamma "
             f"from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate")
-    if epochs > args.epochs:
-        line += f"; {args.epochs} epochs are too few: s = {args.s * epochs / args.epochs:.2g} would fit"
+    if moved < start:
+        line += f"; {args.epochs} epochs are too few with this run's schedules: s = {args.s * start / moved:.2g} would fit"
     lines = [line]
     if start > 0.3:
         lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"

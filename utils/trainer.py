@@ -197,7 +197,7 @@ class Trainer:
               f"{torch.get_num_threads()} threads; run {self.folder.path}")
         if args.sr:
             gammas = sparsity.gammas_of(self.model, self.prunable)
-            print("\n".join(sparsity.describe_budget(gammas, args, self.steps_per_epoch)))
+            print("\n".join(sparsity.describe_budget(gammas, args, [self._rate(step) for step in range(self.total_steps)])))
 
     # ---- an epoch
 
@@ -255,21 +255,27 @@ class Trainer:
             raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: the loss is not finite ({found}); lower the learning rate "
                                 f"(--lr {self.args.lr / 3:.2g}) or look at the labels; {self.folder.path if self.main else ''} keeps the last epoch")
 
-    def _optimiser_step(self) -> float:
-        """Clip, step, sparsify, average. Returns the learning rate used."""
+    def _rate(self, step: int) -> float:
+        """Learning rate of an optimiser step of this run."""
         args = self.args
         before = max(args.rewind - args.epochs, 0) * self.steps_per_epoch  # steps that the rewound run is taken to have behind it
-        rate = learning_rate(before + self.step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
+        return learning_rate(before + step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
+
+    def _optimiser_step(self) -> float:
+        """Clip, step, sparsify, average. Returns the learning rate used."""
+        args, rate = self.args, self._rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.unscale_(self.optimizer)
         if args.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
         self.penalty.add_gradient(self.penalised, self.step / self.total_steps)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.penalty.shrink(self.penalised, self.step / self.total_steps, rate, args.momentum)
+        if self.scaler.get_scale() >= scale:  # it falls when a gradient was infinite and the step left out: no penalty without a step
+            self.penalty.shrink(self.penalised, self.step / self.total_steps, rate, args.momentum)
         self.step += 1
         if self.ema:
             self.ema.update(self.model)
