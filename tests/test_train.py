@@ -211,6 +211,14 @@ def test_a_step_left_out_for_infinite_gradients_moves_no_gamma(arguments, kind):
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.penalised)) and trainer.scaler.get_scale() < 2.0 ** 127
 
 
+def test_schedule_and_weight_flags_reach_the_penalty(arguments):
+    trainer = Trainer(arguments("-sr", "--s-schedule", "decay", "--sparsity-weight", "flops", "--s", "0.02"))
+    gammas = torch.cat([gamma.detach() for gamma in trainer.penalised])
+    pull = trainer.penalty.pull(gammas, 0.25)
+    assert torch.allclose(pull, 0.02 * 0.75 * trainer.penalty.weights)
+    assert trainer.penalty.weights.mean().item() == pytest.approx(1) and trainer.penalty.weights.std() > 0.1
+
+
 @pytest.mark.parametrize("schedule", ["constant", "decay", "ease"])
 @pytest.mark.parametrize("rates", ["constant", "cosine"])
 def test_the_s_that_would_fit_takes_a_gamma_to_zero_at_the_end_of_the_run(schedule, rates):

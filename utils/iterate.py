@@ -14,6 +14,7 @@ from utils.parse_config import parse_model_config
 from utils.setup import model_and_data
 from utils.shapes import total_cost
 from utils.tables import ascii_table
+from utils.train_args import parse_train_args
 from utils.writing import write_json
 
 # flags that hold for all steps together, not for each
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
     """Prune args.cfg in args.steps parts, each followed by `train.py` with the flags of --tune; argv: this command line's flags,
     passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its name>-step<i>."""
+    parse_train_args("fine-tuning of --steps", shlex.split(args.tune))  # a wrong flag is known before the first step is pruned
     out = args.out or Path("pruned") / f"steps-{cli.stem(args.cfg)}"
     cfg, weights = cli.resolve_cfg(args.cfg), Path(args.weights or f"checkpoints/{cli.stem(args.cfg)}_ckpt.pth")
     shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
