@@ -5,6 +5,7 @@ B images, C channels, H x W cells, A anchors of a head, K classes, N = boxes of 
 
 import copy
 import os
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -177,11 +178,12 @@ class RegionLayer(YOLOLayer):
         return torch.cat([t[..., :1].sigmoid(), t[..., 1:].softmax(dim=-1)], dim=-1) if self.softmax else t.sigmoid()
 
 
-def _convolution(layer_i: int, section: dict, channels: int) -> nn.Sequential:
+def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -> nn.Sequential:
     normalised = bool(integer(section, "batch_normalize"))
     filters = integer(section, "filters")
-    conv = nn.Conv2d(channels, filters, integer(section, "size"), integer(section, "stride", 1), conv_padding(section),
-                     groups=integer(section, "groups", 1), bias=not normalised)
+    make = nn.Conv2d if initialise else partial(nn.utils.skip_init, nn.Conv2d)
+    conv = make(channels, filters, integer(section, "size"), integer(section, "stride", 1), conv_padding(section),
+                groups=integer(section, "groups", 1), bias=not normalised)
     modules = nn.Sequential()
     modules.add_module(f"conv_{layer_i}", conv)
     if normalised:
@@ -191,8 +193,9 @@ def _convolution(layer_i: int, section: dict, channels: int) -> nn.Sequential:
     return modules
 
 
-def create_modules(defs: list[dict]) -> nn.ModuleList:
-    """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Raises CfgError on shapes that do not fit."""
+def create_modules(defs: list[dict], initialise: bool = True) -> nn.ModuleList:
+    """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Without `initialise` kernels hold whatever
+    their memory held. Raises CfgError on shapes that do not fit."""
     shapes = layer_shapes(defs)
     build = {
         "maxpool": lambda s: MaxPool(*pool_padding(s)),
@@ -211,7 +214,7 @@ def create_modules(defs: list[dict]) -> nn.ModuleList:
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] == "convolutional":
             channels = shapes[layer_i - 1][0] if layer_i else integer(defs[0], "channels", 3)
-            modules.append(_convolution(layer_i, section, channels))
+            modules.append(_convolution(layer_i, section, channels, initialise))
         else:
             modules.append(build[section["type"]](section))
     return modules
@@ -223,19 +226,21 @@ class Darknet(nn.Module):
     config: path of a cfg, or module_defs ([net] first; copied, never edited). `model.train()(images)` returns the list of
     raw maps, (B, A (5 + K), H, W) each, in cfg order; `model.eval()(images)` returns (B, N, 5 + K): cx, cy, w, h in input
     pixels, objectness, class probabilities; head by head, anchor by anchor, then row, then column.
-    images: (B, 3, height, width) RGB in 0..1. Raises CfgError when the cfg cannot be built.
+    images: (B, 3, height, width) RGB in 0..1. Raises CfgError when the cfg cannot be built. initialise=False leaves the kernels
+    undefined, for a net whose whole state_dict is loaded next: drawing 61 million random numbers twice takes half a second.
     """
 
-    def __init__(self, config: str | os.PathLike | list[dict]):
+    def __init__(self, config: str | os.PathLike | list[dict], initialise: bool = True):
         super().__init__()
         defs = config if isinstance(config, list) else parse_model_config(config)
         self.module_defs = [section.copy() for section in defs]
-        self.module_list = create_modules(self.module_defs)
+        self.module_list = create_modules(self.module_defs, initialise)
         self.seen = 0  # images trained on, as the .weights header counts them
         self._inputs = [layer_inputs(i, section) for i, section in enumerate(self.module_defs[1:])]
         last_use = {j: i for i, inputs in enumerate(self._inputs) for j in inputs}
         self._freed = [[j for j, use in last_use.items() if use == i] for i in range(len(self._inputs))]
-        self._initialise()
+        if initialise:
+            self._initialise()
 
     def _initialise(self) -> None:
         """He et al. 2015 for leaky ReLU; heads small, with an objectness of about 1 % (Lin et al. 2017, section 4.1)."""

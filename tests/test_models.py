@@ -292,6 +292,15 @@ def test_macs_equal_those_counted_by_hooks(tmp_path):
     assert counted == {i: cost.macs for i, cost in enumerate(layer_costs(model.module_defs)) if cost.macs}
 
 
+def test_a_net_that_is_loaded_next_draws_no_random_numbers(tiny_cfg):
+    net, image = Darknet(tiny_cfg).eval(), torch.rand(1, 3, 64, 64)
+    before = torch.get_rng_state()
+    twin = Darknet(tiny_cfg, initialise=False).eval()
+    assert torch.equal(before, torch.get_rng_state())
+    twin.load_state_dict(net.state_dict())
+    assert torch.equal(net(image), twin(image))
+
+
 def test_largest_stride():
     assert largest_stride(parse_model_config(ROOT / "config" / "yolov3-hand.cfg")) == 32
 

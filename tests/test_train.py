@@ -108,6 +108,17 @@ def test_compiled_training_runs_the_same_model(arguments, monkeypatch):
     assert compiled == [trainer.model] and trainer.step == 2
 
 
+def test_bfloat16_runs_the_net_in_it_and_keeps_weights_and_penalty_in_single_precision(arguments):
+    kinds, gammas = [], []
+    for name, flags in (("single", ()), ("half", ("--bf16",))):
+        trainer = Trainer(arguments("--name", name, "-sr", "--s", "0.05", *flags))
+        trainer.model.module_list[2].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+        gammas.append(torch.cat([gamma.detach() for gamma in run_epochs(trainer, 1).penalised]))
+    assert kinds[0] == torch.float32 and kinds[-1] == torch.bfloat16
+    assert gammas[1].dtype == torch.float32 and not torch.equal(*gammas)
+    assert torch.allclose(*gammas, rtol=0.02, atol=1e-4)
+
+
 def test_multi_scale_training_runs(arguments):
     assert run_epochs(Trainer(arguments("--multiscale_training", "--mosaic", "1")), 1).step == 2
 

@@ -54,7 +54,7 @@ class Job:
     train_batches: Callable[[int], Iterable]  # count -> that many training batches, not augmented
     options: ScoreOptions
     rescale: float  # the factor that the gammas carry (utils.rescale)
-    build: Callable[[list[dict]], nn.Module]  # module_defs -> nn.Module
+    build: Callable[..., nn.Module]  # models.Darknet
     blocks: list[Block] = field(default_factory=list)  # residual blocks that were removed
     before: EvalResult | None = None  # of the dense net, once it was scored
 
@@ -155,7 +155,7 @@ def remove_layers(job: Job) -> None:
 
 def loaded(job: Job, defs: list[dict], state: dict[str, torch.Tensor]) -> nn.Module:
     """A net in eval mode on the job's device."""
-    model = job.build(defs)
+    model = job.build(defs, initialise=False)
     model.load_state_dict(state)
     model.seen = job.dense.seen
     return model.eval().to(next(job.dense.parameters()).device)

@@ -25,6 +25,7 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     t.add_argument("--clip", type=float, default=500.0, metavar="NORM", help="largest gradient norm; 0: any (usual: about 100)")
     t.add_argument("--ema", type=cli.ratio, default=0.998, metavar="DECAY", help="average of weights; 0: none")
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="half precision on a GPU")
+    t.add_argument("--bf16", action="store_true", help="bfloat16 instead, on a CPU too: steps twice as fast where it has AMX units")
     t.add_argument("--compile", action="store_true", help="run the net through torch.compile: up to two minutes to start, then steps about 6 %% faster")
     t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="keep layers 0..N-1 as they are")
     t.add_argument("--seed", type=int, default=0)

@@ -79,8 +79,8 @@ class Trainer:
         self.optimizer = torch.optim.SGD(sparsity.parameter_groups(self.model, args.weight_decay), lr=args.lr,
                                          momentum=args.momentum, nesterov=args.momentum > 0, fused=True)
         self.ema = ModelEma(self.model, args.ema) if args.ema else None
-        self.amp = args.amp and self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
+        self.amp = args.bf16 or args.amp and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and not args.bf16)  # bfloat16 has the range of float32
         self.epoch, self.step, self.best = 0, 0, -1.0
         self.stored_weights = None
         self._freeze()
@@ -237,7 +237,7 @@ class Trainer:
         images = to_input(images, self.device)
         sync = contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync()
         with sync:
-            with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
+            with torch.autocast(self.device.type, torch.bfloat16 if self.args.bf16 else torch.float16, enabled=self.amp):
                 raws = self.forward(images)
             size = images.shape[3], images.shape[2]
             parts = yolo_loss(raws, self.model.heads(), targets, size, self.loss_options)
