@@ -33,9 +33,9 @@ VARIANTS = {
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.sparsity", description=__doc__, formatter_class=cli.HelpFormatter)
-    p.add_argument("--cfg", required=True)
+    p.add_argument("--cfg", required=True, help="of the dense net")
     p.add_argument("--weights", required=True, help="the dense net")
-    p.add_argument("--data", required=True)
+    p.add_argument("--data", required=True, help="of training and scoring")
     p.add_argument("--s", type=cli.positive_float, nargs="+", default=[0.01, 0.04], help="strengths, each with every variant")
     p.add_argument("--train", default="--epochs 2 --lr 3e-3", metavar="FLAGS", help="of train.py, for every variant")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sparse training; the table has means, and of mAP largest less smallest")

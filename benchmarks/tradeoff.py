@@ -50,19 +50,19 @@ TORCH_PRUNING = {"Torch-Pruning BNScale": "BNScaleImportance", "Torch-Pruning Gr
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
-    p.add_argument("--cfg", required=True)
+    p.add_argument("--cfg", required=True, help="of the net that all methods cut")
     p.add_argument("--weights", required=True, help="a checkpoint after -sr")
-    p.add_argument("--data", required=True)
+    p.add_argument("--data", required=True, help="of training and scoring")
     p.add_argument("--flops", type=float, nargs="+", default=[0.45, 0.35, 0.3, 0.25, 0.2], help="shares of the dense net's FLOPs to cut to")
     p.add_argument("--recalibrate", type=int, default=20, help="training batches for new batch-norm statistics")
     p.add_argument("--repeats", type=int, default=30, help="forward passes to time")
     p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
     p.add_argument("--tune", metavar="FLAGS", help="of train.py: fine-tune every net of --tune-flops with them")
-    p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15])
+    p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15], help="sizes that are fine-tuned")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the fine-tuning; the table has the mean and the spread of those that ran")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
     p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")
-    p.add_argument("--out", type=Path, default=Path("output/tradeoff"))
+    p.add_argument("--out", type=Path, default=Path("output/tradeoff"), help="folder for nets, table and picture")
     return p.parse_args(argv)
 
 

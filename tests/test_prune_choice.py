@@ -280,6 +280,10 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
     iterate.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
     with pytest.raises(ValueError, match="epochs 1.*epochs 2.*another --out"):
         iterate.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 2"})
+    (tmp_path / "w.pth").write_bytes(b"one")
+    before = iterate.sha256(tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(b"two")  # other weights under the same name are another start
+    assert iterate.sha256(tmp_path / "w.pth") != before
     with pytest.raises(SystemExit):  # a shortened flag would escape `without`
         parse_prune_args("", ["--step", "3"])
 

@@ -67,6 +67,41 @@ def test_what_feeds_a_reorg_is_left_alone_with_the_reason(tmp_path):
     assert "reorg" in graph.reasons[16] and 16 not in graph.prunable
 
 
+PARTLY = """[net]
+width=32
+height=32
+[convolutional]
+batch_normalize=1
+filters=4
+size=1
+[convolutional]
+filters=2
+size=1
+[route]
+layers=1,0
+[convolutional]
+batch_normalize=1
+filters=6
+size=1
+[shortcut]
+from=-2
+[convolutional]
+filters=18
+size=1
+[yolo]
+mask=0,1,2
+anchors=1,2,3,4,5,6
+classes=1
+"""
+
+
+def test_a_layer_that_can_be_cut_in_part_is_listed_with_the_reason(tmp_path):
+    (tmp_path / "m.cfg").write_text(PARTLY)
+    graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
+    assert graph.prunable == [0, 3] and 0 not in graph.reasons
+    assert graph.reasons[3] == "2 of 6 channels: it is tied to a channel that cannot be cut: it has no batch norm, so no gamma"
+
+
 def test_groups_of_a_grouped_route_keep_equal_counts(families):
     model = trained(families["yolov4-tiny"])
     _, _, surgery = masked_and_compact(model, 0.6)

@@ -1,5 +1,6 @@
 """The command lines that must work exactly as written, run one after the other in a folder whose config/ holds tiny nets."""
 
+import argparse
 import json
 import os
 import shlex
@@ -13,9 +14,15 @@ import pytest
 import torch
 from conftest import ROOT, TINY_YOLO, randomise
 
+import detect
+import export
+import train
+from benchmarks import sparsity as variants
+from benchmarks import tradeoff
 from models import Darknet
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.prune_args import parse_prune_args
 from utils.rescale import rescale_gammas
 from utils.shapes import total_cost
 
@@ -226,17 +233,19 @@ def test_detect_reads_image_folder_glob_and_video_and_writes_pictures_and_json(p
     for _ in range(4):
         video.write(rng.integers(0, 255, (64, 96, 3)).astype(np.uint8))
     video.release()
+    shutil.copy(project / "clip.avi", pictures / "clip.avi")
     Darknet(project / "config" / "yolov3-hand.cfg").save_darknet_weights(project / "w.weights")
     out, _ = python("detect.py --cfg config/yolov3-hand.cfg --weights w.weights --conf_thres 0 --source pictures/0.png pictures 'pictures/[12].png' "
-                    "clip.avi --out seen --data config/oxfordhand.data", project)
+                    "clip.avi pictures/clip.avi --max-frames 3 --out seen --data config/oxfordhand.data", project)
     results = json.loads((project / "seen/detections.json").read_text())
-    assert len(results) == 1 + 3 + 2 + 4 and cv2.imread(str(project / "seen/1.png")).shape == (60, 90, 3)
+    assert len(results) == 1 + 3 + 2 + 3 + 3 and cv2.imread(str(project / "seen/1.png")).shape == (60, 90, 3)
     for result in results:
         assert len(result["detections"]) > 0
         for found in result["detections"]:
             x1, y1, x2, y2 = found["box_xyxy_px"]
             assert 0 <= x1 <= x2 <= result["width"] and 0 <= y1 <= y2 <= result["height"]
-    assert cv2.VideoCapture(str(project / "seen/clip_detected.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    for name in ("clip_detected", "_clip_detected"):  # the second video of that name replaces nothing
+        assert cv2.VideoCapture(str(project / f"seen/{name}.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
 @pytest.mark.parametrize("command, words", [
@@ -247,6 +256,7 @@ def test_detect_reads_image_folder_glob_and_video_and_writes_pictures_and_json(p
     ("test.py --cfg config/yolov3-hand.cfg --weights w.weights --img_size 100", "expected multiples of 8"),
     ("detect.py --cfg config/yolov3-hand.cfg --weights w.weights --source nothing-here", "found no image"),
     ("test.py --cfg config/yolov3-hand.cfg --weights w.weights --device cuda:77", "not usable here"),
+    ("train.py --weights none --freeze 999", "expected less than"),
 ])
 def test_wrong_input_is_one_line_and_exit_status_2(project, command, words):
     if not (project / "data/train.txt").is_file():
@@ -255,6 +265,22 @@ def test_wrong_input_is_one_line_and_exit_status_2(project, command, words):
     _, error = python(command, project, status=2)
     lines = error.strip().splitlines()
     assert len(lines) == 1 and words in lines[0] and "Traceback" not in error
+
+
+def test_every_flag_says_what_it_means_and_what_it_is_by_default(monkeypatch):
+    """Every action of every parser, caught as it parses."""
+    seen = []
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv=None: seen.append(parser) or parser.exit())
+    for parse in (train.parse_args, parse_prune_args, detect.parse_args, export.parse_args, tradeoff.parse_args, variants.parse_args):
+        with pytest.raises(SystemExit):
+            parse("") if parse is parse_prune_args else parse([])
+    assert len(seen) == 6
+    for parser in seen:
+        text = " ".join(parser.format_help().split())
+        for action in parser._actions:
+            assert action.help, action.option_strings
+            if action.default not in (None, False, True, "", argparse.SUPPRESS) and not isinstance(action.default, (list, tuple)):
+                assert f"default: {action.default}" in text, action.option_strings
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -41,6 +41,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def amount(text: str) -> float:
+    """argparse type: a number of 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number of 0 or more")
+    return value
+
+
 def ratio(text: str) -> float:
     """argparse type: a number from 0 to 1."""
     value = float(text)
@@ -96,7 +104,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
                         help=".data or .yaml file that names the image lists and classes")
     parser.add_argument("--class_path", metavar="FILE", help="class names, one a line; replaces those of --data")
     parser.add_argument("--skip-bad", action="store_true", help="skip and count unreadable images and labels instead of stopping")
-    parser.add_argument("--cache-gb", type=float, default=0.5, metavar="GB", help="memory for decoded images, a loader process")
+    parser.add_argument("--cache-gb", type=amount, default=0.5, metavar="GB", help="memory for decoded images, a loader process")
 
 
 def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:

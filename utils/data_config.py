@@ -37,7 +37,7 @@ class DataConfig:
 def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | None = None) -> DataConfig:
     """Read a Darknet .data file (key=value) or a YAML one (train, val or valid, nc, names). `class_path` replaces its names.
 
-    Raises CfgError ("file:line: found, expected") or FileNotFoundError.
+    Raises CfgError ("file: found, expected", with the line where one is to blame) or FileNotFoundError.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,17 +46,24 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
     base = _near(path, str(options["path"])) if options.get("path") else None
     names = read_names(class_path) if class_path else options.get("names")
     count = options.get("classes", options.get("nc"))
+    if count is not None and not str(count).isdigit():
+        raise CfgError(f"{path}: found nc {count!r}, expected a whole number of classes")
     if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
+        names = [names[key] for key in sorted(names, key=lambda key: (isinstance(key, str), key))]
     if isinstance(names, str):
         names = read_names(_near(path, names))
     if names is None:
         names = [f"class{i}" for i in range(int(count or 1))]
+    if not isinstance(names, (list, tuple)):
+        raise CfgError(f"{path}: found names {names!r}, expected a list of names, names by number, or a file of names")
     if count is not None and int(count) != len(names):
         raise CfgError(f"{path}: found classes={count} but {len(names)} names, expected as many names as classes")
-    valid = options.get("valid", options.get("val", options.get("test")))
-    place = lambda value: None if value is None else _near(path, str(value), base)
-    return DataConfig(path, place(options.get("train")), place(valid), tuple(str(name) for name in names))
+    parts = {"train": options.get("train"), "valid": options.get("valid", options.get("val", options.get("test")))}
+    for part, value in parts.items():
+        if value is not None and not isinstance(value, str):
+            raise CfgError(f"{path}: found {part} {value!r}, expected one path, of an image list or a folder")
+    train, valid = (None if value is None else _near(path, value, base) for value in parts.values())
+    return DataConfig(path, train, valid, tuple(str(name) for name in names))
 
 
 def _read_key_values(path: Path) -> dict[str, str]:

@@ -89,7 +89,7 @@ def run_source(detector: Detector, names: list[str], source: str, args: argparse
     picture or frame."""
     args.out.mkdir(parents=True, exist_ok=True)
     if is_video(source):
-        return _run_video(detector, names, source, args)
+        return _run_video(detector, names, source, args, taken)
     return _run_images(detector, names, image_paths(source), args, taken)
 
 
@@ -135,14 +135,20 @@ def _run_images(detector: Detector, names: list[str], paths: list[Path], args: a
         rows = detector(image)
         seconds = time.perf_counter() - started
         name = f"{path.stem}.png" if path.suffix.lower() in (".png", ".bmp") else f"{path.stem}.jpg"
-        # two folders may hold a picture of the same name, and the output folder may be one of them
-        while name in taken or (args.out / name).resolve() in sources:
-            name = f"_{name}"
-        taken.add(name)
-        write_picture(args.out / name, draw(image, rows, names))
-        print(f"{path}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {args.out / name}")
+        target = _free_path(args.out / name, taken, sources)
+        write_picture(target, draw(image, rows, names))
+        print(f"{path}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {target}")
         results.append(_result(path.as_posix(), image, rows, names))
     return results
+
+
+def _free_path(path: Path, taken: set[str], sources: set[Path]) -> Path:
+    """`path`, with _ before its name while that is `taken` (which grows) or would overwrite a source: two folders may hold files of the
+    same name, and the output folder may be one of them."""
+    while path.name in taken or path.resolve() in sources:
+        path = path.with_name(f"_{path.name}")
+    taken.add(path.name)
+    return path
 
 
 def _frames(source: str, limit: int) -> Iterator[tuple[int, np.ndarray, float]]:
@@ -159,8 +165,9 @@ def _frames(source: str, limit: int) -> Iterator[tuple[int, np.ndarray, float]]:
         capture.release()
 
 
-def _run_video(detector: Detector, names: list[str], source: str, args: argparse.Namespace) -> list[dict]:
-    target = args.out / f"{'camera' + source if source.isdigit() else Path(source).stem}_detected.mp4"
+def _run_video(detector: Detector, names: list[str], source: str, args: argparse.Namespace, taken: set[str]) -> list[dict]:
+    name = f"camera{source}" if source.isdigit() else Path(source).stem
+    target = _free_path(args.out / f"{name}_detected.mp4", taken, {Path(source).resolve()})
     writer, results, started = None, [], time.perf_counter()
     try:
         for number, frame, rate in _frames(source, args.max_frames):

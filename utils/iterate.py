@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import json
 import shlex
 import subprocess
@@ -30,7 +31,8 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
     out = args.out or Path("pruned") / f"steps-{cli.stem(args.cfg)}"
     cfg, weights = cli.resolve_cfg(args.cfg), Path(args.weights or f"checkpoints/{cli.stem(args.cfg)}_ckpt.pth")
     shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
-    remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "prune": [*shares, *passed], "layers": args.layers, "tune": args.tune})
+    remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights), "prune": [*shares, *passed],
+                                  "layers": args.layers, "tune": args.tune})
     rows = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]]
     for step in range(1, args.steps + 1):
         folder, run = out / f"step{step}", Path("logs") / f"{run_name(out)}-step{step}"
@@ -54,6 +56,14 @@ def remember(path: Path, command: dict) -> None:
         raise ValueError(f"{path}: found steps begun with {key} {begun.get(key)!r}, expected {command[key]!r}; choose another --out, or remove the folder "
                          "and its runs to begin anew")
     write_json(path, command)
+
+
+def sha256(weights: Path) -> str:
+    """What tells a weights file from a later one of its name. Raises FileNotFoundError."""
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: no such weights file")
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def run_name(out: Path) -> str:

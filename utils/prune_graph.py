@@ -25,7 +25,7 @@ class ChannelGraph:
 
     outputs: for each layer (C_i,) the group of each of its output channels; image: (3,) those of the input image.
     normalised: layers that are convolutions with batch norm. frozen: (n_groups,) bool, cannot be cut.
-    reasons: layer -> why none of its channels can be cut, for the convolutions where this is so.
+    reasons: layer -> why channels of it cannot be cut, for the convolutions where this is so of all or of some ("3 of 8 channels: ...").
     """
 
     outputs: list[np.ndarray]
@@ -150,9 +150,12 @@ def _connect(defs: list[dict], build: _Builder, image: np.ndarray, ids: list[np.
     outputs = [group[layer_ids] for layer_ids in ids]
     reasons = {}
     for i in convolutions:
-        if frozen[outputs[i]].all():
-            own = build.frozen.get(ids[i][0])  # its own reason before that of a channel it is tied to
-            reasons[i] = own or f"it is tied to a channel that cannot be cut: {why[outputs[i][0]]}"
+        stuck = frozen[outputs[i]]
+        if stuck.any():
+            first = stuck.argmax()
+            own = build.frozen.get(ids[i][first])  # its own reason before that of a channel it is tied to
+            part = "" if stuck.all() else f"{stuck.sum()} of {len(stuck)} channels: "
+            reasons[i] = part + (own or f"it is tied to a channel that cannot be cut: {why[outputs[i][first]]}")
     normalised = [i for i in convolutions if integer(defs[1 + i], "batch_normalize")]
     return ChannelGraph(outputs, group[image], normalised, frozen, reasons)
 

@@ -303,7 +303,7 @@ def warn_before(job: Job, plan: Plan) -> None:
     args, graph = job.args, job.graph
     print(f"strategy {args.strategy}: {len(graph.prunable)} prunable layers, {sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
     for layer_i, reason in graph.reasons.items():
-        print(f"  layer {layer_i} is left alone: {reason}")
+        print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
     name = "this search" if searching(args) else f"percent {args.percent:g}"
     print(f"{name}: threshold {plan.cut.threshold:.4g} of score {args.score}, cuts {plan.share:.1%} of the channels; limit {plan.limit:.4f} "
           f"(threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")

@@ -170,6 +170,8 @@ class Trainer:
         self.folder = RunFolder(Path(args.resume).parent, self.epoch) if self.main else None
 
     def _freeze(self) -> None:
+        if self.args.freeze >= len(self.model.module_list):
+            raise ValueError(f"--freeze: found {self.args.freeze}, expected less than {len(self.model.module_list)}, the layers of {self.cfg}")
         for module in self.model.module_list[:self.args.freeze]:
             module.requires_grad_(False)
 
