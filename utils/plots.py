@@ -72,23 +72,27 @@ def plot_channels(layers: list[int], before: list[int], after: list[int], path: 
 
 def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
     """mAP@.5 against parameters, FLOPs and, where it was measured, latency; name -> rows with the keys parameters, flops, latency_ms
-    ("": unknown), map50 and maybe tuned_map50 ("": not tuned), which is drawn solid beside the dashed curve before fine-tuning."""
+    ("": unknown), map50 and maybe tuned_map50 ("": not tuned), which gets a row of axes of its own, of the best tenth."""
     labels = {"parameters": "parameters", "flops": "FLOPs (2 x MACs)", "latency_ms": "latency in ms, batch 1"}
     shown = [key for key in labels if any(row[key] != "" for rows in curves.values() for row in rows)]
-    tuned = {name for name, rows in curves.items() if any(row.get("tuned_map50", "") != "" for row in rows)}
-    figure, axes = plt.subplots(1, len(shown), figsize=(4.8 * len(shown), 4.2), layout="constrained", sharey=True)
-    for axis, key in zip(axes, shown):
-        for i, (name, rows) in enumerate(curves.items()):
-            for score, style in (("map50", "--" if tuned else "-"), ("tuned_map50", "-")):
+    tuned = [row["tuned_map50"] for rows in curves.values() for row in rows if row.get("tuned_map50", "") != ""]
+    scores = {"map50": ("mAP@.5 before fine-tuning" if tuned else "mAP@.5", (0, 1))}
+    if tuned:
+        scores["tuned_map50"] = ("after it (the best 0.1)", (max(tuned) - 0.1, max(tuned) + 0.01))
+    figure, grid = plt.subplots(len(scores), len(shown), figsize=(4.8 * len(shown), 0.6 + 3.6 * len(scores)), layout="constrained",
+                                sharex="col", sharey="row", squeeze=False)
+    for axes, (score, (words, limits)) in zip(grid, scores.items()):
+        axes[0].set(ylabel=words, ylim=limits)
+        for axis, key in zip(axes, shown):
+            for i, (name, rows) in enumerate(curves.items()):
                 known = sorted((row[key], row[score]) for row in rows if row[key] != "" and row.get(score, "") != "")
-                label = name if (score == "tuned_map50") == (name in tuned) else None
-                if known:
-                    axis.plot(*zip(*known), style, color=f"C{i}", marker="o", markersize=4, label=label)
-        axis.set(xlabel=labels[key], xscale="log")
-        axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
-        axis.grid(alpha=0.3, which="both")
-    axes[0].set(ylabel="mAP@.5 (dashed: before fine-tuning)" if tuned else "mAP@.5", ylim=(0, 1))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+                axis.plot(*(zip(*known) if known else ([], [])), color=f"C{i}", marker="o", markersize=4, label=name)
+            axis.set(xscale="log")
+            axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
+            axis.grid(alpha=0.3, which="both")
+    for axis, key in zip(grid[-1], shown):
+        axis.set(xlabel=labels[key])
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     _save(figure, path)
 
 
