@@ -50,7 +50,7 @@ def test_every_import_is_a_requirement_or_the_standard_library():
     listed = "".join((ROOT / name).read_text().lower() for name in ("requirements.txt", "requirements-dev.txt", "requirements-optional.txt"))
     for path in [*FILES, *ROOT.glob("tests/*.py")]:
         for name in {name.split(".")[0] for name in imports_of(path)}:
-            if name not in sys.stdlib_module_names | {"utils", "models", "data", "benchmarks", "conftest", "train"}:
+            if name not in sys.stdlib_module_names | SCRIPTS | {"utils", "models", "data", "benchmarks", "conftest"}:
                 assert packages.get(name, name).lower() in listed, f"{path} imports {name}"
 
 

@@ -2,7 +2,8 @@
 
 Names of formats: `cxcywh` = centre x, centre y, width, height; `xyxy` = left, top, right, bottom. Pixels are continuous
 coordinates (the first pixel covers [0, 1]), so a width is x2 - x1, without the "+1 pixel" of older code. The IoU of
-pairs of boxes is `torchvision.ops.box_iou`.
+pairs of boxes is torchvision's, which is imported when it is first asked for: that takes a second and 160 MB, which a
+program that only cuts channels or runs a net can spare.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,20 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) x1, y1, x2, y2 -> (..., 4) cx, cy, w, h, in the same unit."""
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:4]
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
+
+
+def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """(N, 4), (M, 4) xyxy in one unit -> (N, M) IoU."""
+    from torchvision.ops import box_iou
+
+    return box_iou(boxes, others)
+
+
+def complete_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """(N, 4), (N, 4) xyxy in one unit -> (N,) 1 - complete IoU of each pair (Zheng et al. 2020)."""
+    from torchvision.ops import complete_box_iou_loss
+
+    return complete_box_iou_loss(boxes, others, reduction="none")
 
 
 def wh_iou(wh: Tensor, other_wh: Tensor) -> Tensor:

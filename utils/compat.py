@@ -15,8 +15,8 @@ exactly, and only here; `utils.nms` and `utils.metrics` hold the standard rules.
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
+from utils.boxes import box_iou
 from utils.metrics import (IOU_THRESHOLDS, EvalResult, average_precision, check_inputs, count_targets, mean_curve,
                            mean_over, precision_at_recall_points, stack_rows)
 from utils.nms import PAIRS, check_predictions, keep_best, overlaps, select_candidates, sides_and_label

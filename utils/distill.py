@@ -4,10 +4,9 @@ section 3: the teacher's objectness weighs its boxes and classes)."""
 from typing import Callable
 
 from torch import Tensor, nn
-from torchvision.ops import complete_box_iou_loss
 
 from utils import cli
-from utils.boxes import cxcywh_to_xyxy
+from utils.boxes import complete_iou_loss, cxcywh_to_xyxy
 from utils.checkpoint import load_weights
 from utils.loss import LossOptions, LossParts, binary_cross_entropy
 from utils.setup import defs_for_weights
@@ -43,6 +42,6 @@ def _head_terms(raw: Tensor, taught: Tensor, head, image_size: tuple[int, int]) 
     weight, soft = soft[..., 4][sure], soft[sure]
     boxes = head.decode(raw, width, height)[..., :4][sure]
     small = 2 - (soft[:, 2] * soft[:, 3] / (width * height)).clamp(max=1)
-    off = complete_box_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(soft[:, :4]), reduction="none")
+    off = complete_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(soft[:, :4]))
     classes = binary_cross_entropy(head, own[..., 5:][sure], soft[:, 5:]).sum(1)
     return (weight * small * off).sum(), objectness, (weight * classes).sum()

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+
+from utils.boxes import box_iou
 
 # n detections, m targets, T IoU thresholds, P recall points
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # (T,) COCO's

@@ -7,7 +7,7 @@ keep equal counts). The connected components of the ties are the groups that are
 holds a frozen id (a channel something depends on by its number) cannot be cut.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -42,6 +42,10 @@ class ChannelGraph:
     def inputs(self, layer_i: int, section: dict) -> np.ndarray:
         """Group of each channel that layer `layer_i` reads, inputs one after the other."""
         return np.concatenate([self.image if j < 0 else self.outputs[j] for j in layer_inputs(layer_i, section)])
+
+    def narrowed(self, staying: np.ndarray) -> "ChannelGraph":
+        """The graph of the net without the groups that are not in `staying`, (n_groups,) bool; groups keep their numbers."""
+        return replace(self, outputs=[group[staying[group]] for group in self.outputs])
 
 
 class _Builder:

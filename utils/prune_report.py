@@ -15,7 +15,7 @@ from utils.parse_config import write_model_config
 from utils.plots import plot_channels, plot_gammas
 from utils.profile import Latency, compare_latency
 from utils.prune_scores import gammas_by_layer
-from utils.pruning import Compact, Job, Plan, PruneError, layer_deviations
+from utils.pruning import Compact, Job, Plan, PruneError
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost
@@ -54,7 +54,7 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     file_bytes = darknet_bytes(job.dense), names.darknet_weights.stat().st_size
     costs = total_cost(job.dense.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
     rows = comparison_rows(before, masked, after, costs, file_bytes, times)
-    channels = channel_rows(job, plan, compact)
+    channels = channel_rows(job, compact)
     print(ascii_table(channels))
     print(ascii_table(rows))
     if times:
@@ -85,11 +85,11 @@ def comparison_rows(before: EvalResult | None, masked: EvalResult | None, after:
     return rows
 
 
-def channel_rows(job: Job, plan: Plan, compact: Compact) -> list[list]:
+def channel_rows(job: Job, compact: Compact) -> list[list]:
     """Layer | Channels before | after | of which carriers, for every prunable layer; with an inexact --fold also how far its
     output is off."""
     rows = [["Layer", "Channels", "Kept", "of them carriers"]]
-    off = layer_deviations(job, plan, compact) if job.args.fold != "exact" else {}
+    off = compact.by_layer
     if off:
         rows[0].append("off by (of its largest)")
     for layer_i in job.graph.prunable:

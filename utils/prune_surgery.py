@@ -194,40 +194,6 @@ def _later_terms(defs: list[dict], graph: ChannelGraph) -> set[int]:
     return later
 
 
-def fold_constants(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor,
-                   fold: str = "exact") -> tuple[dict[str, Tensor], Tensor, dict[int, str]]:
-    """(state_dict with the constants of removed channels moved on, (G,) groups that stay with carriers, consumer -> how).
-
-    keep: (G,) bool. fold: "exact"; "bias" (padded consumers get the sum for the whole kernel, wrong at the border, as in the
-    reference implementation); "none" (constants are dropped). Full width still; removed channels are left as they are.
-    """
-    if fold not in FOLDS:
-        raise ValueError(f"found fold {fold!r}, expected one of {', '.join(FOLDS)}")
-    readers = _readers(defs, graph, keep, _removed_constants(defs, state, graph, keep))
-    kernels = _kernels(defs, state, graph, keep, readers)
-    readers = [reader for reader in readers if reader.layer_i in kernels]
-    carriers = _choose_carriers(graph, readers) if fold == "exact" else {}
-    betas, emitted = _carrier_constants(defs, graph, carriers)
-    state = dict(state)
-    staying = keep.clone()
-    staying[list(carriers.values())] = True
-    _write_carriers(defs, state, graph, staying & ~keep, betas)
-    how = {}
-    for reader in readers:
-        i = reader.layer_i
-        if i in carriers:
-            constant = input_constants(defs, graph, emitted, i)
-            places = torch.from_numpy(graph.inputs(i, defs[1 + i]) == carriers[i]).nonzero().flatten()
-            _write_kernel(state, i, kernels[i], constant, places, integer(defs[1 + i], "groups", 1))
-            how[i] = "carrier"
-        elif fold == "none":
-            how[i] = "dropped"
-        else:
-            _write_offset(state, i, kernels[i].sum((1, 2)))
-            how[i] = "approximate" if reader.padded else "folded"
-    return state, staying, how
-
-
 def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: dict[int, Tensor]) -> None:
     """Turn the channels of the (G,) groups in `carrier` into emitters of a constant, deaf and ignored by every convolution."""
     for layer_i, section in enumerate(defs[1:]):
@@ -235,25 +201,19 @@ def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: di
             continue
         own = carrier[torch.from_numpy(graph.outputs[layer_i])]
         inputs = carrier[torch.from_numpy(graph.inputs(layer_i, section))]
-        if not own.any() and not inputs.any():
-            continue
-        key = prefix(layer_i, "conv.weight")
-        weight = state[key].clone()
+        weight = state[prefix(layer_i, "conv.weight")]
         groups = integer(section, "groups", 1)
         if inputs.any() and groups < len(inputs):  # a group's place holds its carrier in every part of a grouped convolution
             weight[:, inputs.view(groups, -1)[0]] = 0
-        weight[own] = 0
-        state[key] = weight
         if own.any():
-            for part, value in (("weight", 0.0), ("bias", betas[layer_i]), ("running_mean", 0.0), ("running_var", 1.0)):
-                old = state[prefix(layer_i, f"batch_norm.{part}")]
-                new = torch.as_tensor(value, dtype=old.dtype, device=old.device)
-                state[prefix(layer_i, f"batch_norm.{part}")] = torch.where(own.to(old.device), new, old)
+            weight[own] = 0
+            for part, value in (("weight", 0.0), ("bias", betas[layer_i][own]), ("running_mean", 0.0), ("running_var", 1.0)):
+                tensor = state[prefix(layer_i, f"batch_norm.{part}")]
+                tensor[own] = torch.as_tensor(value, dtype=tensor.dtype)
 
 
-def _write_kernel(state, layer_i: int, kernel: Tensor, constant: Tensor, places: Tensor, groups: int) -> None:
+def _write_kernel(weight: Tensor, kernel: Tensor, constant: Tensor, places: Tensor, groups: int) -> None:
     """Give the input channels `places` (one in every part of a grouped convolution) the kernel of all removed ones."""
-    weight = state[prefix(layer_i, "conv.weight")].clone()
     per_part, rows = len(constant) // groups, len(weight) // groups
     done = set()
     for place in places.tolist():
@@ -262,7 +222,6 @@ def _write_kernel(state, layer_i: int, kernel: Tensor, constant: Tensor, places:
             done.add(part)
             own = slice(part * rows, (part + 1) * rows)
             weight[own, column] = (kernel[own] / constant[place]).to(weight)
-    state[prefix(layer_i, "conv.weight")] = weight
 
 
 def _write_offset(state, layer_i: int, offset: Tensor) -> None:
@@ -290,7 +249,7 @@ def narrow_defs(defs: list[dict], graph: ChannelGraph, staying: Tensor) -> list[
 
 def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph,
                                   staying: Tensor) -> tuple[list[dict], dict[str, Tensor], dict[int, Tensor]]:
-    """Slice the full-width net down to the (G,) groups in `staying`: (module_defs, state_dict, layer -> kept indices)."""
+    """Slice the full-width net down to the (G,) groups in `staying`: (module_defs, state_dict, layer -> kept indices), all new."""
     sliced, kept = {}, {}
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
@@ -306,7 +265,7 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
             if (key := prefix(layer_i, part)) in state:
                 sliced[key] = state[key][rows]
         if (key := prefix(layer_i, "batch_norm.num_batches_tracked")) in state:
-            sliced[key] = state[key]
+            sliced[key] = state[key].clone()
         kept[layer_i] = rows
     return narrow_defs(defs, graph, staying), sliced, kept
 
@@ -321,11 +280,37 @@ def masked_state(state: dict[str, Tensor], masks: dict[int, Tensor]) -> dict[str
 
 
 def compact_net(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor, fold: str = "exact") -> Surgery:
-    """Remove the groups not in `keep` (G,) from a net; see fold_constants for `fold`. Arguments stay untouched; the new
-    state_dict lies on the CPU, wherever the old one does."""
+    """Remove the groups not in `keep` (G,) from a net, the constants that they emit moved on to their consumers.
+
+    fold: "exact"; "bias" (padded consumers get the sum for the whole kernel, wrong at the border, as in the reference implementation);
+    "none" (constants are dropped). Arguments stay untouched; the new state_dict lies on the CPU, wherever the old one does.
+    """
+    if fold not in FOLDS:
+        raise ValueError(f"found fold {fold!r}, expected one of {', '.join(FOLDS)}")
     state = {key: value.detach().cpu() for key, value in state.items()}
-    folded, staying, how = fold_constants(defs, state, graph, keep, fold)
-    compact, sliced, kept = init_weights_from_loose_model(defs, folded, graph, staying)
+    readers = _readers(defs, graph, keep, _removed_constants(defs, state, graph, keep))
+    kernels = _kernels(defs, state, graph, keep, readers)
+    readers = [reader for reader in readers if reader.layer_i in kernels]
+    carriers = _choose_carriers(graph, readers) if fold == "exact" else {}
+    staying = keep.clone()
+    staying[list(carriers.values())] = True
+    compact, sliced, kept = init_weights_from_loose_model(defs, state, graph, staying)
+    left = graph.narrowed(staying.numpy())
+    betas, emitted = _carrier_constants(compact, left, carriers)
+    _write_carriers(compact, sliced, left, staying & ~keep, betas)
+    how = {}
+    for reader in readers:
+        i, section = reader.layer_i, compact[1 + reader.layer_i]
+        kernel = kernels[i][kept[i]]
+        if i in carriers:
+            places = torch.from_numpy(left.inputs(i, section) == carriers[i]).nonzero().flatten()
+            _write_kernel(sliced[prefix(i, "conv.weight")], kernel, input_constants(compact, left, emitted, i), places, integer(section, "groups", 1))
+            how[i] = "carrier"
+        elif fold == "none":
+            how[i] = "dropped"
+        else:
+            _write_offset(sliced, i, kernel.sum((1, 2)))
+            how[i] = "approximate" if reader.padded else "folded"
     extra = staying & ~keep
-    carriers = {i: int(extra[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.normalised}
-    return Surgery(compact, sliced, kept, {i: n for i, n in carriers.items() if n}, how)
+    count = {i: int(extra[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.normalised}
+    return Surgery(compact, sliced, kept, {i: n for i, n in count.items() if n}, how)

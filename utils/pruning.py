@@ -90,11 +90,13 @@ class Plan:
 
 @dataclass
 class Compact:
-    """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value."""
+    """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value; by_layer: the same
+    of each convolution's output, with an inexact --fold."""
 
     model: nn.Module
     surgery: Surgery
     deviation: float
+    by_layer: dict[int, float] = field(default_factory=dict)
 
 
 # ---- what is pruned
@@ -154,9 +156,10 @@ def remove_layers(job: Job) -> None:
 
 
 def loaded(job: Job, defs: list[dict], state: dict[str, torch.Tensor]) -> nn.Module:
-    """A net in eval mode on the job's device."""
+    """A net in eval mode on the job's device. It holds the tensors of `state` themselves where they lie there already: the masked net
+    shares its kernels with the dense one."""
     model = job.build(defs, initialise=False)
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)
     model.seen = job.dense.seen
     return model.eval().to(next(job.dense.parameters()).device)
 
@@ -377,7 +380,7 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
     print(f"compact net verified: differs from the masked one by at most {worst:.2g} of the largest raw value"
           if job.args.fold == "exact" else f"--fold {job.args.fold}: the compact net differs from the masked one by up to {worst:.2g} "
           "of the largest raw value")
-    return Compact(model, surgery, worst)
+    return Compact(model, surgery, worst, {} if job.args.fold == "exact" else layer_deviations(job, plan, model, surgery))
 
 
 def recalibrate_compact(job: Job, compact: Compact) -> None:
@@ -414,11 +417,11 @@ def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
 
 
 @torch.inference_mode()
-def layer_deviations(job: Job, plan: Plan, compact: Compact) -> dict[int, float]:
+def layer_deviations(job: Job, plan: Plan, compact: nn.Module, surgery: Surgery) -> dict[int, float]:
     """layer -> largest difference between the channels that a convolution kept and the masked net's, relative to the latter's largest
     value: what --fold bias or none costs, layer by layer."""
     maps = []
-    for model in (masked_model(job, plan), compact.model):
+    for model in (masked_model(job, plan), compact):
         outputs = {}
         hooks = [model.module_list[i].register_forward_hook(lambda module, inputs, output, i=i, own=outputs: own.__setitem__(i, output.clone()))
                  for i in job.graph.normalised]
@@ -429,7 +432,7 @@ def layer_deviations(job: Job, plan: Plan, compact: Compact) -> dict[int, float]
     masked, slim = maps
     found = {}
     for i in job.graph.normalised:
-        kept = compact.surgery.kept[i].to(masked[i].device)
+        kept = surgery.kept[i].to(masked[i].device)
         own = plan.masks[i].to(kept.device)[kept]  # carriers have no counterpart
         difference = (masked[i][:, kept] - slim[i])[:, own].abs().max()
         found[i] = (difference / masked[i].abs().max().clamp(min=1e-12)).item()

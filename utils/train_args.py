@@ -14,7 +14,21 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from (default: {DEFAULT_WEIGHTS} where it is there and fits); none: from scratch")
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
-    t = p.add_argument_group("training")
+    _add_training_flags(p.add_argument_group("training"))
+    _add_loss_flags(p.add_argument_group("loss"))
+    _add_augmentation_flags(p.add_argument_group("augmentation"))
+    _add_sparsity_flags(p.add_argument_group("sparsity"))
+    _add_recovery_flags(p.add_argument_group("recovery of a pruned net"))
+    _add_output_flags(p.add_argument_group("output"))
+    args = p.parse_args(argv)
+    if bool(args.teacher_cfg) != bool(args.teacher_weights):
+        p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
+    args.weights_named = args.weights is not None
+    args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
+    return args
+
+
+def _add_training_flags(t) -> None:
     t.add_argument("--epochs", type=cli.positive_int, default=100, help="passes over the training images")
     t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3, help="the highest of the run")
     t.add_argument("--momentum", type=cli.fraction, default=0.9, help="of SGD, Nesterov's")
@@ -31,18 +45,24 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     t.add_argument("--compile", action="store_true", help="run the net through torch.compile: up to two minutes to start, then steps about 6 %% faster")
     t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="keep layers 0..N-1 as they are")
     t.add_argument("--seed", type=cli.count, default=0, help="of weights, order and augmentation")
-    loss = p.add_argument_group("loss")
+
+
+def _add_loss_flags(loss) -> None:
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou", help="complete IoU, or squared errors of x, y, w, h as in Darknet")
     loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", help="anchors that fit a box this well "
                       "are positive too; 1: the best alone, as in YOLOv3")
     loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU", help="predictions that overlap a box this much, and are not its own, are no "
                       "negatives")
-    a = p.add_argument_group("augmentation")
+
+
+def _add_augmentation_flags(a) -> None:
     a.add_argument("--augment", choices=("none", "flip", "standard"), default="standard",
                    help="standard: flip, scale, translate, HSV")
     a.add_argument("--mosaic", type=cli.ratio, default=0.0, metavar="P", help="share of pictures made of four")
     a.add_argument("--multiscale_training", action="store_true", help="another input size every batch")
-    s = p.add_argument_group("sparsity")
+
+
+def _add_sparsity_flags(s) -> None:
     s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="L1 on batch-norm gammas")
     # -s is declared so that argparse does not read it as a short form of -sr
     s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA", help="strength of -sr")
@@ -57,13 +77,17 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
                    "test_prune.py can prune, or the reference's rule")
     s.add_argument("--percent", type=cli.fraction, default=0.85, help="cut to judge the sparsity by, each epoch")
-    r = p.add_argument_group("recovery of a pruned net")
+
+
+def _add_recovery_flags(r) -> None:
     r.add_argument("--teacher-cfg", metavar="CFG", help="the dense net, to learn from while fine-tuning")
     r.add_argument("--teacher-weights", metavar="FILE", help="its weights")
     r.add_argument("--distill-gain", type=cli.positive_float, default=1.0, help="weight of the teacher's terms in the loss")
     r.add_argument("--rewind", type=cli.count, default=0, metavar="N", help="learning-rate rewinding: train as the last --epochs of a run "
                    "of N epochs would (Renda et al. 2020)")
-    o = p.add_argument_group("output")
+
+
+def _add_output_flags(o) -> None:
     o.add_argument("--name", metavar="RUN", help="folder under logs/ (default: from the cfg and the time)")
     o.add_argument("--resume", metavar="RUN", help="folder of a run to go on with; its own arguments count")
     o.add_argument("--evaluation_interval", type=cli.positive_int, default=1, metavar="EPOCHS", help="score every so often, and in the end")
@@ -72,9 +96,3 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     o.add_argument("--tensorboard", action="store_true", help="also write the numbers and a histogram of gammas for it")
     o.add_argument("--no-publish", action="store_true", help="leave checkpoints/ and weights/ as they are")
     cli.add_score_flags(o)
-    args = p.parse_args(argv)
-    if bool(args.teacher_cfg) != bool(args.teacher_weights):
-        p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
-    args.weights_named = args.weights is not None
-    args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
-    return args
