@@ -19,17 +19,17 @@ def main() -> None:
     """Load -> threshold -> evaluate -> masked mAP -> compact -> verify -> table -> files."""
     args = parse_args()
     from models import Darknet
-    from utils import iterate, prune_explore, prune_report, pruning
+    from utils import iterate, prune_explore, prune_job, prune_plan, prune_report, pruning
 
     if args.steps > 1:
         return iterate.run_steps(args, sys.argv[1:])
-    job = pruning.load(args, Darknet)
-    plan = pruning.plan_cut(job)
-    pruning.warn_before(job, plan)
+    job = prune_job.load(args, Darknet)
+    plan = prune_plan.plan_cut(job)
+    prune_plan.warn_before(job, plan)
     before, masked = pruning.prune_and_eval(job, plan)
     compact = pruning.compact_and_verify(job, plan)
     pruning.recalibrate_compact(job, compact)
-    after = pruning.eval_model(job, compact.model, "compact")
+    after = prune_job.eval_model(job, compact.model, "compact")
     prune_report.report(job, plan, compact, before, masked, after)
     prune_explore.explore(job)
 

@@ -15,7 +15,7 @@ from benchmarks.contest import ROOT
 from benchmarks.run_detections import predictions, scored_set
 from benchmarks.run_training import fixed_batches
 from models import Darknet
-from utils import cli, pruning
+from utils import cli, prune_job, prune_plan, pruning
 from utils.checkpoint import load_weights
 from utils.parse_config import class_count, parse_model_config, write_model_config
 from utils.prune_args import parse_prune_args
@@ -94,8 +94,8 @@ def pruned_twin(net: Net, target: float, folder: Path, divisor: int = 1) -> Net:
     """`net` cut to `target` of its FLOPs by the project's own search, widths multiples of `divisor`, and verified."""
     args = parse_prune_args("", [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)])
     with contextlib.redirect_stdout(io.StringIO()):
-        job = pruning.load(args, Darknet)
-        compact = pruning.compact_and_verify(job, pruning.plan_cut(job))
+        job = prune_job.load(args, Darknet)
+        compact = pruning.compact_and_verify(job, prune_plan.plan_cut(job))
     return store_net(compact.model, folder, "pruned")
 
 

@@ -4,7 +4,7 @@ import shutil
 import time
 
 from models import Darknet
-from utils import prune_report, pruning
+from utils import prune_job, prune_plan, prune_report, pruning
 from utils.prune_args import parse_prune_args
 
 
@@ -17,9 +17,9 @@ def prune(words: list[str]):
         """All parts once."""
         shutil.rmtree(args.out, ignore_errors=True)
         clock = [time.perf_counter()]
-        job = pruning.load(args, Darknet)
+        job = prune_job.load(args, Darknet)
         clock.append(time.perf_counter())
-        plan = pruning.plan_cut(job)
+        plan = prune_plan.plan_cut(job)
         clock.append(time.perf_counter())
         compact = pruning.compact_and_verify(job, plan)
         clock.append(time.perf_counter())

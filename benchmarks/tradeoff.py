@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from models import Darknet
-from utils import cli, iterate, pruning
+from utils import cli, iterate, prune_job
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.evaluate import evaluate
 from utils.parse_config import write_model_config
@@ -32,7 +32,8 @@ from utils.profile import compare_latency
 from utils.prune_explore import write_csv
 from utils.prune_search import mildest, thresholds
 from utils.prune_surgery import compact_net
-from utils.pruning import Job, Ranking, cost_of, cut_at
+from utils.prune_job import Job
+from utils.prune_plan import Ranking, cost_of, cut_at
 from utils.recalibrate import recalibrate
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.shapes import total_cost
@@ -78,7 +79,7 @@ def check_methods(names: list[str] | None) -> None:
 def job_of(args: argparse.Namespace, flags: str = "") -> Job:
     """What test_prune.py would prune with these flags."""
     words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--recalibrate", str(args.recalibrate), *shlex.split(flags)]
-    return pruning.load(parse_prune_args(__doc__, words), Darknet)
+    return prune_job.load(parse_prune_args(__doc__, words), Darknet)
 
 
 def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:

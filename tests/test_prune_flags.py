@@ -8,12 +8,12 @@ import torch
 from conftest import trained
 
 from models import Darknet
-from utils import prune_scores, pruning
+from utils import prune_job, prune_plan, prune_scores
 from utils.channel_cost import saved_macs
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.prune_args import parse_prune_args
 from utils.prune_scores import group_scores
-from utils.pruning import Ranking, plan_cut, score_groups, share_of
+from utils.prune_plan import Ranking, plan_cut, score_groups, share_of
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def job_of(tiny_cfg, tiny_data, tmp_path):
     save_checkpoint(tmp_path / "net.pth", weights_content(model, str(tiny_cfg), "test"))
 
     def make(flags=""):
-        return pruning.load(parse_prune_args("", ["--cfg", str(tiny_cfg), "--weights", str(tmp_path / "net.pth"), "--data", str(tiny_data),
+        return prune_job.load(parse_prune_args("", ["--cfg", str(tiny_cfg), "--weights", str(tmp_path / "net.pth"), "--data", str(tiny_data),
                                                   "--n_cpu", "0", *flags.split()]), Darknet)
     return make
 
@@ -47,7 +47,7 @@ def test_score_gamma_cost_takes_operations_or_the_measured_time(job_of, monkeypa
     macs = saved_macs(job.model.module_defs, job.graph, job.size)
     assert torch.equal(score_groups(job), group_scores("gamma-cost", job.model, job.graph, cost=macs))
     per_mac = [1.0 + i for i in range(len(job.model.module_defs) - 1)]  # later layers take longer
-    monkeypatch.setattr(pruning, "seconds_per_mac", lambda model, size: per_mac)
+    monkeypatch.setattr(prune_plan, "seconds_per_mac", lambda model, size: per_mac)
     timed = saved_macs(job.model.module_defs, job.graph, job.size, per_mac)
     scores = score_groups(job_of("--score gamma-cost --cost latency"))
     assert torch.equal(scores, group_scores("gamma-cost", job.model, job.graph, cost=timed)) and not torch.equal(timed, macs)
@@ -55,7 +55,7 @@ def test_score_gamma_cost_takes_operations_or_the_measured_time(job_of, monkeypa
 
 def test_score_taylor_is_of_the_training_loss(job_of):
     job = job_of("--score taylor")
-    expected = prune_scores.taylor(job.model, job.graph, job.train_batches(pruning.TAYLOR_BATCHES), pruning.batch_loss)
+    expected = prune_scores.taylor(job.model, job.graph, job.train_batches(prune_plan.TAYLOR_BATCHES), prune_plan.batch_loss)
     assert torch.equal(score_groups(job), group_scores("taylor", job.model, job.graph, first_order=expected)) and (expected > 0).any()
 
 
@@ -74,11 +74,11 @@ def test_layer_keep_leaves_its_share_everywhere(job_of):
 
 def test_divisor_aligns_every_width_of_the_compact_net(job_of):
     job = job_of("--percent 0.5 --divisor 4")
-    surgery = pruning.compact_of(job, plan_cut(job).cut)[1]
+    surgery = prune_job.compact_of(job, plan_cut(job).cut)[1]
     widths = [len(surgery.kept[i]) for i in job.graph.prunable]
     assert all(width % 4 == 0 for width in widths) and sum(widths) < sum(len(job.graph.outputs[i]) for i in job.graph.prunable)
     plain = job_of("--percent 0.5")
-    assert any(len(pruning.compact_of(plain, plan_cut(plain).cut)[1].kept[i]) % 4 for i in plain.graph.prunable)
+    assert any(len(prune_job.compact_of(plain, plan_cut(plain).cut)[1].kept[i]) % 4 for i in plain.graph.prunable)
 
 
 def test_layers_takes_a_residual_block_out(job_of, capsys):
@@ -91,10 +91,11 @@ def test_layers_takes_a_residual_block_out(job_of, capsys):
 def fake_score(monkeypatch, loss_of):
     """Scores fall by loss_of(parameters left); returns how many nets were recalibrated."""
     calls = []
-    original = pruning.recalibrate
-    monkeypatch.setattr(pruning, "recalibrate", lambda model, batches: calls.append(model) or original(model, batches))
-    monkeypatch.setattr(pruning, "evaluate", lambda model, *args, **options: SimpleNamespace(
-        map50=0.9 - loss_of(sum(p.numel() for p in model.parameters())), map=0.0, precision=0.0, recall=0.0))
+    original = prune_plan.recalibrate
+    monkeypatch.setattr(prune_plan, "recalibrate", lambda model, batches: calls.append(model) or original(model, batches))
+    for module in (prune_job, prune_plan):
+        monkeypatch.setattr(module, "evaluate", lambda model, *args, **options: SimpleNamespace(
+            map50=0.9 - loss_of(sum(p.numel() for p in model.parameters())), map=0.0, precision=0.0, recall=0.0))
     return calls
 
 
@@ -103,11 +104,11 @@ def test_max_drop_finds_the_strongest_cut_that_keeps_its_map_each_candidate_reca
     dense = sum(p.numel() for p in job.dense.parameters())
     calls = fake_score(monkeypatch, lambda parameters: 0.1 * (1 - parameters / dense))  # 0.01 lost at nine tenths of the parameters
     plan = plan_cut(job)
-    left = pruning.cost_of(job, plan.cut).parameters
+    left = prune_plan.cost_of(job, plan.cut).parameters
     assert 0.9 * dense <= left < 0.97 * dense
     assert len(calls) >= 3
     wider = plan_cut(replace(job, args=job_of("--max-drop 0.03").args))
-    assert 0.7 * dense <= pruning.cost_of(job, wider.cut).parameters < left
+    assert 0.7 * dense <= prune_plan.cost_of(job, wider.cut).parameters < left
     assert share_of(Ranking.of(job), wider.cut) > plan.share > 0
 
 
@@ -116,7 +117,7 @@ def test_target_latency_is_met_by_the_mildest_cut_that_does(job_of, monkeypatch,
     """A clock on which the dense net takes 10 ms and a parameter is a parameter."""
     job = job_of(f"--target-latency {flag}")
     count = lambda model: sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(pruning, "compare_latency", lambda models, size, repeats: [
+    monkeypatch.setattr(prune_plan, "compare_latency", lambda models, size, repeats: [
         SimpleNamespace(median=0.01 * count(model) / count(models[0])) for model in models])
-    left = pruning.cost_of(job, plan_cut(job).cut).parameters
+    left = prune_plan.cost_of(job, plan_cut(job).cut).parameters
     assert 0.4 * count(job.dense) < left <= 0.5 * count(job.dense)

@@ -331,14 +331,14 @@ def test_detect_takes_the_class_count_from_the_checkpoint_and_never_overwrites_i
 def test_prune_raises_and_writes_nothing_when_the_compact_net_is_wrong(project):
     """A fault put into the surgery on purpose: the verification must catch it."""
     (project / "broken.py").write_text(
-        "import runpy, sys, utils.pruning as p\n"
+        "import runpy, sys, utils.prune_job as p, utils.pruning as q\n"
         "good = p.compact_net\n"
         "def bad(*a, **k):\n"
         "    s = good(*a, **k)\n"
         "    key = next(k for k in s.state if k.endswith('conv_5.weight'))\n"
         "    s.state[key] = s.state[key] * 1.5\n"
         "    return s\n"
-        "p.compact_net = bad\n"
+        "p.compact_net = q.compact_net = bad\n"
         "sys.argv = ['test_prune.py', '--cfg', 'config/yolov3-hand.cfg', '--weights', 'w.weights', '--percent', '0.5', '--no-eval', '--out', 'never']\n"
         "runpy.run_path('test_prune.py', run_name='__main__')\n")
     torch.manual_seed(0)

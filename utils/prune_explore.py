@@ -16,7 +16,9 @@ from utils.prune_report import OutputNames
 from utils.prune_scores import cells
 from utils.prune_search import curve_levels
 from utils.prune_surgery import masked_state
-from utils.pruning import Job, Ranking, compact_of, cut_at, dense_score, loaded, recalibrate, recalibration_batches, share_of
+from utils.prune_job import Job, compact_of, dense_score, loaded, recalibration_batches
+from utils.prune_plan import Ranking, cut_at, share_of
+from utils.recalibrate import recalibrate
 from utils.shapes import total_cost
 from utils.tables import ascii_table
 from utils.writing import replacing

@@ -15,7 +15,9 @@ from utils.parse_config import write_model_config
 from utils.plots import plot_channels, plot_gammas
 from utils.profile import Latency, compare_latency
 from utils.prune_scores import gammas_by_layer
-from utils.pruning import Compact, Job, Plan, PruneError
+from utils.prune_job import Job, PruneError
+from utils.prune_plan import Plan
+from utils.pruning import Compact
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost

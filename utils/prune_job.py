@@ -1,0 +1,162 @@
+"""What test_prune.py prunes, and the means to score and to compare nets made of it."""
+
+import argparse
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterable
+
+import torch
+from torch import nn
+
+from utils import cli
+from utils.checkpoint import ALL_LAYERS, load_weights
+from utils.datasets import TrainSampler, evaluation_loader, training_loader
+from utils.evaluate import ScoreOptions, evaluate
+from utils.metrics import EvalResult
+from utils.prune_depth import Block, remove_blocks, silenced_state, weakest_blocks
+from utils.prune_graph import ChannelGraph, channel_graph
+from utils.prune_masks import Cut
+from utils.prune_surgery import Surgery, compact_net
+from utils.setup import dataset, model_and_data
+
+TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value of a raw map
+RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
+
+
+class PruneError(ValueError):
+    """The compact net is not what it should be, or cannot be what was asked for; nothing was written."""
+
+
+@dataclass
+class Job:
+    """What is pruned, and the means to score it. dense: the net as loaded; model: the same less --layers blocks, whose channels
+    are cut."""
+
+    args: argparse.Namespace
+    cfg: Path
+    weights: Path
+    dense: nn.Module
+    model: nn.Module
+    graph: ChannelGraph
+    size: tuple[int, int]
+    names: tuple[str, ...]
+    loader: object | None
+    train_batches: Callable[[int], Iterable]  # count -> that many training batches, not augmented
+    options: ScoreOptions
+    rescale: float  # the factor that the gammas carry (utils.rescale)
+    build: Callable[..., nn.Module]  # models.Darknet
+    blocks: list[Block] = field(default_factory=list)  # residual blocks that were removed
+    before: EvalResult | None = None  # of the dense net, once it was scored
+
+
+def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> Job:
+    """Build and load the net of --cfg and --weights. A rescaling that its gammas carry stays: ranks do not depend on it."""
+    cfg, defs, data = model_and_data(args)
+    device = cli.select_device(args.device, args.threads)
+    model = build(defs)
+    weights = Path(args.weights or f"checkpoints/{cli.stem(cfg)}_ckpt.pth")
+    words, content = load_weights(model, weights, strict=False)
+    if words != ALL_LAYERS:
+        print(f"warning: {weights}: {words}; its mAP means nothing before training")
+    size = cli.input_size(args, defs)
+    loader = None
+    if not args.no_eval:
+        loader = evaluation_loader(dataset(args, data, "valid", size), args.batch_size, args.n_cpu)
+    elif asked := [flag for flag, value in (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity)) if value]:
+        raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of them out")
+
+    if args.recalibrate is None and recalibration_batches(args) and not (data.train and data.train.exists()):
+        print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
+        args.recalibrate = 0
+
+    def train_batches(count: int) -> Iterable:
+        """The first `count` batches of training images, not augmented, the same each time."""
+        if not count:
+            return []
+        images = dataset(args, data, "train", size)
+        return itertools.islice(training_loader(images, TrainSampler(len(images), args.batch_size, size), 0), count)
+
+    options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
+    print(f"{cfg}, {weights}: {words}")
+    model = model.eval().to(device)
+    job = Job(args, cfg, weights, model, model, channel_graph(model.module_defs, args.strategy), size, data.names, loader, train_batches,
+              options, content.get("rescale", 1.0), build)
+    if args.layers:
+        remove_layers(job)
+    if not job.graph.prunable:
+        raise PruneError(f"{cfg}: no layer can be pruned with --strategy {args.strategy}")
+    return job
+
+
+def remove_layers(job: Job) -> None:
+    """--layers: take the weakest residual blocks out of job.model, checked against the net in which they add nothing."""
+    defs, state = job.dense.module_defs, job.dense.state_dict()
+    found = weakest_blocks(defs, state, job.args.layers)
+    job.blocks = [block for block, _ in found]
+    for block, strength in found:
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: mean |gamma| {strength:.3g} of what it adds")
+    job.model = loaded(job, *remove_blocks(defs, state, job.blocks))
+    job.graph = channel_graph(job.model.module_defs, job.args.strategy)
+    silent = loaded(job, defs, silenced_state(state, job.blocks))
+    if not (worst := deviation(silent, job.model, job.size)) <= TOLERANCE:
+        raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from the one in which they "
+                         f"add nothing, expected at most {TOLERANCE:g}")
+
+
+def loaded(job: Job, defs: list[dict], state: dict[str, torch.Tensor]) -> nn.Module:
+    """A net in eval mode on the job's device. It holds the tensors of `state` themselves where they lie there already: the masked net
+    shares its kernels with the dense one."""
+    model = job.build(defs, initialise=False)
+    model.load_state_dict(state, assign=True)
+    model.seen = job.dense.seen
+    return model.eval().to(next(job.dense.parameters()).device)
+
+
+def compact_of(job: Job, cut: Cut) -> tuple[nn.Module, Surgery]:
+    """The compact net of a cut, not yet verified."""
+    surgery = compact_net(job.model.module_defs, job.model.state_dict(), job.graph, cut.keep, job.args.fold)
+    return loaded(job, surgery.module_defs, surgery.state), surgery
+
+
+def eval_model(job: Job, model: nn.Module, label: str) -> EvalResult | None:
+    """Score a net on the validation images and print one line; None with --no-eval."""
+    if job.loader is None:
+        return None
+    result = evaluate(model, job.loader, job.names, job.options)
+    print(f"{label}: mAP {result.map50:.4f}  AP {result.map:.4f}  P {result.precision:.3f}  R {result.recall:.3f}", flush=True)
+    return result
+
+
+def dense_score(job: Job) -> EvalResult | None:
+    """Score of the net as loaded, computed once."""
+    if job.before is None:
+        job.before = eval_model(job, job.dense, "dense")
+    return job.before
+
+
+def recalibration_batches(args: argparse.Namespace) -> int:
+    """--recalibrate, or its default."""
+    if args.recalibrate is not None:
+        return args.recalibrate
+    return RECALIBRATION_BATCHES if searching(args) and not args.no_eval else 0
+
+
+def searching(args: argparse.Namespace) -> bool:
+    """Whether a target takes the place of --percent."""
+    return any(value is not None for value in (args.target_params, args.target_flops, args.target_latency, args.max_drop))
+
+
+def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
+    """(1, 3, height, width) a fixed random image of the net's type, on its device."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, 3, size[1], size[0], generator=generator).to(next(model.parameters()))
+
+
+@torch.inference_mode()
+def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
+    """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the largest value;
+    NaN when either net gives one."""
+    image = probe_image(one, size)
+    pairs = zip(one.raw_maps(image), other.raw_maps(image))
+    return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs]).max().item()

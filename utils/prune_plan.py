@@ -1,0 +1,200 @@
+"""Which channels go: the ranking, the threshold of --percent or the search for a target, and what to say before anything is cut."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import nn
+
+from utils import prune_scores, prune_search, sparsity
+from utils.channel_cost import saved_macs, seconds_per_mac
+from utils.datasets import to_input
+from utils.evaluate import evaluate
+from utils.loss import yolo_loss
+from utils.profile import compare_latency
+from utils.prune_job import Job, PruneError, compact_of, dense_score, recalibration_batches, searching
+from utils.prune_masks import Cut, candidates, global_threshold, in_blocks, make_room, obtain_filters_mask, percent_limit
+from utils.prune_surgery import narrow_defs, staying_groups
+from utils.recalibrate import recalibrate
+from utils.shapes import LayerCost, total_cost
+
+TAYLOR_BATCHES = 8
+SEARCH_LEVELS = 64  # cuts among which a search that measures or scores each one chooses
+MAKE_ROOM_ROUNDS = 6
+
+
+@dataclass
+class Ranking:
+    """Groups by what they are worth. scores: (G,) as computed; ranked: the same in blocks of --divisor, what thresholds apply to."""
+
+    scores: torch.Tensor
+    ranked: torch.Tensor
+    members: torch.Tensor
+    free: torch.Tensor
+
+    @classmethod
+    def of(cls, job: Job) -> "Ranking":
+        """The ranking by --score."""
+        members = prune_scores.member_count(job.graph)
+        scores = score_groups(job)
+        return cls(scores, in_blocks(job.graph, scores, job.args.divisor), members, candidates(job.graph, members))
+
+
+@dataclass
+class Plan:
+    """Which channels go. share: of prunable channels, actually cut; limit: share from which on a layer would be empty."""
+
+    cut: Cut
+    masks: dict[int, torch.Tensor]
+    scores: torch.Tensor
+    share: float
+    limit_threshold: float
+    limit: float
+
+
+def score_groups(job: Job) -> torch.Tensor:
+    """(G,) the --score of every group."""
+    args, model = job.args, job.model
+    cost = first_order = None
+    if args.score == "gamma-cost":
+        per_mac = seconds_per_mac(model, job.size) if args.cost == "latency" else None
+        cost = saved_macs(model.module_defs, job.graph, job.size, per_mac)
+    if args.score == "taylor":
+        first_order = prune_scores.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES), batch_loss)
+    return prune_scores.group_scores(args.score, model, job.graph, args.group_norm, cost, first_order)
+
+
+def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The training loss of one batch in eval mode, scalar."""
+    images = to_input(images, next(model.parameters()).device)
+    return yolo_loss(model.raw_maps(images), model.heads(), targets, (images.shape[3], images.shape[2])).total()
+
+
+def plan_cut(job: Job) -> Plan:
+    """The cut of --percent, or the one that a search for the targets finds."""
+    ranking = Ranking.of(job)
+    cut = cut_at(job, ranking, search(job, ranking) if searching(job.args) else
+                 global_threshold(ranking.ranked[ranking.free], ranking.members[ranking.free], job.args.percent))
+    return Plan(cut, cut.masks(job.graph), ranking.scores, share_of(ranking, cut), *percent_limit(job.graph, ranking.ranked, ranking.members))
+
+
+def share_of(ranking: Ranking, cut: Cut) -> float:
+    """Share of the prunable channels that a cut takes."""
+    return (ranking.members[ranking.free & ~cut.keep].sum() / ranking.members[ranking.free].sum()).item()
+
+
+def cut_at(job: Job, ranking: Ranking, threshold: float) -> Cut:
+    """What a threshold leaves under --layer-keep and --divisor, carriers included in the widths that are aligned."""
+    args, graph = job.args, job.graph
+    cut = obtain_filters_mask(graph, ranking.ranked, ranking.members, threshold, args.layer_keep, args.divisor)
+    keep = cut.keep
+    for _ in range(MAKE_ROOM_ROUNDS if args.divisor > 1 and args.fold == "exact" else 0):
+        aligned = make_room(graph, keep, stays(job, keep), ranking.scores, args.divisor)
+        if torch.equal(aligned, keep):
+            break
+        keep = aligned
+    return Cut(keep, cut.threshold, cut.rescued)
+
+
+def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
+    """(G,) bool: groups present in the compact net, carriers included."""
+    if job.args.fold != "exact":
+        return keep
+    return staying_groups(job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep)
+
+
+def cost_of(job: Job, cut: Cut) -> LayerCost:
+    """Parameters and MACs of the compact net of a cut, before it is made."""
+    return total_cost(narrow_defs(job.model.module_defs, job.graph, stays(job, cut.keep)), *job.size)
+
+
+def search(job: Job, ranking: Ranking) -> float:
+    """Threshold of the mildest cut that meets every --target-..., or with --max-drop of the strongest that does and keeps its mAP.
+
+    Raises PruneError, naming what could be had, when there is none.
+    """
+    args = job.args
+    start = 0.0
+    # probes that are measured or scored choose among fewer cuts than those that are counted
+    for fits, flags, most in ((size_check(job), "--target-params/--target-flops", None), (latency_check(job), "--target-latency", SEARCH_LEVELS)):
+        if fits is None:
+            continue
+        levels = prune_search.thresholds(ranking.ranked, ranking.free, most, start)
+        threshold = prune_search.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
+        if threshold is None:
+            least = cost_of(job, cut_at(job, ranking, levels[-1]))
+            raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
+                             "ask for less, or lower --layer-keep, or remove blocks with --layers")
+        start = threshold
+    if args.max_drop is None:
+        return start
+    levels = prune_search.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
+    threshold = prune_search.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
+    if threshold is None:
+        raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train with -sr first, or allow more")
+    return threshold
+
+
+def size_check(job: Job) -> Callable[[Cut], bool] | None:
+    """Whether a cut meets --target-params and --target-flops; None without either."""
+    args, dense = job.args, total_cost(job.dense.module_defs, *job.size)
+    if args.target_params is None and args.target_flops is None:
+        return None
+    most_parameters = args.target_params.of(dense.parameters) if args.target_params else float("inf")
+    most_macs = args.target_flops.of(2 * dense.macs) / 2 if args.target_flops else float("inf")
+
+    def fits(cut: Cut) -> bool:
+        """Counted, nothing is built."""
+        cost = cost_of(job, cut)
+        return cost.parameters <= most_parameters and cost.macs <= most_macs
+
+    return fits
+
+
+def latency_check(job: Job) -> Callable[[Cut], bool] | None:
+    """Whether a cut meets --target-latency, measured beside the dense net; None without it."""
+    target = job.args.target_latency
+    if target is None:
+        return None
+
+    def fits(cut: Cut) -> bool:
+        """Built and measured."""
+        dense, slim = compare_latency([job.dense, compact_of(job, cut)[0]], job.size, max(job.args.repeats, 10))
+        print(f"  probe: {cost_of(job, cut).parameters:,} parameters take {slim} against {dense}")
+        return slim.median <= target.of(dense.median)
+
+    return fits
+
+
+def keeps_map(job: Job, ranking: Ranking, cut: Cut) -> bool:
+    """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop of the dense one."""
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(recalibration_batches(job.args)))
+    before, result = dense_score(job), evaluate(model, job.loader, job.names, job.options, quiet=True)
+    print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP {result.map50:.4f} "
+          f"({result.map50 - before.map50:+.4f})", flush=True)
+    return result.map50 >= before.map50 - job.args.max_drop
+
+
+def warn_before(job: Job, plan: Plan) -> None:
+    """Say, before anything is evaluated or written, what this cut means and whether the gammas are ready for it."""
+    args, graph = job.args, job.graph
+    print(f"strategy {args.strategy}: {len(graph.prunable)} prunable layers, {sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
+    for layer_i, reason in graph.reasons.items():
+        print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
+    name = "this search" if searching(args) else f"percent {args.percent:g}"
+    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {args.score}, cuts {plan.share:.1%} of the channels; limit {plan.limit:.4f} "
+          f"(threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
+    gammas = prune_scores.gammas_by_layer(job.model)
+    if args.score == "gamma" and not searching(args):  # ties, which such a cut would keep, count: equal gammas are not sparse
+        energy, words = sparsity.describe_sparsity(graph, gammas, args.percent)
+    else:
+        energy, words = sparsity.describe_cut(graph, gammas, ~plan.cut.keep, name)
+    print(words)
+    if energy >= sparsity.COSTLY:
+        print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
+              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01")
+    if plan.cut.rescued and args.layer_keep:
+        print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep {args.layer_keep:g})")
+    elif plan.cut.rescued:
+        print(f"warning: {name} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep "
+              f"{'one channel' if args.divisor == 1 else f'{args.divisor} channels'} each")
