@@ -19,6 +19,7 @@ def prune(words: list[str]):
         clock = [time.perf_counter()]
         job = prune_job.load(args, Darknet)
         clock.append(time.perf_counter())
+        prune_plan.remove_layers(job)
         plan = prune_plan.plan_cut(job)
         clock.append(time.perf_counter())
         compact = pruning.compact_and_verify(job, plan)

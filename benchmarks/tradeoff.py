@@ -15,7 +15,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Callable
 
 import torch
@@ -28,7 +28,7 @@ from utils.evaluate import evaluate
 from utils.parse_config import write_model_config
 from utils.prune_args import parse_prune_args
 from utils.plots import plot_tradeoff
-from utils.profile import compare_latency
+from utils.profile import latencies_beside
 from utils.prune_explore import write_csv
 from utils.prune_search import mildest, thresholds
 from utils.prune_surgery import compact_net
@@ -106,10 +106,12 @@ class _Raw(nn.Module):
 
 class TorchPruning:
     """Cuts by Torch-Pruning: global ranking by one of its importances, heads left alone, one step. It leaves a layer whole rather than empty it,
-    so that very high ratios remove less again: all RATIOS are tried once, and the mildest that is small enough is taken. GroupNorm weighs
-    gammas against kernels, so it sees the net with the scale of its gammas restored (mAP .69 instead of .31 at half of the FLOPs)."""
+    so that very high ratios remove less again: the mildest of RATIOS that is small enough is looked for first, then, in steps of FINE, the
+    mildest down to the ratio before it. GroupNorm weighs gammas against kernels, so it sees the net with the scale of its gammas
+    restored (mAP .69 instead of .31 at half of the FLOPs)."""
 
     RATIOS = [i / 50 for i in range(2, 50)]
+    FINE = 1 / 400
 
     def __init__(self, job: Job, importance: str):
         self.job, self.importance = job, importance
@@ -134,13 +136,18 @@ class TorchPruning:
 
     def __call__(self, macs: float) -> tuple[list[dict], dict] | None:
         """(module_defs, state_dict) of the mildest cut with at most `macs`; None where there is none."""
-        for ratio in self.RATIOS:
-            if ratio not in self.macs:
-                self.macs[ratio] = total_cost(defs_of(self.cut(ratio)), *self.job.size).macs
-            if self.macs[ratio] <= macs:
-                net = self.cut(ratio)
-                return defs_of(net), net.state_dict()
-        return None
+        coarse = next((ratio for ratio in self.RATIOS if self.macs_at(ratio) <= macs), None)
+        if coarse is None:
+            return None
+        finer = [coarse - i * self.FINE for i in range(round(0.02 / self.FINE) - 1, -1, -1)]
+        net = self.cut(next(ratio for ratio in finer if self.macs_at(ratio) <= macs))
+        return defs_of(net), net.state_dict()
+
+    def macs_at(self, ratio: float) -> int:
+        """Multiply-adds that a ratio leaves, counted once."""
+        if ratio not in self.macs:
+            self.macs[ratio] = total_cost(defs_of(self.cut(ratio)), *self.job.size).macs
+        return self.macs[ratio]
 
 
 def defs_of(net: nn.Module) -> list[dict]:
@@ -184,13 +191,11 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
 
 
 def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], rows: list[dict]) -> None:
-    """Latency of every cut net into the rows, each in turn with the dense net alone: among fifty nets in turn all would run from cold caches.
-    The machine's pace drifts from pair to pair, so what counts is the ratio; milliseconds are those of the median dense time."""
-    pairs = [compare_latency([dense, Darknet(str(Path(row["folder"]) / "net.cfg"))], size, args.repeats) for row in rows]
-    whole_ms = 1e3 * median(whole.median for whole, _ in pairs)
-    for row, (whole, own) in zip(rows, pairs):
-        row.update(latency_ms=round(whole_ms * own.median / whole.median, 2), speed_up=round(whole.median / own.median, 2))
-    print(f"dense: {whole_ms:.1f} ms; {pairs[0][0].protocol}")
+    """Latency of every cut net into the rows, each beside the dense net."""
+    whole, seconds, protocol = latencies_beside(dense, (Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows), size, args.repeats)
+    for row, own in zip(rows, seconds):
+        row.update(latency_ms=round(1e3 * own, 2), speed_up=round(whole / own, 2))
+    print(f"dense: {1e3 * whole:.1f} ms; {protocol}")
 
 
 def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, float]:

@@ -1,12 +1,13 @@
 """What goes: scores, the least a layer keeps, aligned widths, whole blocks, and searches for a target."""
 
+import argparse
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import MIXED, ROOT, randomise, trained, worst
+from conftest import MIXED, ODD, ROOT, SAM, randomise, trained, worst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +16,10 @@ from utils import cli, iterate, prune_explore, prune_scores, prune_search
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.parse_config import parse_model_config
 from utils.prune_args import parse_prune_args
-from utils.prune_depth import remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.prune_depth import branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.prune_graph import channel_graph
 from utils.prune_masks import candidates, in_blocks, make_room, obtain_filters_mask
-from utils.prune_scores import cells, group_scores, member_count, reduce_members
+from utils.prune_scores import block_scores, cells, group_scores, member_count, reduce_members
 from utils.prune_surgery import compact_net, masked_state, narrow_defs, staying_groups
 from utils.recalibrate import recalibrate
 from utils.shapes import total_cost
@@ -102,6 +103,31 @@ def test_cost_and_normalisation_change_the_rank_as_they_say(tiny_cfg):
     assert torch.allclose(group_scores("gamma-norm", model, graph)[free], torch.ones(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="expected one of gamma"):
         group_scores("beta", model, graph)
+
+
+def test_scores_are_their_formulas(tiny_cfg):
+    """On layer 6, a plain 1x1 convolution over 24 channels, where a group is a channel."""
+    model = trained(tiny_cfg, zero_share=0.0)
+    graph = channel_graph(model.module_defs)
+    own, gamma, kernel = torch.from_numpy(graph.outputs[6]), model.module_list[6][1].weight.abs(), model.module_list[6][0].weight.flatten(1)
+    cost = saved_macs(model.module_defs, graph, (64, 64))
+    for kind, expected in {"gamma": gamma, "gamma-norm": gamma / gamma.mean(), "gamma-cost": gamma / (cost[own] / cost[cost > 0].mean()).sqrt(),
+                           "l1": kernel.abs().mean(1), "l2": kernel.square().mean(1).sqrt()}.items():
+        assert torch.allclose(group_scores(kind, model, graph, cost=cost)[own], expected.detach()), kind
+    free = candidates(graph, member_count(graph))
+    chance = [group_scores("random", model, graph, seed=seed)[free] for seed in (0, 0, 1)]
+    assert torch.equal(chance[0], chance[1]) and not torch.equal(chance[0], chance[2]) and len(set(chance[0].tolist())) == len(chance[0])
+
+
+def test_taylor_is_the_root_mean_square_of_its_batches(tiny_cfg):
+    model = trained(tiny_cfg)
+    graph = channel_graph(model.module_defs)
+    batches = [(torch.rand(1, 3, 64, 64, dtype=torch.float64), None) for _ in range(3)]
+    loss = lambda model, images, targets: sum(raw.square().mean() for raw in model.raw_maps(images))
+    each = torch.stack([prune_scores.taylor(model, graph, [batch], loss) for batch in batches])
+    assert torch.allclose(prune_scores.taylor(model, graph, batches, loss), each.square().mean(0).sqrt())
+    with pytest.raises(ValueError, match="no training batch"):
+        prune_scores.taylor(model, graph, [], loss)
 
 
 def test_taylor_passes_over_layers_that_no_head_depends_on(tmp_path):
@@ -212,6 +238,27 @@ def test_residual_blocks_of_yolov3_and_none_of_tiny():
     assert not residual_blocks(parse_model_config(ROOT / "config" / "yolov3-tiny-hand.cfg"))
 
 
+def test_a_block_may_hold_dropout_and_nothing_else_may_read_its_branch(tmp_path):
+    (tmp_path / "m.cfg").write_text(ODD.replace("{joined}", SAM).format(act="leaky"))
+    model = trained(tmp_path / "m.cfg")
+    block, = residual_blocks(model.module_defs)
+    assert (block.stream, block.last, block.shortcut) == (0, 3, 5)
+    defs, state = remove_blocks(model.module_defs, model.state_dict(), [block])
+    silent, shallow = (Darknet(net).double().eval() for net in (model.module_defs, defs))
+    silent.load_state_dict(silenced_state(model.state_dict(), [block]))
+    shallow.load_state_dict(state)
+    assert worst(silent, shallow, (64, 64)) < 1e-9
+    read = [section.copy() for section in model.module_defs]
+    read[1 + 7]["from"] = "-2,-4"  # the three-way shortcut now reads layer 3, inside the branch
+    assert not residual_blocks(read)
+
+
+def test_blocks_of_inverted_residual_nets(shared):
+    for name, count in (("yolo-fastest-1.1", 18), ("MobileNetV2-YOLOv3-Nano-coco", 10), ("yoloface-500k", 10)):
+        path = next((shared / "darknet_pairs").glob(f"*/{name}.cfg"))
+        assert len(residual_blocks(parse_model_config(path))) == count
+
+
 @pytest.mark.parametrize("base, count", [("yolov3", 23), ("yolov3-spp", 23), ("yolov4", 23)])
 def test_a_net_without_its_blocks_equals_the_one_in_which_they_add_nothing(families, base, count):
     model = trained(families[base], zero_share=0.0)
@@ -226,14 +273,43 @@ def test_a_net_without_its_blocks_equals_the_one_in_which_they_add_nothing(famil
         assert worst(silent, shallow) < 1e-9
 
 
-def test_the_weakest_blocks_go_first():
-    model = Darknet(ROOT / "config" / "yolov3-hand-w25.cfg")
-    blocks = residual_blocks(model.module_defs)
-    for number, block in enumerate(blocks):
-        model.module_list[block.last][1].weight.data[:] = 1.0 if number not in (4, 9) else 0.1 * number
-    assert [block for block, _ in weakest_blocks(model.module_defs, model.state_dict(), 2)] == [blocks[4], blocks[9]]
+def test_blocks_are_scored_as_channels_are():
+    model = trained(ROOT / "config" / "yolov3-hand-w25.cfg", zero_share=0.0)
+    graph, blocks = channel_graph(model.module_defs), residual_blocks(model.module_defs)
+    gamma = torch.stack([model.module_list[block.last][1].weight.detach().abs().mean() for block in blocks])
+    kernel = torch.stack([model.module_list[block.last][0].weight.detach().abs().mean() for block in blocks])
+    cost = torch.tensor([branch_cost(model.module_defs, block, (256, 256)) for block in blocks], dtype=torch.float64)
+    streams = torch.tensor([0] + [1] * 2 + [2] * 8 + [3] * 8 + [4] * 4)
+    means = torch.stack([gamma[streams == i].mean() for i in range(5)])
+    for kind, expected in {"gamma": gamma, "gamma-norm": gamma / means[streams], "gamma-cost": gamma / (cost / cost.mean()).sqrt(), "l1": kernel}.items():
+        assert torch.allclose(block_scores(kind, model, graph, blocks, cost=cost), expected), kind
+    shallow = total_cost(remove_blocks(model.module_defs, model.state_dict(), blocks[3:4])[0], 256, 256)
+    assert cost[3] == total_cost(model.module_defs, 256, 256).macs - shallow.macs
+
+
+def test_taylor_of_a_block_is_the_derivative_along_its_removal(tiny_cfg):
+    model = trained(tiny_cfg)
+    block, = residual_blocks(model.module_defs)
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    loss = lambda model, images, targets: sum(raw.square().mean() for raw in model.raw_maps(images))
+    score, = prune_scores.taylor_of_blocks(model, [block], [(image, None)], loss)
+    bn, values = model.module_list[block.last][1], []
+    gamma, beta, h = bn.weight.detach().clone(), bn.bias.detach().clone(), 1e-5
+    with torch.no_grad():
+        for factor in (1 - h, 1 + h):
+            bn.weight.copy_(gamma * factor)
+            bn.bias.copy_(beta * factor)
+            values.append(loss(model, image, None).item())
+    assert score.item() == pytest.approx(abs(values[1] - values[0]) / (2 * h), rel=1e-4)
+
+
+def test_the_weakest_blocks_go_in_the_order_of_the_cfg():
+    blocks = residual_blocks(parse_model_config(ROOT / "config" / "yolov3-hand-w25.cfg"))
+    scores = torch.ones(23)
+    scores[9], scores[4] = 0.1, 0.4
+    assert weakest_blocks(blocks, scores, 2) == [(blocks[4], pytest.approx(0.4)), (blocks[9], pytest.approx(0.1))]
     with pytest.raises(ValueError, match="at most 23"):
-        weakest_blocks(model.module_defs, model.state_dict(), 24)
+        weakest_blocks(blocks, scores, 24)
 
 
 # ---- search
@@ -288,18 +364,23 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
         parse_prune_args("", ["--step", "3"])
 
 
-@pytest.mark.parametrize("text, value, ratio", [("0.2", 0.2, True), ("1.2M", 1.2e6, False), ("350K", 3.5e5, False), ("0.8G", 8e8, False),
-                                                ("12ms", 0.012, False), ("2500000", 2.5e6, False)])
-def test_targets_are_ratios_or_amounts(text, value, ratio):
-    target = cli.target(text)
+SIZE, TIME = cli.size_target, cli.time_target
+
+
+@pytest.mark.parametrize("kind, text, value, ratio", [
+    (SIZE, "0.2", 0.2, True), (SIZE, "1.2M", 1.2e6, False), (SIZE, "350K", 3.5e5, False), (SIZE, "0.8G", 8e8, False),
+    (SIZE, "2500000", 2.5e6, False), (TIME, "0.5", 0.5, True), (TIME, "12ms", 0.012, False), (TIME, "2s", 2.0, False)])
+def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
+    target = kind(text)
     assert target.value == pytest.approx(value) and target.is_ratio == ratio
     assert target.of(100) == pytest.approx(100 * value if ratio else value)
 
 
-@pytest.mark.parametrize("text", ["", "-1", "0", "12", "12 parsecs", "1e9x"])
-def test_other_targets_are_refused(text):
-    with pytest.raises(Exception, match="expected"):
-        cli.target(text)
+@pytest.mark.parametrize("kind, text", [(SIZE, ""), (SIZE, "-1"), (SIZE, "0"), (SIZE, "12"), (SIZE, "12ms"), (SIZE, "12 parsecs"), (SIZE, "1.2.3"),
+                                        (SIZE, "1e9x"), (TIME, "2500"), (TIME, "1.2M"), (TIME, "0ms"), (TIME, "2")])
+def test_other_targets_are_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a ratio"):
+        kind(text)
 
 
 # ---- recalibration

@@ -8,12 +8,13 @@ import torch
 from conftest import trained
 
 from models import Darknet
-from utils import prune_job, prune_plan, prune_scores
+from utils import prune_explore, prune_job, prune_plan, prune_report, prune_scores, pruning
 from utils.channel_cost import saved_macs
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.prune_args import parse_prune_args
 from utils.prune_scores import group_scores
 from utils.prune_plan import Ranking, plan_cut, score_groups, share_of
+from utils.shapes import total_cost
 
 
 @pytest.fixture
@@ -81,18 +82,59 @@ def test_divisor_aligns_every_width_of_the_compact_net(job_of):
     assert any(len(prune_job.compact_of(plain, plan_cut(plain).cut)[1].kept[i]) % 4 for i in plain.graph.prunable)
 
 
-def test_layers_takes_a_residual_block_out(job_of, capsys):
-    whole, less = job_of(), job_of("--layers 1")
+@pytest.mark.parametrize("percent", [0.5, 0.8])
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_layer_keep_holds_beside_divisor_and_its_carriers(job_of, share, percent):
+    job = job_of(f"--percent {percent} --layer-keep {share} --divisor 4")
+    plan = plan_cut(job)
+    kept = prune_job.compact_of(job, plan.cut)[1].kept
+    for i in job.graph.prunable:  # the channels that do something, carriers apart
+        assert plan.masks[i].sum() >= share * len(plan.masks[i]), i
+        assert len(kept[i]) % 4 == 0
+
+
+@pytest.mark.parametrize("score", ["gamma", "gamma-norm", "gamma-cost", "gamma-cost --cost latency", "taylor", "l2", "random"])
+def test_layers_takes_a_residual_block_out_by_the_score(job_of, capsys, score):
+    whole, less = job_of(), job_of(f"--layers 1 --score {score}")
+    prune_plan.remove_layers(less)
     count = lambda job: sum(section["type"] == "shortcut" for section in job.model.module_defs[1:])
     assert count(less) == count(whole) - 1 and len(less.blocks) == 1
-    assert "residual block of layers" in capsys.readouterr().out
+    assert f"residual block of layers 2 to 4 goes: score {score.split()[0]} " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="at most 1"):
+        prune_plan.remove_layers(job_of(f"--layers 2 --score {score}"))
+
+
+def test_what_is_left_alone_is_printed_with_the_reason(job_of, capsys):
+    job = job_of("--strategy skip")
+    prune_plan.warn_before(job, plan_cut(job))
+    out = capsys.readouterr().out
+    assert job.graph.reasons and all(f"  layer {i} is left alone: {reason}" in out for i, reason in job.graph.reasons.items())
+
+
+@pytest.mark.parametrize("flag, least", [("--target-params 0.6", 0.5), ("--target-params 2.4K", 0.2), ("--target-flops 0.6", 0.5),
+                                         ("--target-flops 0.002G", 0.4)])
+def test_size_targets_are_met_by_the_mildest_cut_that_does(job_of, flag, least):
+    job = job_of(flag)
+    dense, plan = total_cost(job.dense.module_defs, *job.size), plan_cut(job)
+    aim, left = job.args.target_params or job.args.target_flops, prune_plan.cost_of(job, plan.cut)
+    value, whole = (left.parameters, dense.parameters) if job.args.target_params else (2 * left.macs, 2 * dense.macs)
+    assert least * whole < value <= aim.of(whole) < whole
+    milder = max(level for level in Ranking.of(job).scores.unique().tolist() if level < plan.cut.threshold)
+    before = prune_plan.cost_of(job, prune_plan.cut_at(job, Ranking.of(job), milder))
+    assert (before.parameters if job.args.target_params else 2 * before.macs) > aim.of(whole)
 
 
 def fake_score(monkeypatch, loss_of):
-    """Scores fall by loss_of(parameters left); returns how many nets were recalibrated."""
+    """Scores fall by loss_of(parameters left); returns, for each net that was recalibrated, on how many training images."""
     calls = []
     original = prune_plan.recalibrate
-    monkeypatch.setattr(prune_plan, "recalibrate", lambda model, batches: calls.append(model) or original(model, batches))
+
+    def spy(model, batches):
+        batches = list(batches)
+        calls.append(sum(len(images) for images, _ in batches))
+        return original(model, batches)
+
+    monkeypatch.setattr(prune_plan, "recalibrate", spy)
     for module in (prune_job, prune_plan):
         monkeypatch.setattr(module, "evaluate", lambda model, *args, **options: SimpleNamespace(
             map50=0.9 - loss_of(sum(p.numel() for p in model.parameters())), map=0.0, precision=0.0, recall=0.0))
@@ -106,7 +148,7 @@ def test_max_drop_finds_the_strongest_cut_that_keeps_its_map_each_candidate_reca
     plan = plan_cut(job)
     left = prune_plan.cost_of(job, plan.cut).parameters
     assert 0.9 * dense <= left < 0.97 * dense
-    assert len(calls) >= 3
+    assert len(calls) >= 3 and set(calls) == {8} and prune_job.candidate_batches(job.args) == 20
     wider = plan_cut(replace(job, args=job_of("--max-drop 0.03").args))
     assert 0.7 * dense <= prune_plan.cost_of(job, wider.cut).parameters < left
     assert share_of(Ranking.of(job), wider.cut) > plan.share > 0
@@ -121,3 +163,69 @@ def test_target_latency_is_met_by_the_mildest_cut_that_does(job_of, monkeypatch,
         SimpleNamespace(median=0.01 * count(model) / count(models[0])) for model in models])
     left = prune_plan.cost_of(job, plan_cut(job).cut).parameters
     assert 0.4 * count(job.dense) < left <= 0.5 * count(job.dense)
+
+
+# ---- what is reported
+
+def test_an_inexact_fold_is_reported_by_layer_and_in_map_whatever_is_recalibrated_after(job_of):
+    compacts = []
+    for flags in ("", "--recalibrate 1"):
+        job = job_of(f"--percent 0.5 --fold bias --repeats 0 {flags}")
+        plan = plan_cut(job)
+        before, masked = pruning.prune_and_eval(job, plan)
+        compact = pruning.compact_and_verify(job, plan)
+        pruning.recalibrate_compact(job, compact)
+        after = prune_job.eval_model(job, compact.model, "compact")
+        compacts.append((compact, compact.folded or after))
+    (plain, scored), (renewed, folded) = compacts
+    assert plain.by_layer == renewed.by_layer and scored.map50 == folded.map50
+    assert prune_report.fold_row("bias", masked, folded)[-1] == f"{folded.map50 - masked.map50:+.4f}"
+    images = prune_job.probe_image(job.model, job.size)
+    outputs = []  # of layer 1, the first padded convolution over removed channels
+    for net in (pruning.masked_model(job, plan), plain.model):
+        with torch.no_grad():
+            outputs.append(net.module_list[1](net.module_list[0](images)))
+    kept = plan.masks[1].nonzero().flatten()
+    own = [plain.surgery.kept[1].tolist().index(i) for i in kept.tolist()]
+    off = (outputs[0][:, kept] - outputs[1][:, own]).abs().max() / outputs[0].abs().max()
+    assert plain.by_layer[0] < 1e-6 < 1e-3 < off and plain.by_layer[1] == pytest.approx(off.item(), rel=1e-3)
+
+
+def test_a_curve_has_the_cost_time_and_recalibrated_score_of_each_cut(job_of, monkeypatch):
+    job, nets = job_of("--curve 3 --repeats 3"), []
+    cost_of = lambda model: total_cost(model.module_defs, *job.size)
+    calls = fake_score(monkeypatch, lambda parameters: parameters / 1e6)
+    monkeypatch.setattr(prune_explore, "recalibrate", prune_plan.recalibrate)
+    monkeypatch.setattr(prune_explore, "evaluate", lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=len(nets) / 10, map=0.1))
+    monkeypatch.setattr(prune_explore, "latencies_beside", lambda dense, models, size, repeats: (
+        0.01, [0.01 * cost_of(model).macs / cost_of(dense).macs for model in models], "made up"))
+    points = prune_explore.tradeoff(job, 3)
+    assert len(points) == 4 and calls == [8, 8, 8]
+    assert [point.map50 for point in points[1:]] == [0.1, 0.2, 0.3]
+    for point, model in zip(points, [job.dense, *nets]):
+        cost = cost_of(model)
+        assert (point.parameters, point.macs, point.row()["flops"]) == (cost.parameters, cost.macs, 2 * cost.macs)
+        assert point.latency == pytest.approx(0.01 * cost.macs / cost_of(job.dense).macs)
+    assert [point.share for point in points] == sorted(point.share for point in points) and points[-1].parameters < 0.2 * points[0].parameters
+    prune_explore.tradeoff(job_of("--curve 1 --recalibrate 0 --repeats 0"), 1)
+    assert calls[3:] == [0]
+
+
+def test_sensitivity_silences_the_weakest_share_of_each_layer_alone(job_of, monkeypatch):
+    job, nets = job_of(), []
+    monkeypatch.setattr(prune_explore, "evaluate", lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=1 / len(nets)))
+    rows = prune_explore.sensitivity(job, 4)
+    dense, *masked = nets
+    assert [row["0"] for row in rows] == [1.0] * len(rows) and rows[0]["0.5"] == pytest.approx(1 / 3, abs=1e-4)
+    assert sorted(int(i) for row in rows for i in row["layers"].split()) == job.graph.prunable
+    gammas, scores, nets = prune_scores.gammas_by_layer(dense), score_groups(job), iter(masked)
+    for row in rows:
+        for share in prune_explore.SHARES:
+            own = prune_scores.gammas_by_layer(next(nets))
+            for i in job.graph.normalised:
+                gone = (own[i] == 0) & (gammas[i] != 0)
+                expected = min(int(share * row["channels"]), row["channels"] - 1) if str(i) in row["layers"].split() else 0
+                assert gone.sum() == expected
+                if expected:
+                    group = scores[torch.from_numpy(job.graph.outputs[i])]
+                    assert group[gone].max() <= group[~gone].min()

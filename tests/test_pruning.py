@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, MIXED, ROOT, trained, worst
+from conftest import ADD, FAMILIES, MIXED, ODD, ROOT, SAM, trained, worst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,30 +191,56 @@ def test_compact_equals_masked_in_float32(families, base):
     assert worst(masked, compact) < 1e-4
 
 
+NETS = {"mixed": MIXED, "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD)}
+
+
+@pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("act", ["leaky", "relu", "relu6", "mish", "swish", "logistic", "linear"])
-def test_every_layer_type_and_activation_is_exact(tmp_path, act):
-    (tmp_path / "m.cfg").write_text(MIXED.format(act=act))
-    masked, compact, surgery = masked_and_compact(trained(tmp_path / "m.cfg"), 0.5)
+def test_every_layer_type_and_activation_is_exact_twice_and_in_float32(tmp_path, net, act):
+    (tmp_path / "m.cfg").write_text(NETS[net].format(act=act))
+    model = trained(tmp_path / "m.cfg")
+    masked, compact, surgery = masked_and_compact(model, 0.5)
     assert worst(masked, compact, (64, 96)) < 1e-9
     assert "carrier" in surgery.carried.values()
+    again, smaller, _ = masked_and_compact(compact, 0.3)
+    assert worst(again, smaller, (64, 96)) < 1e-9 and total_cost(smaller.module_defs).parameters < total_cost(compact.module_defs).parameters
+    masked, compact, _ = masked_and_compact(model.float(), 0.5)
+    assert worst(masked, compact, (64, 96)) < 1e-4
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), percent=st.floats(0, 0.95), zero_share=st.floats(0, 0.9), act=st.sampled_from(["leaky", "mish", "relu"]))
-def test_any_cut_of_the_mixed_net_is_exact(tmp_path_factory, seed, percent, zero_share, act):
+@settings(max_examples=40, deadline=None)
+@given(net=st.sampled_from(sorted(NETS)), seed=st.integers(0, 10**6), percent=st.floats(0, 0.95), zero_share=st.floats(0, 0.9),
+       act=st.sampled_from(["leaky", "mish", "relu"]))
+def test_any_cut_of_the_mixed_nets_is_exact(tmp_path_factory, net, seed, percent, zero_share, act):
     cfg = tmp_path_factory.mktemp("mixed") / "m.cfg"
-    cfg.write_text(MIXED.format(act=act))
+    cfg.write_text(NETS[net].format(act=act))
     masked, compact, _ = masked_and_compact(trained(cfg, seed, zero_share), percent)
     assert worst(masked, compact, (64, 64), 1) < 1e-9
 
 
-def test_nets_that_others_trained_are_pruned_exactly(shared):
+def test_odd_ties_are_those_of_their_layers(tmp_path):
+    (tmp_path / "m.cfg").write_text(NETS["odd, sam"].format(act="leaky"))
+    graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
+    out = graph.outputs
+    for other in (3, 6):  # all three inputs of the shortcuts
+        assert np.array_equal(out[0], out[other])
+    assert np.array_equal(out[1], out[2]) and np.array_equal(out[8], np.repeat(out[7], 2))  # two outputs an input, side by side
+    assert np.array_equal(out[10], out[8])  # sam multiplies place by place
+    assert np.array_equal(out[10][:8], out[10][8:])  # and so the halves of each input of the grouped route
+    assert {9, 14, 21, 27} == set(graph.reasons) - set(graph.prunable)
+
+
+def test_nets_that_others_trained_are_pruned_exactly_twice_and_in_float32(shared):
     for path in (shared / "darknet_pairs").glob("*/*.cfg"):
         model = Darknet(path).double().eval()
         model.load_darknet_weights(next(path.parent.glob("*.weights")))
         for strategy in ("group", "skip"):
-            masked, compact, _ = masked_and_compact(model, 0.3, strategy)
+            masked, compact, _ = masked_and_compact(model, 0.5, strategy)
             assert worst(masked, compact, (160, 192), 1) < 1e-9
+            again, smaller, _ = masked_and_compact(compact, 0.3, strategy)
+            assert worst(again, smaller, (160, 192), 1) < 1e-9
+        masked, compact, _ = masked_and_compact(model.float(), 0.5)
+        assert worst(masked, compact, (160, 192), 1) < 1e-4
 
 
 def test_without_carriers_the_border_is_wrong_and_the_inside_right(tmp_path):

@@ -188,18 +188,27 @@ def test_fold_bias_reports_what_it_costs_a_layer(project, random_net):
 
 
 def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project, random_net):
-    command = f"{PRUNE} --steps 2 --target-params 0.25 --tune '--epochs 1 --device cpu' --no-eval --repeats 0 --out parts"
+    command = f"{PRUNE} --steps 2 --target-params 0.25 --tune '--epochs 2 --device cpu' --n_cpu 0 --threads 1 --no-eval --repeats 0 --out parts"
     _, error = python(command.replace("--epochs", "--epochz"), project, status=2)
     assert "train.py: error: unrecognized arguments: --epochz" in error and not (project / "parts").exists()
     out, _ = python(command, project)
     exists(project, "parts/step1/prune_yolov3-hand.cfg", "parts/step2/prune2_yolov3-hand.cfg", "logs/parts-step2/best.pth")
     dense, slim = [total_cost(parse_model_config(path)).parameters for path in (project / "config/yolov3-hand.cfg", project / "parts/step2/prune2_yolov3-hand.cfg")]
     assert 0.1 * dense < slim <= 0.25 * dense and "mAP tuned" in out
+    whole = read_checkpoint(project / "logs/parts-step2/last.pth")
     shutil.rmtree(project / "logs/parts-step2")
     _, error = python(command.replace("0.25", "0.5"), project, status=2)
     assert "steps begun with" in error and "another --out" in error
+    flags = out.split("$ python train.py ")[2].splitlines()[0]
+    (project / "stopped.py").write_text(
+        "import shlex, train\nfrom models import Darknet\nfrom utils.trainer import Trainer\n"
+        f"trainer = Trainer(train.parse_args(shlex.split({flags!r})), Darknet)\n"
+        "trainer.save(1, trainer.evaluate(trainer.record(1, trainer.train_one_epoch(1), None) or 1))\n")
+    python("stopped.py", project)  # as if it had been stopped after its first epoch
     again, _ = python(command, project)
-    assert again.count("$ python") == 1 and "train.py" in again.split("$ python")[1].splitlines()[0]
+    assert again.count("$ python") == 1 and "$ python train.py --resume logs/parts-step2 --device=cpu --n_cpu 0 --threads 1" in again
+    resumed = read_checkpoint(project / "logs/parts-step2/last.pth")
+    assert resumed["epoch"] == 2 and all(torch.equal(resumed["live"][key], value) for key, value in whole["live"].items())
 
 
 def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, make_dataset, randomise
+from conftest import ADD, ODD, ROOT, make_dataset, randomise
 
 import train
 from models import Darknet
 from utils import sparsity
+from utils.channel_cost import saved_macs
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.distill import distillation_loss
 from utils.ema import ModelEma
@@ -247,6 +248,21 @@ def test_the_s_that_would_fit_takes_a_gamma_to_zero_at_the_end_of_the_run(schedu
     assert end(1.06 * s) == 0 and end(0.9 * s) > 0.05
 
 
+def test_the_budget_is_of_this_runs_rates_and_of_the_gammas_that_are_left(arguments, capsys):
+    flags = ("-sr", "--s", "0.001", "--rescale", "none", "--warmup", "0", "--lr", "1e-2", "--schedule")
+    fitting = []
+    for schedule in ("constant", "cosine"):
+        trainer = Trainer(arguments("--name", schedule, *flags, schedule))
+        for gamma in trainer.penalised:  # most are gone: they have no way to go
+            gamma.data[: 2 * len(gamma) // 3] = 0
+        trainer.announce()
+        out = capsys.readouterr().out
+        assert "moves a gamma from 1 to 0 in" in out
+        fitting.append(float(re.search(r"s = ([0-9.]+) would fit", out)[1]))
+    # 6 steps at 1e-2, threshold x 10 by momentum; a cosine gives about half of it
+    assert fitting[0] == pytest.approx(1 / (6 * 0.1), abs=0.05) and 1.5 < fitting[1] / fitting[0] < 2.1
+
+
 def parameter(*values):
     gamma = torch.nn.Parameter(torch.tensor(values))
     gamma.grad = torch.ones(len(values))
@@ -311,6 +327,18 @@ def test_prox_gives_exact_zeros_that_the_average_keeps(arguments):
 def test_skip_penalises_only_the_layers_of_the_reference_rule(arguments):
     trainer = Trainer(arguments("-sr", "--strategy", "skip"))
     assert trainer.prunable == prunable_layers(trainer.model.module_defs, "skip") == [0, 2, 5, 6, 13]
+
+
+def test_training_lets_kernels_decay_and_no_gamma(arguments):
+    """Steps without any gradient: what moves then is moved by the optimiser's decay."""
+    trainer = Trainer(arguments("-sr", "--weight_decay", "0.1", "--momentum", "0", "--warmup", "0", "--clip", "0"))
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    for key, value in trainer.model.named_parameters():
+        assert torch.equal(value, before[key]) == (value.ndim == 1), key
+        assert value.ndim == 1 or torch.allclose(value, before[key] * (1 - 1e-3 * 0.1), atol=1e-7)
 
 
 def test_gammas_and_betas_do_not_decay(tiny_cfg):
@@ -386,14 +414,21 @@ def test_schedule_warms_up_then_falls():
 
 # ---- rescaling
 
-@pytest.mark.parametrize("name", ["yolov3-hand-w25.cfg", "yolov3-tiny-hand.cfg", "yolov3-spp-hand.cfg"])
-def test_rescaling_changes_every_gamma_and_no_output(name):
-    torch.manual_seed(0)
-    defs = parse_model_config(ROOT / "config" / name)
-    for section in defs[1:]:  # an eighth of the width: the rule does not depend on it
-        if section.get("batch_normalize"):
-            section["filters"] = str(max(int(section["filters"]) // 8, 4))
-    model = Darknet(defs).double().eval()
+@pytest.mark.parametrize("base", ["yolov3", "yolov3-tiny", "yolov3-spp", "yolov4-tiny"])
+def test_rescaling_changes_every_gamma_and_no_output(families, base):
+    rescale_and_compare(Darknet(families[base]))
+
+
+def test_rescaling_is_exact_on_odd_nets_and_those_that_others_made(tmp_path, request):
+    (tmp_path / "m.cfg").write_text(ODD.replace("{joined}", ADD).format(act="relu"))
+    rescale_and_compare(Darknet(tmp_path / "m.cfg"))
+    for path in (request.getfixturevalue("shared") / "darknet_pairs").glob("*/*.cfg"):
+        rescale_and_compare(Darknet(path))
+
+
+def rescale_and_compare(model):
+    """Rescale and back: every gamma changes, no raw map does."""
+    model = model.double().eval()
     randomise(model)
     gammas = torch.cat([bn.weight.detach().clone() for _, _, bn in model.convolutions() if bn is not None])
     image = torch.rand(1, 3, 96, 96).double()
@@ -426,7 +461,9 @@ def test_rescaling_leaves_nets_that_read_a_heads_raw_map_alone_or_says_why(tmp_p
         rescale_gammas(Darknet(cfg), 0.05)
 
 
-def test_rescaling_is_refused_where_activations_do_not_allow_it(tiny_cfg):
+def test_rescaling_is_refused_where_activations_do_not_allow_it(tiny_cfg, families):
+    with pytest.raises(RescaleError, match="has activation mish.*and 69 more"):
+        rescale_gammas(Darknet(families["yolov4"]), 0.05)
     tiny_cfg.write_text(tiny_cfg.read_text().replace("activation=leaky", "activation=mish", 1))
     with pytest.raises(RescaleError, match=r"layer 0 \[convolutional\] has activation mish"):
         rescale_gammas(Darknet(tiny_cfg), 0.05)
@@ -517,17 +554,28 @@ def test_the_penalty_of_a_step_is_the_same_for_any_batches(arguments, kind, expe
     assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
 
 
-def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path):
+@pytest.mark.parametrize("kind, expected", [("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)])
+def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path, kind, expected):
     listing = make_dataset(tmp_path / "set", 8)
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
     gammas = []
-    for name, flags in (("plain", ()), ("sr", (*L1, "--s", "0.5"))):
+    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518", "--", str(ROOT / "train.py"), "--cfg",
                    str(tiny_cfg), "--data", str(tmp_path / "d.data"), "--n_cpu", "0", "--device", "cpu", "--batch_size", "4", "--name", name, *ONE_STEP, *flags]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-2000:]
         gammas.append(live_gammas(read_checkpoint(tmp_path / "logs" / name / "last.pth")["live"]))
-    assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], -1e-3 * 1.9 * 0.5), atol=1e-6)
+    assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, expected", [("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)])
+def test_the_penalty_of_a_step_is_the_same_in_bfloat16(arguments, kind, expected):
+    gammas = []
+    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
+        trainer = Trainer(arguments(*ONE_STEP, "--batch_size", "8", "--bf16", "--name", name, *flags))
+        trainer.train_one_epoch(1)
+        gammas.append(live_gammas(trainer.model.state_dict()).clone())
+    assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
 
 
 def test_the_penalty_is_added_after_the_loss_scale_is_taken_off(arguments):
@@ -548,6 +596,10 @@ def test_the_penalty_can_weigh_channels_by_cost_and_resumes_with_its_weights(arg
     trainer = run_epochs(Trainer(arguments(*flags)), 1)
     weights = trainer.penalty.weights
     assert weights.mean().item() == pytest.approx(1) and len(weights) == sum(len(g) for g in trainer.penalised) and weights.std() > 0
+    if weight == "flops":
+        cost = saved_macs(trainer.model.module_defs, trainer.graph, trainer.size)
+        root = torch.cat([cost[torch.from_numpy(trainer.graph.outputs[i])] for i in trainer.prunable if i >= 1]).sqrt().float()
+        assert torch.allclose(weights, root / root.mean())
     args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=0))
     assert torch.equal(Trainer(args).penalty.weights, weights)
 
@@ -572,6 +624,40 @@ def test_distillation_is_least_at_the_teacher_and_its_gradient_is_right(tiny_cfg
     h = 1e-3  # the loss computes in float32
     slope = (total([raw + h * d for raw, d in zip(raws, direction)]) - total([raw - h * d for raw, d in zip(raws, direction)])) / (2 * h)
     assert slope.item() == pytest.approx(sum((raw.grad * d).sum().item() for raw, d in zip(raws, direction)), rel=0.02)
+
+
+def test_each_term_of_the_teacher_teaches_what_it_is_about(tiny_cfg):
+    """One cell of one head, sure of what it says: its box, its objectness and its class are learnt from it, each by its own term."""
+    torch.manual_seed(0)
+    net = Darknet(tiny_cfg).eval()
+    head = net.heads()[0]
+    raw = net.raw_maps(torch.rand(1, 3, 64, 64))[0].detach()
+    taught = raw.clone().view(1, 3, 6, *raw.shape[2:])
+    taught[0, 1, :, 2, 3] = torch.tensor([0.4, -0.3, 0.8, 0.2, 4.0, 2.0])  # x, y, w, h, objectness, class
+    taught = taught.view_as(raw)
+
+    def terms(**changes):
+        """Loss parts when the student agrees but for these numbers of that cell."""
+        own = taught.clone().view(1, 3, 6, *raw.shape[2:])
+        for place, value in zip(map(int, (key[1:] for key in changes)), changes.values()):
+            own[0, 1, place, 2, 3] = value
+        return distillation_loss([own.view_as(raw)], [taught], [head], (64, 64))
+
+    same = terms()
+    for place, part in ((0, "box"), (2, "box"), (4, "objectness"), (5, "classes")):
+        other = terms(**{f"n{place}": -1.5})
+        for name in same._fields:
+            assert (getattr(other, name) > getattr(same, name) + 0.05) == (name == part), (place, name)
+
+
+def test_distill_gain_weighs_the_teacher(arguments, tiny_cfg, tmp_path):
+    teacher = Darknet(tiny_cfg)
+    randomise(teacher)
+    teacher.save_darknet_weights(tmp_path / "teacher.weights")
+    flags = ("--teacher-cfg", str(tiny_cfg), "--teacher-weights", str(tmp_path / "teacher.weights"))
+    losses = [Trainer(arguments(*ONE_STEP, "--batch_size", "8", "--name", f"gain{i}", *more)).train_one_epoch(1)["loss_objectness"]
+              for i, more in enumerate(((), flags, (*flags, "--distill-gain", "3")))]
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4) and losses[1] > losses[0]
 
 
 def test_a_teacher_pulls_its_student_and_must_have_the_same_heads(arguments, tiny_cfg, tmp_path):

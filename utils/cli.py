@@ -81,14 +81,27 @@ class Target(NamedTuple):
         return self.value * dense if self.is_ratio else self.value
 
 
-def target(text: str) -> Target:
-    """argparse type: a ratio (0.2), a count (350K, 1.2M, 2.5G) or a time (12ms)."""
-    match = re.fullmatch(r"([0-9.]+)\s*(K|M|G|ms|s)?", text.strip())
-    units = {None: 1, "K": 1e3, "M": 1e6, "G": 1e9, "ms": 1e-3, "s": 1}
-    value = positive_float(match[1]) if match else 0.0
-    if not match or (match[2] is None and 1 < value < 1000):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a ratio (0.2), a count (1.2M, 0.8G) or a time (12ms)")
-    return Target(value * units[match[2]], match[2] is None and value <= 1)
+def size_target(text: str) -> Target:
+    """argparse type: a ratio (0.2) or a count (350K, 1.2M, 2.5G, 1200000)."""
+    return _target(text, {"K": 1e3, "M": 1e6, "G": 1e9, "": 1}, 1000, "a ratio (0.2) or a count (1.2M, 0.8G)")
+
+
+def time_target(text: str) -> Target:
+    """argparse type: a ratio (0.5) or a time (12ms, 0.05s)."""
+    return _target(text, {"ms": 1e-3, "s": 1}, math.inf, "a ratio (0.5) or a time (12ms)")
+
+
+def _target(text: str, units: dict[str, float], least: float, expected: str) -> Target:
+    """A ratio up to 1, or a number in one of `units`; one without a unit is a count from `least` on."""
+    match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    try:
+        value, unit = float(match[1]), match[2]
+    except (TypeError, ValueError):
+        value, unit = 0.0, None
+    ratio = unit == "" and value <= 1
+    if not value > 0 or unit not in ("", *units) or (unit == "" and 1 < value < least):
+        raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
+    return Target(value if ratio else value * units[unit], ratio)
 
 
 def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | None, weights_help: str) -> None:

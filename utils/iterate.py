@@ -133,8 +133,9 @@ def tune(folder: Path, flags: list) -> None:
     last = folder / "last.pth"
     if last.exists():
         state = read_checkpoint(last)
-        if state["epoch"] < state["args"]["epochs"]:
-            run("train.py", ["--resume", folder])
+        if state["epoch"] < state["args"]["epochs"]:  # its own arguments count, but for the machine's
+            here = parse_train_args("", [str(flag) for flag in flags])
+            run("train.py", ["--resume", folder, f"--device={here.device}", "--n_cpu", here.n_cpu, "--threads", here.threads])
     else:
         run("train.py", [*flags, "--name", folder.relative_to("logs")])
 

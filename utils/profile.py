@@ -3,6 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Iterable
 
 import torch
 from torch import nn
@@ -47,6 +48,15 @@ def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int
     protocol = (f"batch {batch}, {size[0]}x{size[1]}, {device}, {torch.get_num_threads()} threads, median of {repeats} after "
                 f"{warmup} warm-up, taken in turn, batch norm folded")
     return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
+
+
+def latencies_beside(dense: nn.Module, nets: Iterable[nn.Module], size: tuple[int, int], repeats: int) -> tuple[float, list[float], str]:
+    """(seconds of `dense`, seconds of each net, protocol): each net in turn with the dense one alone, since among many in turn all would
+    run from cold caches. The machine's pace drifts from pair to pair, so what counts is the ratio: a net's seconds are its
+    share of the dense net's in its pair, of the median dense seconds."""
+    pairs = [compare_latency([dense, net], size, repeats) for net in nets]
+    whole = statistics.median(own.median for own, _ in pairs)
+    return whole, [whole * net.median / own.median for own, net in pairs], pairs[0][0].protocol
 
 
 def _quartiles(values: list[float]) -> tuple[float, float]:

@@ -24,17 +24,17 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max", help="score of tied channels from their members'")
     cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE", help="every layer keeps at least this share")
     cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N", help="keep widths multiples of N, chosen in the ranking")
-    cut.add_argument("--layers", type=cli.count, default=0, metavar="N", help="first remove the N weakest residual blocks whole")
+    cut.add_argument("--layers", type=cli.count, default=0, metavar="N", help="first remove the N residual blocks of least --score whole")
     cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact", help="how constants of removed channels are "
                      "carried; bias is the reference's way, wrong at the border of padded convolutions")
     aim = p.add_argument_group("aim (instead of --percent)")
-    aim.add_argument("--target-params", type=cli.target, metavar="X", help="the mildest cut with at most X parameters: a ratio (0.2) or 1.2M")
-    aim.add_argument("--target-flops", type=cli.target, metavar="X", help="the same for FLOPs (2 x MACs): 0.3 or 2.5G")
-    aim.add_argument("--target-latency", type=cli.target, metavar="X", help="the same for measured time: 0.5 or 12ms")
+    aim.add_argument("--target-params", type=cli.size_target, metavar="X", help="the mildest cut with at most X parameters: a ratio (0.2) or 1.2M")
+    aim.add_argument("--target-flops", type=cli.size_target, metavar="X", help="the same for FLOPs (2 x MACs): 0.3 or 2.5G")
+    aim.add_argument("--target-latency", type=cli.time_target, metavar="X", help="the same for measured time: 0.5 or 12ms")
     aim.add_argument("--max-drop", type=cli.ratio, metavar="D", help="the strongest cut that loses at most D of mAP before "
                      "fine-tuning, batch-norm statistics recalibrated (with --steps: in each step)")
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES", help="take batch-norm statistics anew on training images "
-                     "(default: 20 after a search, when the net is scored; else 0)")
+                     "(default: 20 after a search, and for every point of --curve, when the net is scored; else 0)")
     step = p.add_argument_group("in steps")
     step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N", help="prune in N parts and fine-tune after each; the same "
                       "command goes on where it was stopped")

@@ -1,4 +1,4 @@
-"""Removing whole residual blocks: the shortcut and the convolutions of its branch. Pure functions on module_defs and state_dicts.
+"""Removing whole residual blocks: the shortcut and the layers of its branch. Pure functions on module_defs and state_dicts.
 
 A block whose last batch norm has gamma = beta = 0 adds act(0) = 0 to its stream, so the net without it computes the same.
 """
@@ -11,24 +11,22 @@ from torch import Tensor
 
 from utils.parse_config import integer, integers, layer_inputs
 from utils.prune_surgery import activation_of, prefix
+from utils.shapes import layer_costs
 
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block: `shortcut` adds the branch of layers stream + 1 .. shortcut - 1 to the output of layer `stream`."""
+    """A residual block: `shortcut` adds the branch of layers stream + 1 .. shortcut - 1 to the output of layer `stream`; `last` is the
+    last convolution of the branch."""
 
     shortcut: int
     stream: int
-
-    @property
-    def last(self) -> int:
-        """Layer whose output is added."""
-        return self.shortcut - 1
+    last: int
 
 
 def residual_blocks(defs: list[dict]) -> list[Block]:
-    """Blocks that can be left out: a plain shortcut over a chain of convolutions that nothing else reads, the last one with batch
-    norm and an activation that maps 0 to 0."""
+    """Blocks that can be left out: a plain shortcut over a chain of convolutions, perhaps with dropout, that nothing else reads; the last
+    convolution with batch norm and an activation that maps 0 to 0."""
     readers: dict[int, list[int]] = {}
     for layer_i, section in enumerate(defs[1:]):
         for j in layer_inputs(layer_i, section):
@@ -38,24 +36,29 @@ def residual_blocks(defs: list[dict]) -> list[Block]:
         inputs = layer_inputs(layer_i, section)
         if section["type"] != "shortcut" or section.get("activation", "linear") != "linear" or len(inputs) != 2:
             continue
-        block = Block(layer_i, inputs[1])
-        branch = range(block.stream + 1, layer_i)
-        chain = all(defs[1 + i]["type"] == "convolutional" and readers.get(i) == [i + 1] for i in branch)
-        if len(branch) and chain and integer(defs[1 + block.last], "batch_normalize"):
-            if activation_of(defs[1 + block.last])(torch.zeros(())) == 0:
-                blocks.append(block)
+        branch = range(inputs[1] + 1, layer_i)
+        convolutions = [i for i in branch if defs[1 + i]["type"] == "convolutional"]
+        chain = all(defs[1 + i]["type"] in ("convolutional", "dropout") and readers.get(i) == [i + 1] for i in branch)
+        if not chain or not convolutions:
+            continue
+        last = convolutions[-1]
+        if integer(defs[1 + last], "batch_normalize") and activation_of(defs[1 + last])(torch.zeros(())) == 0:
+            blocks.append(Block(layer_i, inputs[1], last))
     return blocks
 
 
-def weakest_blocks(defs: list[dict], state: dict[str, Tensor], count: int) -> list[tuple[Block, float]]:
-    """The `count` blocks that add least to their streams, and the mean |gamma| of their last batch norm, which is what they add in
-    standard deviations. Raises ValueError when the net has fewer."""
-    blocks = residual_blocks(defs)
+def branch_cost(defs: list[dict], block: Block, size: tuple[int, int], per_mac: list[float] | None = None) -> float:
+    """Multiply-adds of a block's branch on a (width, height) image, or with a price a layer (utils.channel_cost) what they cost."""
+    costs = layer_costs(defs, *size)
+    return sum(costs[i].macs * (per_mac[i] if per_mac else 1.0) for i in range(block.stream + 1, block.shortcut))
+
+
+def weakest_blocks(blocks: list[Block], scores: Tensor, count: int) -> list[tuple[Block, float]]:
+    """The `count` blocks of least score, in cfg order, each with its score. scores: (blocks,). Raises ValueError when there are fewer."""
     if count > len(blocks):
         raise ValueError(f"--layers: found {count}, expected at most {len(blocks)}, the residual blocks of this net")
-    strength = {block: state[prefix(block.last, "batch_norm.weight")].abs().mean().item() for block in blocks}
-    weakest = sorted(blocks, key=lambda block: (strength[block], block.shortcut))[:count]
-    return [(block, strength[block]) for block in sorted(weakest, key=lambda block: block.shortcut)]
+    weakest = scores.argsort(stable=True)[:count].sort().values.tolist()
+    return [(blocks[i], scores[i].item()) for i in weakest]
 
 
 def silenced_state(state: dict[str, Tensor], blocks: list[Block]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What other cuts would give: a trade-off curve over cuts from mild to strong, and the sensitivity of each layer alone."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, Subset
 from utils.datasets import collate
 from utils.evaluate import evaluate
 from utils.plots import plot_sensitivity, plot_tradeoff
-from utils.profile import compare_latency
+from utils.profile import latencies_beside
 from utils.prune_masks import Cut
 from utils.prune_report import OutputNames
 from utils.prune_scores import cells
 from utils.prune_search import curve_levels
 from utils.prune_surgery import masked_state
-from utils.prune_job import Job, compact_of, dense_score, loaded, recalibration_batches
+from utils.prune_job import Job, candidate_batches, compact_of, dense_score, loaded
 from utils.prune_plan import Ranking, cut_at, share_of
 from utils.recalibrate import recalibrate
 from utils.shapes import total_cost
@@ -62,28 +62,32 @@ def explore(job: Job) -> None:
 
 
 def tradeoff(job: Job, count: int) -> list[Point]:
-    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest."""
+    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest; batch-norm
+    statistics of every cut are taken anew unless --recalibrate says otherwise."""
     ranking = Ranking.of(job)
     dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
-    points = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)]
-    last = None
+    points, cuts, last = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)], [], None
     for level in curve_levels(ranking.ranked, ranking.free, count):
         cut = cut_at(job, ranking, level)
         if last is not None and torch.equal(cut.keep, last):  # every layer is down to what it must keep
             break
         last = cut.keep
+        cuts.append(cut)
         points.append(point_of(job, ranking, cut))
         print(f"  {points[-1].row()}", flush=True)
+    if job.args.repeats and cuts:
+        whole, seconds, protocol = latencies_beside(job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.args.repeats)
+        points = [replace(point, latency=own) for point, own in zip(points, [whole, *seconds])]
+        print(f"latency: each beside the dense net; {protocol}")
     return points
 
 
 def point_of(job: Job, ranking: Ranking, cut: Cut) -> Point:
-    """Cost, time and score of the compact net of one cut."""
-    model = recalibrate(compact_of(job, cut)[0], job.train_batches(recalibration_batches(job.args)))
+    """Cost and score of the compact net of one cut, not yet timed."""
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
     result = evaluate(model, job.loader, job.names, job.options, quiet=True)
     cost = total_cost(model.module_defs, *job.size)
-    latency = compare_latency([model], job.size, job.args.repeats)[0].median if job.args.repeats else None
-    return Point(share_of(ranking, cut), cost.parameters, cost.macs, latency, result.map50, result.map)
+    return Point(share_of(ranking, cut), cost.parameters, cost.macs, None, result.map50, result.map)
 
 
 def save_curves(curves: dict[str, list[Point]], base: Path) -> None:

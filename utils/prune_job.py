@@ -14,7 +14,7 @@ from utils.checkpoint import ALL_LAYERS, load_weights
 from utils.datasets import TrainSampler, evaluation_loader, training_loader
 from utils.evaluate import ScoreOptions, evaluate
 from utils.metrics import EvalResult
-from utils.prune_depth import Block, remove_blocks, silenced_state, weakest_blocks
+from utils.prune_depth import Block
 from utils.prune_graph import ChannelGraph, channel_graph
 from utils.prune_masks import Cut
 from utils.prune_surgery import Surgery, compact_net
@@ -66,7 +66,7 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     elif asked := [flag for flag, value in (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity)) if value]:
         raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of them out")
 
-    if args.recalibrate is None and recalibration_batches(args) and not (data.train and data.train.exists()):
+    if args.recalibrate is None and (recalibration_batches(args) or args.curve) and not (data.train and data.train.exists()):
         print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
         args.recalibrate = 0
 
@@ -82,26 +82,9 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     model = model.eval().to(device)
     job = Job(args, cfg, weights, model, model, channel_graph(model.module_defs, args.strategy), size, data.names, loader, train_batches,
               options, content.get("rescale", 1.0), build)
-    if args.layers:
-        remove_layers(job)
     if not job.graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {args.strategy}")
     return job
-
-
-def remove_layers(job: Job) -> None:
-    """--layers: take the weakest residual blocks out of job.model, checked against the net in which they add nothing."""
-    defs, state = job.dense.module_defs, job.dense.state_dict()
-    found = weakest_blocks(defs, state, job.args.layers)
-    job.blocks = [block for block, _ in found]
-    for block, strength in found:
-        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: mean |gamma| {strength:.3g} of what it adds")
-    job.model = loaded(job, *remove_blocks(defs, state, job.blocks))
-    job.graph = channel_graph(job.model.module_defs, job.args.strategy)
-    silent = loaded(job, defs, silenced_state(state, job.blocks))
-    if not (worst := deviation(silent, job.model, job.size)) <= TOLERANCE:
-        raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from the one in which they "
-                         f"add nothing, expected at most {TOLERANCE:g}")
 
 
 def loaded(job: Job, defs: list[dict], state: dict[str, torch.Tensor]) -> nn.Module:
@@ -136,10 +119,15 @@ def dense_score(job: Job) -> EvalResult | None:
 
 
 def recalibration_batches(args: argparse.Namespace) -> int:
-    """--recalibrate, or its default."""
+    """--recalibrate, or its default for the cut itself."""
     if args.recalibrate is not None:
         return args.recalibrate
     return RECALIBRATION_BATCHES if searching(args) and not args.no_eval else 0
+
+
+def candidate_batches(args: argparse.Namespace) -> int:
+    """--recalibrate, or its default for nets that are only compared (--max-drop, --curve)."""
+    return RECALIBRATION_BATCHES if args.recalibrate is None else args.recalibrate
 
 
 def searching(args: argparse.Namespace) -> bool:

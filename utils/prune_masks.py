@@ -83,27 +83,33 @@ def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, th
     rescued = []
     for layer_i in graph.prunable:
         group = torch.from_numpy(graph.outputs[layer_i]).unique()
-        least = max(1, math.ceil(layer_keep * len(group)))
-        least = min(math.ceil(least / divisor) * divisor, len(group))
+        least = min(math.ceil(least_kept(graph, layer_i, layer_keep) / divisor) * divisor, len(group))
         if keep[group].sum() < least:
             keep[group[scores[group].argsort(descending=True, stable=True)[:least]]] = True
             rescued.append(layer_i)
     return Cut(keep, threshold, rescued)
 
 
-def make_room(graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor, divisor: int) -> Tensor:
+def least_kept(graph: ChannelGraph, layer_i: int, layer_keep: float) -> int:
+    """How many channels a layer keeps in any case: one, or a share `layer_keep` of them."""
+    return max(1, math.ceil(layer_keep * len(set(graph.outputs[layer_i].tolist()))))
+
+
+def make_room(graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor, divisor: int, layer_keep: float = 0.0) -> Tensor:
     """(G,) bool `keep`, less the weakest channels of cells whose width a carrier took off a multiple of `divisor`; where that
-    would leave a cell empty, plus the best of its removed ones.
+    would leave a layer with less than it keeps, plus the best of its removed ones.
 
     staying: (G,) bool, keep and carriers; scores: (G,) as they were before in_blocks.
     """
     keep = keep.clone()
+    outputs = {i: torch.from_numpy(graph.outputs[i]) for i in graph.prunable}
     for cell in cells(graph):
         width, kept = int(staying[cell].sum()), cell[keep[cell]]
         over = width % divisor
         if not over or width == len(cell) or not len(kept):
             continue
-        if len(kept) > over:
+        room = min(int(keep[groups.unique()].sum()) - least_kept(graph, i, layer_keep) for i, groups in outputs.items() if torch.isin(cell[0], groups))
+        if over < len(kept) and over <= room:
             keep[kept[scores[kept].argsort(stable=True)[:over]]] = False
         else:
             gone = cell[~keep[cell]]

@@ -1,4 +1,4 @@
-"""Which channels go: the ranking, the threshold of --percent or the search for a target, and what to say before anything is cut."""
+"""Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what to say before anything is cut."""
 
 from dataclasses import dataclass
 from typing import Callable
@@ -12,7 +12,9 @@ from utils.datasets import to_input
 from utils.evaluate import evaluate
 from utils.loss import yolo_loss
 from utils.profile import compare_latency
-from utils.prune_job import Job, PruneError, compact_of, dense_score, recalibration_batches, searching
+from utils.prune_depth import branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.prune_graph import channel_graph
+from utils.prune_job import TOLERANCE, Job, PruneError, candidate_batches, compact_of, dense_score, deviation, loaded, searching
 from utils.prune_masks import Cut, candidates, global_threshold, in_blocks, make_room, obtain_filters_mask, percent_limit
 from utils.prune_surgery import narrow_defs, staying_groups
 from utils.recalibrate import recalibrate
@@ -52,6 +54,40 @@ class Plan:
     limit: float
 
 
+def remove_layers(job: Job) -> None:
+    """--layers: take the residual blocks of least --score out of job.model, checked against the net in which they add nothing."""
+    if not job.args.layers:
+        return
+    defs, state = job.dense.module_defs, job.dense.state_dict()
+    blocks = residual_blocks(defs)
+    found = weakest_blocks(blocks, score_blocks(job, blocks), job.args.layers)
+    job.blocks = [block for block, _ in found]
+    for block, score in found:
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {job.args.score} {score:.3g}")
+    job.model = loaded(job, *remove_blocks(defs, state, job.blocks))
+    job.graph = channel_graph(job.model.module_defs, job.args.strategy)
+    silent = loaded(job, defs, silenced_state(state, job.blocks))
+    if not (worst := deviation(silent, job.model, job.size)) <= TOLERANCE:
+        raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from the one in which they "
+                         f"add nothing, expected at most {TOLERANCE:g}")
+    if not job.graph.prunable:
+        raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
+
+
+def score_blocks(job: Job, blocks: list) -> torch.Tensor:
+    """(blocks,) the --score of every residual block."""
+    args, model = job.args, job.model
+    if not blocks:
+        return torch.zeros(0)
+    cost = first_order = None
+    if args.score == "gamma-cost":
+        per_mac = seconds_per_mac(model, job.size) if args.cost == "latency" else None
+        cost = torch.tensor([branch_cost(model.module_defs, block, job.size, per_mac) for block in blocks], dtype=torch.float64)
+    if args.score == "taylor":
+        first_order = prune_scores.taylor_of_blocks(model, blocks, job.train_batches(TAYLOR_BATCHES), batch_loss)
+    return prune_scores.block_scores(args.score, model, job.graph, blocks, cost, first_order)
+
+
 def score_groups(job: Job) -> torch.Tensor:
     """(G,) the --score of every group."""
     args, model = job.args, job.model
@@ -89,7 +125,7 @@ def cut_at(job: Job, ranking: Ranking, threshold: float) -> Cut:
     cut = obtain_filters_mask(graph, ranking.ranked, ranking.members, threshold, args.layer_keep, args.divisor)
     keep = cut.keep
     for _ in range(MAKE_ROOM_ROUNDS if args.divisor > 1 and args.fold == "exact" else 0):
-        aligned = make_room(graph, keep, stays(job, keep), ranking.scores, args.divisor)
+        aligned = make_room(graph, keep, stays(job, keep), ranking.scores, args.divisor, args.layer_keep)
         if torch.equal(aligned, keep):
             break
         keep = aligned
@@ -168,7 +204,7 @@ def latency_check(job: Job) -> Callable[[Cut], bool] | None:
 
 def keeps_map(job: Job, ranking: Ranking, cut: Cut) -> bool:
     """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop of the dense one."""
-    model = recalibrate(compact_of(job, cut)[0], job.train_batches(recalibration_batches(job.args)))
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
     before, result = dense_score(job), evaluate(model, job.loader, job.names, job.options, quiet=True)
     print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP {result.map50:.4f} "
           f"({result.map50 - before.map50:+.4f})", flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.prune_depth import Block
 from utils.prune_graph import ChannelGraph
 
 SCORES = ("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random")
@@ -67,20 +68,52 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable, loss_of: Ca
 
     batches: of (images, targets); loss_of(model, images, targets) -> scalar. The model is left as it was, without gradients.
     """
+    def changes(norms: dict[int, nn.BatchNorm2d]) -> Tensor:
+        """(G,) of one batch."""
+        change = torch.zeros(len(graph.frozen), dtype=torch.float64)
+        for layer_i in graph.normalised:
+            change.index_add_(0, torch.from_numpy(graph.outputs[layer_i]), _first_order(norms[layer_i].weight))
+        return change
+
+    return _root_mean_square(model, batches, loss_of, changes)
+
+
+def taylor_of_blocks(model: nn.Module, blocks: list[Block], batches: Iterable, loss_of: Callable) -> Tensor:
+    """(blocks,) the same for what goes with a residual block: gamma and beta of its last batch norm, all channels together."""
+    def changes(norms: dict[int, nn.BatchNorm2d]) -> Tensor:
+        """(blocks,) of one batch."""
+        return torch.stack([(_first_order(norms[block.last].weight) + _first_order(norms[block.last].bias)).sum() for block in blocks])
+
+    return _root_mean_square(model, batches, loss_of, changes)
+
+
+def _first_order(parameter: nn.Parameter) -> Tensor:
+    """(C,) parameter x gradient; zeros where no head depends on the layer."""
+    return (parameter * (0 if parameter.grad is None else parameter.grad)).detach().double().cpu()
+
+
+def _root_mean_square(model: nn.Module, batches: Iterable, loss_of: Callable, changes: Callable) -> Tensor:
+    """Over batches, of what `changes` makes of the batch norms (layer -> module) after a backward pass."""
     norms = {layer_i: bn for layer_i, _, bn in model.convolutions() if bn is not None}
-    total, count = torch.zeros(len(graph.frozen), dtype=torch.float64), 0
+    squares = []
     for images, targets in batches:
         model.zero_grad(set_to_none=True)
         loss_of(model, images, targets).backward()
-        change = torch.zeros_like(total)
-        for layer_i in graph.normalised:
-            gamma = norms[layer_i].weight
-            if gamma.grad is None:  # no head depends on this layer
-                continue
-            change.index_add_(0, torch.from_numpy(graph.outputs[layer_i]), (gamma * gamma.grad).detach().double().cpu())
-        total, count = total + change.square(), count + 1
+        squares.append(changes(norms).square())
     model.zero_grad(set_to_none=True)
-    return (total / max(count, 1)).sqrt()
+    if not squares:
+        raise ValueError("--score taylor: found no training batch, expected some to take gradients on")
+    return torch.stack(squares).mean(0).sqrt()
+
+
+def channel_values(kind: str, model: nn.Module) -> dict[int, Tensor]:
+    """layer -> (C_i,) of every convolution with batch norm: the norm of each channel's kernel over the root of its size for "l1" and "l2"
+    (Li et al. 2017), |gamma| for the scores made from gammas."""
+    if kind not in ("l1", "l2"):
+        return gammas_by_layer(model)
+    order = int(kind[1])
+    kernels = {i: conv.weight.detach().double().flatten(1) for i, conv, bn in model.convolutions() if bn is not None}
+    return {i: kernel.norm(order, dim=1) / kernel.shape[1] ** (1 / order) for i, kernel in kernels.items()}
 
 
 def gammas_by_layer(model: nn.Module) -> dict[int, Tensor]:
@@ -94,27 +127,45 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
 
     "gamma": |gamma| (Liu et al. 2017); "gamma-norm": over the mean of its cell, so that no layer is emptied for its scale;
     "gamma-cost": |gamma| / sqrt(cost), since the loss rises with the square of what is removed and a cut should buy as much as it
-    can for it (needs cost, (G,)); "taylor": see there (needs first_order, (G,)); "l1", "l2": norm of the kernel (Li et al. 2017) over
-    the root of its size; "random": a baseline. norm: how members are reduced, see reduce_members. Raises ValueError on another kind.
+    can for it (needs cost, (G,)); "taylor": see there (needs first_order, (G,)); "l1", "l2": see channel_values; "random": a baseline.
+    norm: how members are reduced, see reduce_members. Raises ValueError on another kind.
     """
-    gamma = reduce_members(graph, gammas_by_layer(model), norm)
-    if kind == "gamma":
-        score = gamma.clone()
-    elif kind == "gamma-norm":
-        score = gamma.clone()
+    if kind not in SCORES:
+        raise ValueError(f"found score {kind!r}, expected one of {', '.join(SCORES)}")
+    score = reduce_members(graph, channel_values(kind, model), norm)
+    if kind == "gamma-norm":
         for cell in cells(graph):
-            score[cell] /= gamma[cell].mean().clamp(min=TINY)
+            score[cell] /= score[cell].mean().clamp(min=TINY)
     elif kind == "gamma-cost":
-        score = gamma / (cost / cost[cost > 0].mean()).sqrt().clamp(min=1e-6)
+        score /= _relative_root(cost)
     elif kind == "taylor":
         score = first_order.clone()
-    elif kind in ("l1", "l2"):
-        order = 1 if kind == "l1" else 2
-        sizes = {i: conv.weight.detach().double().flatten(1) for i, conv, bn in model.convolutions() if bn is not None}
-        score = reduce_members(graph, {i: w.norm(order, dim=1) / w.shape[1] ** (1 / order) for i, w in sizes.items()}, norm)
     elif kind == "random":
         score = torch.from_numpy(np.random.default_rng(seed).random(len(graph.frozen)))
-    else:
-        raise ValueError(f"found score {kind!r}, expected one of {', '.join(SCORES)}")
     dead = reduce_members(graph, gammas_by_layer(model)) == 0
     return score.clamp(min=TINY).masked_fill(dead, 0.0)
+
+
+def block_scores(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[Block], cost: Tensor | None = None,
+                 first_order: Tensor | None = None, seed: int = 0) -> Tensor:
+    """(blocks,) the same scores for whole residual blocks: the mean over the channels that a block adds to its stream, as the last batch
+    norm of its branch or its kernels give them; "gamma-norm": over the mean of the blocks of that stream; "gamma-cost": by the
+    cost of the branch (needs cost, (blocks,)); "taylor": see taylor_of_blocks (needs first_order)."""
+    values = channel_values(kind, model)
+    score = torch.stack([values[block.last].double().mean().cpu() for block in blocks])
+    if kind == "gamma-norm":
+        streams = [tuple(graph.outputs[block.last].tolist()) for block in blocks]
+        means = {stream: score[[own == stream for own in streams]].mean() for stream in streams}
+        score = score / torch.stack([means[stream] for stream in streams]).clamp(min=TINY)
+    elif kind == "gamma-cost":
+        score = score / _relative_root(cost)
+    elif kind == "taylor":
+        score = first_order
+    elif kind == "random":
+        score = torch.from_numpy(np.random.default_rng(seed).random(len(blocks)))
+    return score
+
+
+def _relative_root(cost: Tensor) -> Tensor:
+    """Root of costs over their mean, those that are 0 apart."""
+    return (cost / cost[cost > 0].mean()).sqrt().clamp(min=1e-6)

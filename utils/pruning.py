@@ -17,12 +17,13 @@ TOLERANCE_DOUBLE = 1e-9
 @dataclass
 class Compact:
     """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value; by_layer: the same
-    of each convolution's output, with an inexact --fold."""
+    of each convolution's output, with an inexact --fold; folded: its score before statistics were taken anew, in that case."""
 
     model: nn.Module
     surgery: Surgery
     deviation: float
     by_layer: dict[int, float] = field(default_factory=dict)
+    folded: EvalResult | None = None
 
 
 def masked_model(job: Job, plan: Plan) -> nn.Module:
@@ -59,8 +60,10 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
 
 
 def recalibrate_compact(job: Job, compact: Compact) -> None:
-    """--recalibrate: new batch-norm statistics for the compact net, after it was verified."""
+    """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored where its --fold is inexact."""
     if count := recalibration_batches(job.args):
+        if job.args.fold != "exact":
+            compact.folded = eval_model(job, compact.model, f"compact, --fold {job.args.fold}")
         batches = list(job.train_batches(count))
         recalibrate(compact.model, batches)
         print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} training images")

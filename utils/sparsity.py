@@ -140,7 +140,8 @@ def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, n
 def describe_budget(gammas: list[Tensor], args, rates: list[float]) -> list[str]:
     """Lines that say how many epochs -sr needs with these arguments, which s would fit the run, and what gammas near 1 do.
     rates: learning rate of every step of the run."""
-    start = torch.cat([gamma.detach().abs().flatten() for gamma in gammas]).median().item()
+    sizes = torch.cat([gamma.detach().abs().flatten() for gamma in gammas])
+    start = sizes[sizes > 0].median().item() if sizes.any() else 0.0  # of those that have a way to go
     epochs = start / (proximal_amount(args.s, args.lr, args.momentum) * len(rates) / args.epochs)
     moved = drift(args.s, rates, args.momentum, args.s_schedule)
     line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr {args.lr:g} it moves a gamma "
