@@ -1,6 +1,7 @@
-"""Write a network as ONNX, batch norms folded and decoding included, checked against the original, where onnxruntime is installed.
+"""Write a network as ONNX, batch norms folded and decoding included, or a checkpoint as a Darknet pair; either is checked against the network.
 
     python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights
+    python export.py --cfg config/prune_yolov3-hand.cfg --weights weights/prune_yolov3_ckpt.pth --out pruned/tuned.weights
 """
 
 import argparse
@@ -14,16 +15,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
-    p.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: output/NAME.onnx, of the cfg's name)")
+    p.add_argument("--out", type=Path, metavar="FILE", help="file to write: .onnx, or .weights with the .cfg beside it "
+                   "(default: output/NAME.onnx, of the cfg's name)")
     p.add_argument("--device", default="cpu", metavar="NAME", help="for the sake of all scripts' flags: the export is made and checked on the CPU")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.out and args.out.suffix not in (".onnx", ".weights"):
+        p.error(f"--out: found {args.out}, expected a name that ends in .onnx or .weights")
+    return args
 
 
 def main() -> None:
-    """Load -> export -> run both on random images -> say what the file holds."""
+    """Load -> export -> run the file beside the network -> say what it holds."""
     args = parse_args()
     from models import Darknet
     from utils.checkpoint import load_weights
+    from utils.darknet_export import export_darknet
     from utils.onnx_export import export_onnx
     from utils.parse_config import class_count
     from utils.setup import defs_for_weights
@@ -34,9 +40,13 @@ def main() -> None:
     defs = defs_for_weights(cfg, weights)
     size = cli.input_size(args, defs)
     model = Darknet(defs)
-    loaded, _ = load_weights(model, weights)
+    loaded, content = load_weights(model, weights)
     print(f"{cfg}, {weights}: {loaded}")
     out = args.out or Path("output") / f"{cfg.stem}.onnx"
+    if out.suffix == ".weights":
+        words = export_darknet(model.eval(), content.get("rescale", 1.0), out, size, Darknet)
+        print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, for {out.with_suffix('.cfg')}; {words}")
+        return
     words = export_onnx(model.to(device).eval(), out, size)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB; images (batch, 3, {size[1]}, {size[0]}) RGB 0..1 -> predictions (batch, boxes, "
           f"{5 + class_count(defs)}) cx, cy, w, h in input pixels, objectness, class probabilities; {words}")

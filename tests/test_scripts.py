@@ -212,7 +212,7 @@ def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project,
 
 
 def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):
-    """The checkpoint keeps the scale it trains at, the Darknet file does not; both detect the same."""
+    """The checkpoint keeps the scale it trains at, the Darknet file does not; both detect the same. export.py makes the second of the first."""
     torch.manual_seed(1)
     model = Darknet(project / "config" / "yolov3-hand.cfg").eval()
     randomise(model)
@@ -221,7 +221,12 @@ def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):
     python("test_prune.py --cfg config/yolov3-hand.cfg --weights scaled.pth --percent 0.5 --no-eval --repeats 0 --out scaled", project)
     cfg = project / "scaled" / "prune_yolov3-hand.cfg"
     image, raws = torch.rand(1, 3, 64, 64), []
-    for name in ("prune_yolov3_ckpt.pth", "yolov3-pruned.weights"):
+    words = f"export.py --cfg {cfg} --weights scaled/prune_yolov3_ckpt.pth --out scaled/exported"
+    out, _ = python(f"{words}.weights", project)
+    assert "read back it is within" in out
+    assert parse_model_config(project / "scaled/exported.cfg") == parse_model_config(cfg)
+    assert "expected a name that ends in .onnx or .weights" in python(f"{words}.bin", project, status=2)[1]
+    for name in ("prune_yolov3_ckpt.pth", "yolov3-pruned.weights", "exported.weights"):
         pruned = Darknet(cfg).eval()
         _, content = load_weights(pruned, project / "scaled" / name)
         with torch.no_grad():
@@ -229,7 +234,8 @@ def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):
         gammas = torch.cat([bn.weight.detach() for _, _, bn in pruned.convolutions() if bn is not None])
         assert content.get("rescale", 1.0) == (0.05 if name.endswith("pth") else 1.0)
         assert (gammas.abs().max() < 0.06) == name.endswith("pth")
-    assert all(torch.allclose(a, b, atol=1e-4 * a.abs().max()) for a, b in zip(*raws))
+    for other in raws[1:]:
+        assert all(torch.allclose(a, b, atol=1e-4 * a.abs().max()) for a, b in zip(raws[0], other))
 
 
 def test_detect_reads_image_folder_glob_and_video_and_writes_pictures_and_json(project):

@@ -1,6 +1,5 @@
 """What a pruning leaves behind: tables on the screen, the compact net's files, pictures and numbers."""
 
-import copy
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 
 from utils import cli
 from utils.checkpoint import save_checkpoint, weights_content
+from utils.darknet_export import usual_scale
 from utils.darknet_weights import darknet_bytes
 from utils.metrics import EvalResult
 from utils.parse_config import write_model_config
@@ -18,7 +18,6 @@ from utils.prune_scores import gammas_by_layer
 from utils.prune_job import Job, PruneError
 from utils.prune_plan import Plan
 from utils.pruning import Compact
-from utils.rescale import rescale_gammas, restoring_factor
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost
 from utils.tables import ascii_table, change, markdown_table
@@ -125,10 +124,7 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
                               map50=after.map50 if after else None)
     write_model_config(names.cfg, compact.model.module_defs)
     write_model_config(names.darknet_cfg, compact.model.module_defs)
-    plain = copy.deepcopy(compact.model)
-    if job.rescale != 1.0:  # the checkpoint keeps the scale it trains well at; a Darknet file has no place to note one
-        rescale_gammas(plain, restoring_factor(plain))
-    plain.save_darknet_weights(names.darknet_weights)
+    usual_scale(compact.model, job.rescale).save_darknet_weights(names.darknet_weights)  # the checkpoint keeps the scale it trains well at
     for path in (names.checkpoint, names.weights):
         save_checkpoint(path, content)
     for path in (names.checkpoint, names.weights, names.darknet_weights):  # starts that an earlier tuning kept belong to another pruning

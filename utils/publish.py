@@ -6,8 +6,8 @@ from typing import Callable
 
 from utils import cli
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
+from utils.darknet_export import usual_scale
 from utils.parse_config import parse_model_config
-from utils.rescale import rescale_gammas, restoring_factor
 
 
 def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
@@ -49,7 +49,5 @@ def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
         shutil.copyfile(start, kept)
     model.load_state_dict(content["model"])
     model.seen = content["seen"]
-    if content["rescale"] != 1.0:
-        rescale_gammas(model, restoring_factor(model))
-    model.save_darknet_weights(start)
+    usual_scale(model, content["rescale"]).save_darknet_weights(start)
     return [f"{start} (best; the start is kept as {kept.name})"]
