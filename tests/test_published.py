@@ -1,0 +1,45 @@
+"""The weights that the repository publishes: they load, are as small as is said, and find hands."""
+
+import cv2
+import pytest
+import torch
+from conftest import ROOT
+
+from models import Darknet
+from utils.datasets import ListDataset, evaluation_loader
+from utils.evaluate import ScoreOptions, evaluate
+from utils.parse_config import parse_model_config
+from utils.shapes import total_cost
+
+CFG, WEIGHTS = ROOT / "config" / "egohands-slim.cfg", ROOT / "weights" / "egohands-slim.weights"
+
+
+@pytest.fixture(scope="module")
+def slim():
+    net = Darknet(CFG).eval()
+    net.load_darknet_weights(WEIGHTS)
+    return net
+
+
+def test_the_published_net_has_the_size_that_is_said(slim):
+    dense = total_cost(parse_model_config(ROOT / "config" / "yolov3-hand-w25.cfg"))
+    cost = total_cost(slim.module_defs)
+    assert cost.parameters < 0.15 * dense.parameters and cost.macs <= 0.3 * dense.macs and WEIGHTS.stat().st_size < 2e6
+
+
+def test_opencv_reads_the_published_pair_and_computes_the_same(slim):
+    image = cv2.imread(str(ROOT / "data" / "samples" / "synth_test_00000.jpg"))
+    blob = cv2.dnn.blobFromImage(image, 1 / 255, (256, 256), swapRB=True)
+    net = cv2.dnn.readNetFromDarknet(str(CFG), str(WEIGHTS))
+    net.setInput(blob)
+    with torch.no_grad():
+        ours = slim.raw_maps(torch.from_numpy(blob))
+    for raw, theirs in zip(ours, net.forward([f"conv_{i - 1}" for i in slim.head_layers()])):
+        assert (raw - torch.from_numpy(theirs)).abs().max() <= 1e-4 * raw.abs().max()
+
+
+def test_the_published_net_finds_hands_on_photographs(slim, shared):
+    images = ListDataset(shared / "data" / "egohands" / "valid.txt", (256, 256), 1)
+    images = torch.utils.data.Subset(images, range(0, len(images), 4))
+    result = evaluate(slim, evaluation_loader(images, 16, 0), ("hand",), ScoreOptions())
+    assert result.map50 > 0.88
