@@ -82,7 +82,8 @@ def _add_sparsity_flags(s) -> None:
 def _add_recovery_flags(r) -> None:
     r.add_argument("--teacher-cfg", metavar="CFG", help="the dense net, to learn from while fine-tuning")
     r.add_argument("--teacher-weights", metavar="FILE", help="its weights")
-    r.add_argument("--distill-gain", type=cli.positive_float, default=1.0, help="weight of the teacher's terms in the loss")
+    r.add_argument("--distill-gain", type=cli.positive_float, default=1.0, help="weight of the teacher's terms against "
+                   "that of the labels', 1; the loss is the mean, so that --lr means the same with a teacher")
     r.add_argument("--rewind", type=cli.count, default=0, metavar="N", help="learning-rate rewinding: train as the last --epochs of a run "
                    "of N epochs would (Renda et al. 2020)")
 

@@ -247,7 +247,8 @@ class Trainer:
                 with torch.no_grad():
                     taught = self.teacher.raw_maps(images)
                 soft = distillation_loss(raws, taught, self.model.heads(), size, self.loss_options)
-                parts = LossParts(*(hard + self.args.distill_gain * term for hard, term in zip(parts, soft)))
+                gain = self.args.distill_gain  # a mean, not a sum: gradients twice as large would be another learning rate
+                parts = LossParts(*((hard + gain * term) / (1 + gain) for hard, term in zip(parts, soft)))
             self.scaler.scale(parts.total() / share).backward()
         return LossParts(*(part.detach() for part in parts))
 
