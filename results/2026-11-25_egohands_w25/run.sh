@@ -14,8 +14,8 @@ python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-sparse1/
 python test_prune.py --cfg $CFG --weights logs/egohands-sparse2/best.pth --data $DATA --target-flops 0.3 --out logs/egohands-pruned --repeats 100 \
     --curve 8 --sensitivity 100
 SLIM=logs/egohands-pruned/prune_yolov3-hand-w25.cfg
-python train.py --model_def $SLIM --data_config $DATA -pre logs/egohands-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 12 --lr 3e-3 $MACHINE \
-    --teacher-cfg $CFG --teacher-weights logs/egohands-baseline/best.pth --name egohands-tuned
+python train.py --model_def $SLIM --data_config $DATA -pre logs/egohands-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 8 --lr 3e-3 $MACHINE \
+    --weight_decay 2.5e-4 --clip 250 --teacher-cfg $CFG --teacher-weights logs/egohands-baseline/best.pth --name egohands-tuned
 python test.py --model_def $CFG --weights_path logs/egohands-baseline/best.pth --data_config $DATA --json $HERE/test_dense.json --pr $HERE/pr_dense.png
 python test.py --model_def $SLIM --weights_path logs/egohands-tuned/best.pth --data_config $DATA --json $HERE/test_tuned.json --pr $HERE/pr_tuned.png
 python export.py --cfg $SLIM --weights logs/egohands-tuned/best.pth --out weights/egohands-slim.weights && mv weights/egohands-slim.cfg config/
