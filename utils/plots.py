@@ -78,7 +78,7 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
     tuned = [row["tuned_map50"] for rows in curves.values() for row in rows if row.get("tuned_map50", "") != ""]
     scores = {"map50": ("mAP@.5 before fine-tuning" if tuned else "mAP@.5", (0, 1))}
     if tuned:
-        scores["tuned_map50"] = ("after it (the best 0.1)", (max(tuned) - 0.1, max(tuned) + 0.01))
+        scores["tuned_map50"] = ("after it (the best 0.1)", (max(max(tuned) - 0.1, min(tuned) - 0.005), max(tuned) + 0.005))
     figure, grid = plt.subplots(len(scores), len(shown), figsize=(4.8 * len(shown), 0.6 + 3.6 * len(scores)), layout="constrained",
                                 sharex="col", sharey="row", squeeze=False)
     for axes, (score, (words, limits)) in zip(grid, scores.items()):
