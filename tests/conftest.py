@@ -222,139 +222,36 @@ num=2
 """
 
 
+def convolution(filters, size=1, stride=1, groups=1, normalised=1, act="{act}"):
+    """Section of a padded convolution."""
+    return (f"[convolutional]\nbatch_normalize={normalised}\nfilters={filters}\nsize={size}\nstride={stride}\npad=1\ngroups={groups}\n"
+            f"activation={act}\n")
+
+
 # what MIXED lacks: an inverted residual block with dropout (as in Yolo-Fastest and MobileNet-YOLO), a shortcut of three inputs, a depthwise
 # layer with two outputs an input, a convolution without batch norm in the middle, sam, a grouped route of two inputs, a reorg
 # that moves places, two kinds of heads. joined: a layer that reads 8 and 10
-ODD = """
-[net]
-width=64
-height=64
-channels=3
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=2
-pad=1
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=16
-size=1
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-groups=16
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=8
-size=1
-activation=linear
-[dropout]
-probability=0.15
-[shortcut]
-from=-5
-activation=linear
-[convolutional]
-batch_normalize=1
-filters=8
-size=1
-activation={act}
-[shortcut]
-from=-2,-7
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-groups=8
-activation={act}
-[convolutional]
-filters=16
-size=3
-pad=1
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-activation={act}
-{joined}[route]
-layers=-1,-2
-groups=2
-group_id=1
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-stride=2
-pad=1
-activation={act}
-[convolutional]
-batch_normalize=1
-filters=8
-size=1
-activation={act}
-[reorg]
-stride=2
-[route]
-layers=-3
-[convolutional]
-batch_normalize=1
-filters=12
-size=3
-stride=2
-pad=1
-activation={act}
-[maxpool]
-size=5
-stride=1
-[route]
-layers=-1,-2,15
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-activation={act}
-[convolutional]
-filters=12
-size=1
-activation=linear
-[region]
-anchors=1,1, 2,2
-classes=1
-num=2
-coords=4
-softmax=1
-[route]
-layers=20
-[upsample]
-stride=2
-[route]
-layers=-1,13
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-pad=1
-activation={act}
-[convolutional]
-filters=12
-size=1
-activation=linear
-[yolo]
-mask=0,1
-anchors=10,10, 20,20
-classes=1
-num=2
-"""
+ODD = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
+    convolution(8, 3, stride=2),  # 0
+    convolution(16), convolution(16, 3, groups=16), convolution(8, act="linear"),  # 1 to 3
+    "[dropout]\nprobability=0.15\n",  # 4
+    "[shortcut]\nfrom=-5\nactivation=linear\n",  # 5
+    convolution(8),  # 6
+    "[shortcut]\nfrom=-2,-7\nactivation={act}\n",  # 7
+    convolution(16, 3, groups=8),  # 8
+    convolution(16, 3, normalised=0),  # 9
+    convolution(16, 3),  # 10
+    "{joined}",  # 11
+    "[route]\nlayers=-1,-2\ngroups=2\ngroup_id=1\n",  # 12
+    convolution(16, 3, stride=2),  # 13
+    convolution(8), "[reorg]\nstride=2\n",  # 14, 15
+    "[route]\nlayers=-3\n", convolution(12, 3, stride=2), "[maxpool]\nsize=5\nstride=1\n",  # 16 to 18
+    "[route]\nlayers=-1,-2,15\n", convolution(16, 3),  # 19, 20
+    convolution(12, normalised=0, act="linear"),  # 21
+    "[region]\nanchors=1,1, 2,2\nclasses=1\nnum=2\ncoords=4\nsoftmax=1\n",  # 22
+    "[route]\nlayers=20\n", "[upsample]\nstride=2\n", "[route]\nlayers=-1,13\n", convolution(8, 3),  # 23 to 26
+    convolution(12, normalised=0, act="linear"),  # 27
+    "[yolo]\nmask=0,1\nanchors=10,10, 20,20\nclasses=1\nnum=2\n"])  # 28
 SAM = "[sam]\nfrom=8\nactivation=linear\n"
 ADD = "[shortcut]\nfrom=8\nactivation=linear\n"
 

@@ -12,6 +12,7 @@ from models import Darknet
 from utils import prune_explore, prune_job, prune_plan, prune_report, prune_scores, pruning
 from utils.channel_cost import saved_macs
 from utils.checkpoint import save_checkpoint, weights_content
+from utils.deviation import probe_image
 from utils.prune_args import parse_prune_args
 from utils.prune_scores import group_scores
 from utils.prune_plan import Ranking, plan_cut, score_groups, share_of
@@ -181,7 +182,7 @@ def test_an_inexact_fold_is_reported_by_layer_and_in_map_whatever_is_recalibrate
     (plain, scored), (renewed, folded) = compacts
     assert plain.by_layer == renewed.by_layer and scored.map50 == folded.map50
     assert prune_report.fold_row("bias", masked, folded)[-1] == f"{folded.map50 - masked.map50:+.4f}"
-    images = prune_job.probe_image(job.model, job.size)
+    images = probe_image(job.model, job.size)
     outputs = []  # of layer 1, the first padded convolution over removed channels
     for net in (pruning.masked_model(job, plan), plain.model):
         with torch.no_grad():

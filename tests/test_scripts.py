@@ -203,7 +203,10 @@ def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project,
     (project / "stopped.py").write_text(
         "import shlex, train\nfrom models import Darknet\nfrom utils.trainer import Trainer\n"
         f"trainer = Trainer(train.parse_args(shlex.split({flags!r})), Darknet)\n"
-        "trainer.save(1, trainer.evaluate(trainer.record(1, trainer.train_one_epoch(1), None) or 1))\n")
+        "losses = trainer.train_one_epoch(1)\n"
+        "result = trainer.evaluate(1)\n"
+        "trainer.record(1, losses, result)\n"
+        "trainer.save(1, result)\n")
     python("stopped.py", project)  # as if it had been stopped after its first epoch
     again, _ = python(command, project)
     assert again.count("$ python") == 1 and "$ python train.py --resume logs/parts-step2 --device=cpu --n_cpu 0 --threads 1" in again

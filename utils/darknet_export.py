@@ -4,14 +4,12 @@ import copy
 from pathlib import Path
 from typing import Callable
 
-import torch
 from torch import nn
 
+from utils.deviation import TOLERANCE, deviation
 from utils.parse_config import write_model_config
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.writing import replacing
-
-TOLERANCE = 1e-4  # of float32 raw maps, relative to their largest value
 
 
 def usual_scale(model: nn.Module, rescale: float) -> nn.Module:
@@ -32,9 +30,7 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
         usual_scale(model, rescale).save_darknet_weights(temporary)
         read = build(model.module_defs).eval()
         read.load_darknet_weights(temporary)
-        image = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            worst = max(((a - b).abs().max() / a.abs().max().clamp(min=1e-12)).item() for a, b in zip(model.raw_maps(image), read.raw_maps(image)))
+        worst = deviation(model, read, size)
         if not worst <= TOLERANCE:  # NaN as well
             raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at most {TOLERANCE:g}; nothing was written")
         write_model_config(path.with_suffix(".cfg"), model.module_defs)

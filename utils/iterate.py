@@ -62,8 +62,7 @@ def sha256(weights: Path) -> str:
     """What tells a weights file from a later one of its name. Raises FileNotFoundError."""
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such weights file")
-    with open(weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def run_name(out: Path) -> str:

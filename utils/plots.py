@@ -88,7 +88,9 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
                 known = sorted((row[key], row[score]) for row in rows if row[key] != "" and row.get(score, "") != "")
                 axis.plot(*(zip(*known) if known else ([], [])), color=f"C{i}", marker="o", markersize=4, label=name)
             axis.set(xscale="log")
-            axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
+            places = [row[key] for rows in curves.values() for row in rows if row[key] != ""]
+            subs = (1, 2, 5) if max(places) < 50 * min(places) else (1,)  # over several decades their labels would run together
+            axis.xaxis.set(major_locator=LogLocator(subs=subs), major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
             axis.grid(alpha=0.3, which="both")
     for axis, key in zip(grid[-1], shown):
         axis.set(xlabel=labels[key])

@@ -20,7 +20,6 @@ from utils.prune_masks import Cut
 from utils.prune_surgery import Surgery, compact_net
 from utils.setup import dataset, model_and_data
 
-TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value of a raw map
 RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
 
 
@@ -133,18 +132,3 @@ def candidate_batches(args: argparse.Namespace) -> int:
 def searching(args: argparse.Namespace) -> bool:
     """Whether a target takes the place of --percent."""
     return any(value is not None for value in (args.target_params, args.target_flops, args.target_latency, args.max_drop))
-
-
-def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
-    """(1, 3, height, width) a fixed random image of the net's type, on its device."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, 3, size[1], size[0], generator=generator).to(next(model.parameters()))
-
-
-@torch.inference_mode()
-def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
-    """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the largest value;
-    NaN when either net gives one."""
-    image = probe_image(one, size)
-    pairs = zip(one.raw_maps(image), other.raw_maps(image))
-    return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs]).max().item()

@@ -9,12 +9,13 @@ from torch import nn
 from utils import prune_scores, prune_search, sparsity
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.datasets import to_input
+from utils.deviation import TOLERANCE, deviation
 from utils.evaluate import evaluate
 from utils.loss import yolo_loss
 from utils.profile import compare_latency
-from utils.prune_depth import branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.prune_depth import Block, branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.prune_graph import channel_graph
-from utils.prune_job import TOLERANCE, Job, PruneError, candidate_batches, compact_of, dense_score, deviation, loaded, searching
+from utils.prune_job import Job, PruneError, candidate_batches, compact_of, dense_score, loaded, searching
 from utils.prune_masks import Cut, candidates, global_threshold, in_blocks, make_room, obtain_filters_mask, percent_limit
 from utils.prune_surgery import narrow_defs, staying_groups
 from utils.recalibrate import recalibrate
@@ -74,15 +75,15 @@ def remove_layers(job: Job) -> None:
         raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
 
 
-def score_blocks(job: Job, blocks: list) -> torch.Tensor:
+def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
     """(blocks,) the --score of every residual block."""
     args, model = job.args, job.model
     if not blocks:
         return torch.zeros(0)
     cost = first_order = None
     if args.score == "gamma-cost":
-        per_mac = seconds_per_mac(model, job.size) if args.cost == "latency" else None
-        cost = torch.tensor([branch_cost(model.module_defs, block, job.size, per_mac) for block in blocks], dtype=torch.float64)
+        price = layer_prices(job)
+        cost = torch.tensor([branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64)
     if args.score == "taylor":
         first_order = prune_scores.taylor_of_blocks(model, blocks, job.train_batches(TAYLOR_BATCHES), batch_loss)
     return prune_scores.block_scores(args.score, model, job.graph, blocks, cost, first_order)
@@ -93,11 +94,15 @@ def score_groups(job: Job) -> torch.Tensor:
     args, model = job.args, job.model
     cost = first_order = None
     if args.score == "gamma-cost":
-        per_mac = seconds_per_mac(model, job.size) if args.cost == "latency" else None
-        cost = saved_macs(model.module_defs, job.graph, job.size, per_mac)
+        cost = saved_macs(model.module_defs, job.graph, job.size, layer_prices(job))
     if args.score == "taylor":
         first_order = prune_scores.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES), batch_loss)
     return prune_scores.group_scores(args.score, model, job.graph, args.group_norm, cost, first_order)
+
+
+def layer_prices(job: Job) -> list[float] | None:
+    """With --cost latency what a multiply-add takes in each layer, in seconds; None where all count alike."""
+    return seconds_per_mac(job.model, job.size) if job.args.cost == "latency" else None
 
 
 def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

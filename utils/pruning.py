@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from utils.deviation import TOLERANCE, deviation, probe_image
 from utils.metrics import EvalResult
-from utils.prune_job import TOLERANCE, Job, PruneError, compact_of, dense_score, deviation, eval_model, loaded, probe_image, recalibration_batches
+from utils.prune_job import Job, PruneError, compact_of, dense_score, eval_model, loaded, recalibration_batches
 from utils.prune_plan import Plan
 from utils.prune_surgery import Surgery, compact_net, masked_state
 from utils.recalibrate import recalibrate
