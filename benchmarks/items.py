@@ -133,6 +133,7 @@ def step(args: argparse.Namespace, folder: Path) -> list[Item]:
     ways = [Contestant("plain step, no loader", "run_training.py", "plain_training", plain, PICTURES),
             Contestant("ours, no loader", "run_training.py", "our_training", ours | {"loader": False}, PICTURES),
             Contestant("ours with loader and augmentation", "run_training.py", "our_training", ours | {"loader": True}, PICTURES),
+            Contestant("ours, --bf16, no loader", "run_training.py", "our_training", ours | {"loader": False, "change": "bfloat16"}, PICTURES),
             Contestant("tried: contiguous tensors", "run_training.py", "our_training", ours | {"loader": False, "change": "contiguous"}, PICTURES),
             Contestant("tried: optimiser foreach, not fused", "run_training.py", "our_training", ours | {"loader": False, "change": "foreach"}, PICTURES),
             Contestant("tried: compiled forward", "run_training.py", "our_training", ours | {"loader": False, "change": "compiled"}, PICTURES),

@@ -115,7 +115,11 @@ def _compiled(trainer: Trainer) -> None:
     trainer.forward = torch.compile(trainer.model)
 
 
-CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled}
+def _bfloat16(trainer: Trainer) -> None:
+    trainer.args.bf16 = trainer.amp = True
+
+
+CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled, "bfloat16": _bfloat16}
 
 
 def plain_training(cfg: str, train_list: str, size: int, batch: int, steps: int):
