@@ -16,10 +16,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--source", "--image_folder", dest="source", nargs="+", default=["data/samples"], metavar="WHAT",
                    help="image, folder, glob, video, or camera number")
     p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the classes")
-    p.add_argument("--class_path", metavar="FILE", help="class names, one a line; replaces those of --data (default: data/oxfordhand.names for 1 class)")
+    p.add_argument("--class_path", metavar="FILE", help="class names, one a line; replaces those of --data "
+                   "(default: those of the checkpoint, or of the .names file beside the weights or the cfg)")
     p.add_argument("--conf_thres", type=cli.ratio, default=0.5, help="score (objectness x class) from which a box is shown")
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help="IoU over which the weaker of two boxes is dropped")
-    p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's)")
+    p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: that of the training, else the cfg's)")
     p.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1 (default: cuda if there is one)")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
     cli.add_backend_flag(p)
@@ -33,12 +34,19 @@ def main() -> None:
     """Load -> for each picture: detect, draw, write -> JSON of all."""
     args = parse_args()
     from models import Darknet
-    from utils.detection import Detector, class_names, run_source, write_results
+    from utils.backends import make_backend
+    from utils.detection import Detector, class_names, expected_images, run_source, write_results
+    from utils.parse_config import class_count
+    from utils.setup import load_net
 
     device = cli.select_device(args.device, args.threads)
     cfg = cli.resolve_cfg(args.cfg)
-    detector = Detector(cfg, args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth", device, args, Darknet)
-    names = class_names(args.class_path, args.data, detector.classes)
+    weights = args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth"
+    net = load_net(cfg, weights, Darknet, args.img_size)
+    names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
+    backend, predict = make_backend(args.backend, net.model.to(device), net.size, expected_images(args.source, args.max_frames))
+    print(f"{cfg}, {weights}: {net.words}; {net.size[0]}x{net.size[1]} on {device}, by {backend}")
+    detector = Detector(net.model, names, net.size, predict, args.conf_thres, args.nms_thres)
     taken: set[str] = set()
     results = [row for source in args.source for row in run_source(detector, names, source, args, taken)]
     write_results(results, args.out)

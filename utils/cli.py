@@ -188,13 +188,18 @@ def select_device(name: str, threads: int = 0):
 
 def input_size(args: argparse.Namespace, defs: list[dict]) -> tuple[int, int]:
     """(width, height) from --img_size or the cfg. Raises ValueError when the net cannot take it."""
+    return checked_size(args.img_size, defs)
+
+
+def checked_size(img_size: int | None, defs: list[dict]) -> tuple[int, int]:
+    """(width, height) of a square input of img_size pixels, or of the cfg's. Raises ValueError when the net cannot take it."""
     from utils.parse_config import input_size as cfg_size
     from utils.shapes import largest_stride, layer_shapes
 
-    size = (args.img_size, args.img_size) if args.img_size else cfg_size(defs)
+    size = (img_size, img_size) if img_size else cfg_size(defs)
     stride = largest_stride(defs)
     if any(side % stride for side in size):
-        source = "--img_size" if args.img_size else "the cfg"
+        source = "--img_size" if img_size else "the cfg"
         raise ValueError(f"{source}: found an input of {size[0]}x{size[1]}, expected multiples of {stride}")
     layer_shapes(defs, *size)  # raises where maps that are joined differ in size
     return size

@@ -6,21 +6,17 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from utils import cli
-from utils.backends import make_backend
-from utils.checkpoint import load_weights
+from utils.backends import Predict
 from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image, to_input
 from utils.nms import non_max_suppression
 from utils.data_config import parse_data_config, read_names
-from utils.parse_config import class_count
-from utils.setup import defs_for_weights
 from utils.writing import replacing, write_json
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -28,41 +24,48 @@ PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 
 
 
 class Detector:
-    """A network ready for inference, and its thresholds."""
+    """A network ready for inference, its class names and its thresholds.
 
-    def __init__(self, cfg: Path, weights: str | os.PathLike, device: torch.device, args: argparse.Namespace,
-                 build: Callable[[list[dict]], nn.Module]):
-        defs = defs_for_weights(cfg, weights)
-        model = build(defs)
-        words, _ = load_weights(model, weights)
-        self.classes = class_count(defs)
-        self.size = cli.input_size(args, defs)
-        self.backend, self.predict = make_backend(args.backend, model.to(device), self.size, expected_images(args.source, args.max_frames))
-        self.device, self.conf_thres, self.nms_thres = device, args.conf_thres, args.nms_thres
-        print(f"{cfg}, {weights}: {words}; {self.size[0]}x{self.size[1]} on {device}, by {self.backend}")
+    model: a Darknet on its device; size: (width, height) of its input in pixels; predict: what runs it (utils.backends), by default
+    the model itself with its batch norms folded.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
+                 conf_thres: float = 0.5, nms_thres: float = 0.5):
+        self.names, self.size = list(names), size
+        self.device = next(model.parameters()).device
+        self.predict = predict or model.optimize()
+        self.conf_thres, self.nms_thres = conf_thres, nms_thres
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) RGB uint8 -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
+    def detect(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+        """(H, W, 3) RGB uint8, or the path of an image -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
+        if isinstance(image, (str, os.PathLike)):
+            image = read_image(Path(image))
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) RGB of type uint8")
         canvas, fit = letterbox(image, self.size)
         batch = torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None]
         rows = non_max_suppression(self.predict(to_input(batch, self.device)).float(), self.conf_thres, self.nms_thres)[0].cpu()
         rows = rows[rows[:, 4] >= self.conf_thres]
         return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()
 
+    __call__ = detect
 
-def class_names(path: str | None, data: str | None, classes: int) -> list[str]:
-    """Names from the names file `path`, or those of the data description `data`; without either data/oxfordhand.names where it fits, else
-    numbers. Raises ValueError on a wrong count."""
-    default = Path(__file__).parent.parent / "data" / "oxfordhand.names"
-    if path or data:
-        names = read_names(path) if path else list(parse_data_config(data).names)
-    else:
-        names = read_names(default) if default.is_file() else []
-    if len(names) == classes:
-        return names
-    if path or data:
-        raise ValueError(f"{path or data}: found {len(names)} names, expected {classes}, the cfg's class count")
+
+def class_names(path: str | None, data: str | None, known: Sequence[str] | None, classes: int) -> list[str]:
+    """Names of the names file `path`, or of the data description `data`, else those that the net is known by, else class0, class1, ...
+
+    Raises ValueError on a wrong count.
+    """
+    names = read_names(path) if path else parse_data_config(data).names if data else known or numbered_names(classes)
+    if len(names) != classes:
+        raise ValueError(f"{path or data}: found {len(names)} names, expected {classes}, the net's class count")
+    return list(names)
+
+
+def numbered_names(classes: int) -> list[str]:
+    """What classes are called that nobody named."""
     return [f"class{i}" for i in range(classes)]
 
 

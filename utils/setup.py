@@ -2,11 +2,15 @@
 
 import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
+
+from torch import nn
 
 from utils import cli
-from utils.checkpoint import is_torch_file, read_checkpoint
-from utils.data_config import DataConfig, parse_data_config
+from utils.checkpoint import is_torch_file, load_weights, read_checkpoint
+from utils.data_config import DataConfig, parse_data_config, read_names
 from utils.datasets import ListDataset
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads
 
@@ -39,6 +43,44 @@ def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
         print(f"{cfg}: made for {class_count(defs)} classes, {weights} for {class_count(saved)}: heads rebuilt for {class_count(saved)}")
         defs = rebuild_heads(defs, class_count(saved))
     return defs
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net with its weights, and what its files say about it."""
+
+    model: nn.Module  # a Darknet
+    names: tuple[str, ...] | None  # of its classes, where a file says
+    size: tuple[int, int]  # (width, height) of its input in pixels
+    content: dict  # the checkpoint without its weights
+    words: str  # what was loaded
+
+
+def load_net(cfg: Path, weights: str | os.PathLike, build: Callable[[list[dict]], nn.Module], img_size: int | None = None) -> TrainedNet:
+    """The net of `cfg` with all of `weights`, heads and input size being those of the weights (img_size: another square one).
+
+    build: module_defs -> Darknet. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
+    """
+    defs = defs_for_weights(cfg, weights)
+    size = cli.checked_size(img_size, defs)
+    model = build(defs)
+    words, content = load_weights(model, weights)
+    return TrainedNet(model, names_of(cfg, weights, content, class_count(defs)), size, content, words)
+
+
+def names_of(cfg: Path, weights: str | os.PathLike, content: dict, classes: int) -> tuple[str, ...] | None:
+    """Class names that the checkpoint `content` holds, else those of the .names file beside the weights or the cfg; None without any.
+
+    Raises ValueError when there are not as many as the net has classes.
+    """
+    source, names = weights, content.get("names")
+    for path in (Path(weights), Path(cfg)):
+        if not names and path.with_suffix(".names").is_file():
+            source = path.with_suffix(".names")
+            names = read_names(source)
+    if names and len(names) != classes:
+        raise ValueError(f"{source}: found {len(names)} names, expected {classes}, the classes of {weights}")
+    return tuple(str(name) for name in names) if names else None
 
 
 def model_and_data(args: argparse.Namespace, quiet: bool = False) -> tuple[Path, list[dict], DataConfig]:
