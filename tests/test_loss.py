@@ -5,8 +5,12 @@ import torch
 from conftest import TINY_YOLO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torchvision.ops import complete_box_iou_loss
 
-from models import Darknet
+from models import Darknet, YOLOLayer
+from utils.boxes import complete_iou_loss, cxcywh_to_xyxy
+from utils.distill import distillation_loss
 from utils.loss import LossOptions, assign_targets, ignored, yolo_loss
 
 SIZE = (64, 64)
@@ -135,3 +139,82 @@ def test_predictions_that_overlap_a_target_are_ignored_in_their_image_only():
 def test_half_precision_maps_give_a_finite_loss(model):
     raws = [(raw.detach() * 50).half() for raw in model(torch.rand(1, 3, 64, 64))]
     assert torch.isfinite(yolo_loss(raws, model.heads(), targets_of((0, 0, 0.5, 0.5, 0.3, 0.3)), SIZE).total())
+
+
+# ---- every raw map has a finite loss and finite gradients
+
+ANCHORS = {"anchors": "4,6, 8,10, 20,24", "mask": "0,1,2", "num": "3"}
+anything = st.one_of(st.floats(-1e4, 1e4, width=32), st.sampled_from([-1e4, -104.0, -15.5, -1e-20, 0.0, 1e-6, 0.5, 15.0, 1e4]))
+relative_box = st.tuples(*[st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 1e-30, 0.3, 1.0]))] * 4)
+
+
+def head_of(new_coords: int, classes: int = 1) -> YOLOLayer:
+    return YOLOLayer({"type": "yolo", "classes": str(classes), "new_coords": str(new_coords), **ANCHORS})
+
+
+def map_of(values: list[float]) -> torch.Tensor:
+    """(1, 18, 3, 3) whose cells hold `values`, each at another place in the next anchor."""
+    return torch.tensor(values).repeat(1, 18, 3, 3).view(1, -1)[:, :18 * 9].reshape(1, 18, 3, 3).clone().requires_grad_()
+
+
+def assert_finite(loss, raw):
+    loss.backward()
+    assert torch.isfinite(loss), f"loss {loss}"
+    assert torch.isfinite(raw.grad).all(), f"gradient of {raw.detach()[~torch.isfinite(raw.grad)]}"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(anything, min_size=6, max_size=31), st.lists(relative_box, max_size=3), st.sampled_from(["ciou", "mse"]), st.sampled_from([0, 1]))
+def test_any_raw_map_has_a_finite_loss_and_finite_gradients(values, boxes, kind, new_coords):
+    raw = map_of(values)
+    targets = targets_of(*[(0, 0, *box) for box in boxes])
+    assert_finite(yolo_loss([raw], [head_of(new_coords)], targets, (96, 96), LossOptions(box=kind, several_iou=0.0)).total(), raw)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(anything, min_size=6, max_size=31), st.lists(anything, min_size=6, max_size=31), st.sampled_from([0, 1]))
+def test_any_raw_map_has_a_finite_loss_and_finite_gradients_with_a_teacher(values, taught, new_coords):
+    raw = map_of(values)
+    assert_finite(distillation_loss([raw], [map_of(taught).detach()], [head_of(new_coords)], (96, 96)).total(), raw)
+
+
+@pytest.mark.parametrize("t_w, t_h", [(-15.5, -15.5), (0.0, -15.5), (-15.5, 0.0), (-14.0, -18.0), (8.0, -15.5)])
+def test_boxes_far_smaller_than_a_float_beside_their_centre_cost_what_they_do_in_float64(t_w, t_h):
+    size = torch.tensor([20.0, 24.0], dtype=torch.float64) * torch.tensor([t_w, t_h], dtype=torch.float64).exp()
+    box = torch.tensor([[330.0, 300.0, *size]], dtype=torch.float64)
+    other = torch.tensor([[333.0, 301.0, 20.0, 24.0]], dtype=torch.float64)
+    expected = complete_box_iou_loss(cxcywh_to_xyxy(box), cxcywh_to_xyxy(other))
+    assert complete_iou_loss(box.float(), other.float()).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+ordinary = st.tuples(st.floats(-50, 500), st.floats(-50, 500), st.floats(1, 400), st.floats(1, 400))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(ordinary, ordinary), min_size=1, max_size=8))
+def test_complete_iou_and_its_gradient_are_torchvisions_on_ordinary_boxes(pairs):
+    ours, theirs, others = (torch.tensor([pair[i] for pair in pairs], dtype=torch.float64) for i in (0, 0, 1))
+    loss = complete_iou_loss(ours.requires_grad_(), others)
+    expected = complete_box_iou_loss(cxcywh_to_xyxy(theirs.requires_grad_()), cxcywh_to_xyxy(others))
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(complete_iou_loss(ours.float(), others.float()).double(), expected, rtol=1e-4, atol=1e-4)
+    if (ours[:, :2] != others[:, :2]).all() and (ours[:, 2:] != others[:, 2:]).all():  # where edges meet there is no one gradient
+        loss.sum().backward()
+        expected.sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("box", ["ciou", "mse"])
+def test_a_step_at_sides_that_vanish_leaves_finite_weights(model, box):
+    """One head answers with sides of exp(-15.5): a finite loss whose gradient is not would destroy every weight in the next step."""
+    for i in model.head_layers():
+        model.module_list[i - 1][0].bias.data.view(3, -1)[:, 3] = -15.5
+    optimiser = torch.optim.SGD(model.parameters(), 1e-3)
+    targets = targets_of((0, 0, 0.53, 0.41, 30 / 64, 30 / 64), (1, 0, 0.2, 0.7, 8 / 64, 10 / 64))
+    for _ in range(2):
+        optimiser.zero_grad()
+        loss = yolo_loss(model(torch.rand(2, 3, 64, 64)), model.heads(), targets, SIZE, LossOptions(box=box)).total()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 500.0)
+        optimiser.step()
+    assert torch.isfinite(loss) and all(torch.isfinite(p).all() for p in model.parameters())

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LITTLE = 1e-7  # added to what is divided by, as in torchvision
+SMALLEST_SIDE = 1e-9  # pixels; the square of a much smaller one is 0 in float32, and the aspect's gradient divides by it
+
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) cx, cy, w, h -> (..., 4) x1, y1, x2, y2, in the same unit."""
@@ -32,10 +35,33 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def complete_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
-    """(N, 4), (N, 4) xyxy in one unit -> (N,) 1 - complete IoU of each pair (Zheng et al. 2020)."""
-    from torchvision.ops import complete_box_iou_loss
+    """(N, 4), (N, 4) cxcywh in pixels -> (N,) 1 - complete IoU of each pair (Zheng et al. 2020, section 3).
 
-    return complete_box_iou_loss(boxes, others, reduction="none")
+    Loss and gradients are finite for every finite box, also one whose sides vanish beside its centre: taken from
+    corners, a side under the spacing of floats there would be 0, and the ratio of two such sides no number.
+    """
+    overlap, separation = _overlap_and_separation(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(others))
+    aspect = 4 / torch.pi**2 * (_aspect_angle(others) - _aspect_angle(boxes)) ** 2
+    with torch.no_grad():  # the weight of the aspect term is a constant to the gradient, as in the paper
+        weight = aspect / ((1 - overlap).clamp(min=0) + aspect + LITTLE)
+    return 1 - overlap + separation + weight * aspect
+
+
+def _overlap_and_separation(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 4), (N, 4) xyxy -> (N,) IoU, and (N,) squared distance of the centres over the squared diagonal of the box
+    that encloses both."""
+    sides = (torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(boxes[:, :2], others[:, :2])).clamp(min=0)
+    intersection = sides.prod(1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1) - intersection
+    enclosing = torch.maximum(boxes[:, 2:], others[:, 2:]) - torch.minimum(boxes[:, :2], others[:, :2])
+    apart = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
+    return intersection / (union + LITTLE), apart.square().sum(1) / (enclosing.square().sum(1) + LITTLE)
+
+
+def _aspect_angle(boxes: Tensor) -> Tensor:
+    """(N, 4) cxcywh in pixels -> (N,) arctan(w / h)."""
+    width, height = boxes[:, 2:].clamp(min=SMALLEST_SIDE).unbind(1)
+    return torch.atan2(width, height)
 
 
 def wh_iou(wh: Tensor, other_wh: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Callable
 from torch import Tensor, nn
 
 from utils import cli
-from utils.boxes import complete_iou_loss, cxcywh_to_xyxy
+from utils.boxes import complete_iou_loss
 from utils.checkpoint import load_weights
 from utils.loss import LossOptions, LossParts, binary_cross_entropy
 from utils.setup import defs_for_weights
@@ -37,11 +37,12 @@ def _head_terms(raw: Tensor, taught: Tensor, head, image_size: tuple[int, int]) 
     width, height = image_size
     own = head.split(raw).flatten(1, 3)  # (B, A H W, 5 + K), the order of decode
     soft = head.decode(taught, width, height)
-    objectness = binary_cross_entropy(head, own[..., 4], soft[..., 4]).sum()
-    sure = soft[..., 4] > SURE
-    weight, soft = soft[..., 4][sure], soft[sure]
+    scores = soft[..., 4:].clamp(0, 1)  # new_coords heads without a logistic activation may leave this range
+    objectness = binary_cross_entropy(head, own[..., 4], scores[..., 0]).sum()
+    sure = scores[..., 0] > SURE
+    weight, truth, scores = scores[..., 0][sure], soft[..., :4][sure], scores[sure]
     boxes = head.decode(raw, width, height)[..., :4][sure]
-    small = 2 - (soft[:, 2] * soft[:, 3] / (width * height)).clamp(max=1)
-    off = complete_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(soft[:, :4]))
-    classes = binary_cross_entropy(head, own[..., 5:][sure], soft[:, 5:]).sum(1)
+    small = 2 - (truth[:, 2] * truth[:, 3] / (width * height)).clamp(max=1)
+    off = complete_iou_loss(boxes, truth)
+    classes = binary_cross_entropy(head, own[..., 5:][sure], scores[:, 1:]).sum(1)
     return (weight * small * off).sum(), objectness, (weight * classes).sum()

@@ -134,7 +134,7 @@ def _box_loss(own: Tensor, head, pos: Positives, stride, anchors, image_size, ki
     small = 2 - pos.boxes[:, 2:].prod(1) / (image_size[0] * image_size[1])
     if kind == "ciou":
         boxes = head.boxes(own[:, 0:2], own[:, 2:4], cells, anchor, stride)
-        return (small * complete_iou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(pos.boxes))).sum()
+        return (small * complete_iou_loss(boxes, pos.boxes)).sum()
     offset = pos.boxes[:, :2] / stride - cells
     predicted_xy = head.boxes(own[:, 0:2], own[:, 2:4], cells, anchor, stride)[:, :2] / stride - cells
     size_error = own[:, 2:4] - (pos.boxes[:, 2:] / anchor).clamp(min=1e-6).log()
