@@ -16,8 +16,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.io import loadmat
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.data import matlab  # noqa: E402
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
 LISTS = {"train": ("training_dataset/training_data", "validation_dataset/validation_data"),
@@ -74,11 +76,11 @@ def read_mat(path: str | os.PathLike) -> np.ndarray:
     `boxes` may be a 1xN cell of structs or a struct array; what the structs hold besides a, b, c, d is ignored.
     """
     try:
-        variables = loadmat(str(path), simplify_cells=True)
-    except Exception as error:  # scipy raises whatever a damaged file leads it to
-        raise ReleaseError(f"{path}: not a readable .mat file ({type(error).__name__}: {error})") from None
+        variables = matlab.read_mat(path)
+    except matlab.MatError as error:
+        raise ReleaseError(str(error)) from None
     if "boxes" not in variables:
-        found = ", ".join(name for name in variables if not name.startswith("__")) or "nothing"
+        found = ", ".join(variables) or "nothing"
         raise ReleaseError(f"{path}: found {found}, expected the variable boxes")
     boxes = variables["boxes"]
     boxes = [boxes] if isinstance(boxes, dict) else np.asarray(boxes, dtype=object).ravel()

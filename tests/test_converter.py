@@ -171,12 +171,21 @@ def _cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def _crash(path):
+    """One byte of 544 (an element's type or size) that ends scipy's compiled reader with a segmentation fault."""
+    write_mat(path, [struct(SQUARE)])
+    content = bytearray(path.read_bytes())
+    content[304] = 46
+    path.write_bytes(content)
+
+
 DAMAGE = {  # file of the release: what happens to it
     "no image at all": ("images/Bad.jpg", lambda path: path.write_bytes(b"\xff\xd8 nothing")),
     "empty image": ("images/Bad.jpg", lambda path: path.write_bytes(b"")),
     "image cut short": ("images/Bad.jpg", _cut),
     "no .mat at all": ("annotations/Bad.mat", lambda path: path.write_bytes(b"text, not MATLAB" * 20)),
     "empty .mat": ("annotations/Bad.mat", lambda path: path.write_bytes(b"")),
+    ".mat that ends its reader": ("annotations/Bad.mat", _crash),
     ".mat cut short": ("annotations/Bad.mat", _cut),
     "no boxes": ("annotations/Bad.mat", lambda path: write_mat(path, [struct(SQUARE)], variable="other")),
     "no corner d": ("annotations/Bad.mat", lambda path: write_mat(path, [struct(SQUARE[:3])])),
