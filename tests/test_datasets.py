@@ -10,7 +10,8 @@ from conftest import make_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.augmentations import Augmentation, augment_mosaic, augment_one, clip_boxes, flip_horizontal, jitter_colour
+from utils.augmentations import (AUGMENTATIONS, CLOSE_UP, MOST_ZOOM, Augmentation, augment_mosaic, augment_one, clip_boxes, close_up_matrix,
+                                 degrade, flip_horizontal, jitter_colour, warp_boxes)
 from utils.datasets import (DataError, Draw, ListDataset, TrainSampler, collate, evaluation_loader, label_path, letterbox,
                             read_image_list, read_labels, training_loader)
 
@@ -217,3 +218,33 @@ def test_large_pictures_are_shrunk_by_area(tmp_path):
     image, _ = augment_one(*ListDataset(tmp_path / "images", (64, 64), 1).load(0), (64, 64), np.random.default_rng(0),
                            Augmentation(scale=0, translate=0))
     assert 100 < image.mean() < 155 and image.std() < 40  # a checkerboard becomes grey, not noise
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_close_up_shows_the_whole_box_at_the_asked_share_of_the_input(seed):
+    rng = np.random.default_rng(seed)
+    left, top, width, height = rng.uniform(5, 60, 4)
+    box = np.array([left, top, left + width, top + height])
+    matrix = close_up_matrix(box, (120, 160), (96, 64), rng)
+    x1, y1, x2, y2 = warp_boxes(np.array([[0, *box]]), matrix)[0, 1:]
+    assert -1e-9 <= x1 and x2 <= 96 + 1e-9 and -1e-9 <= y1 and y2 <= 64 + 1e-9
+    share, zoom = max(x2 - x1, y2 - y1) / 64, matrix[0, 0] / min(96 / 160, 64 / 120)
+    assert share <= CLOSE_UP[1] + 1e-9 and (share >= CLOSE_UP[0] - 1e-9 or zoom == pytest.approx(MOST_ZOOM))
+
+
+def test_degrading_keeps_the_shape_and_does_what_its_probabilities_say():
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    assert np.array_equal(degrade(image, np.random.default_rng(1), Augmentation()), image)
+    grey = degrade(image, np.random.default_rng(1), Augmentation(grey=1.0))
+    assert grey.shape == image.shape and np.array_equal(grey[..., 0], grey[..., 2])
+    blurred = degrade(image, np.random.default_rng(1), Augmentation(blur=1.0))
+    assert blurred.shape == image.shape and blurred.astype(float).std() < 0.8 * image.astype(float).std()
+
+
+def test_strong_augmentation_is_repeatable_and_keeps_boxes_in_the_picture(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    boxes = np.array([[0, 10, 10, 40, 50], [0, 60, 5, 88, 55]], np.float32)
+    for seed in range(30):
+        first, second = (augment_one(image, boxes, (64, 64), np.random.default_rng(seed), AUGMENTATIONS["strong"]) for _ in range(2))
+        assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+        assert (first[1][:, 1:] >= 0).all() and (first[1][:, 1:] <= 64).all()

@@ -11,6 +11,8 @@ import numpy as np
 GREY = 127  # letterbox border, as Darknet's 0.5
 MIN_VISIBLE = 0.25  # a box of which less than this share of its area stays in view is no target
 MIN_SIDE_PX = 2.0
+CLOSE_UP = (0.3, 0.8)  # share of the input's side that the box of a close-up fills
+MOST_ZOOM = 3.0  # of a close-up, against the letterboxed image: a sliver at the edge of an image shows nothing when enlarged
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,15 @@ class Augmentation:
     translate: float = 0.15  # shift up to this share of the side
     hsv: tuple[float, float, float] = (0.015, 0.6, 0.4)  # hue, saturation, value: relative gain up to
     mosaic: float = 0.0  # probability of a picture made of four
+    close_up: float = 0.0  # probability of a zoom in which one box fills CLOSE_UP of the side
+    grey: float = 0.0  # probability of a picture without colour
+    blur: float = 0.0  # probability of a picture out of focus or in motion
+
+
+AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
+                 "flip": Augmentation(scale=0, translate=0, hsv=(0, 0, 0)),
+                 "standard": Augmentation(),
+                 "strong": Augmentation(scale=0.5, translate=0.2, hsv=(0.02, 0.7, 0.5), close_up=0.2, grey=0.1, blur=0.1)}
 
 
 def letterbox_matrix(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -79,8 +90,21 @@ def augment_one(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng
                 aug: Augmentation) -> tuple[np.ndarray, np.ndarray]:
     """One picture, letterboxed into (width, height) `size`, zoomed and shifted."""
     canvas = np.full((size[1], size[0], 3), GREY, np.uint8)
-    matrix = jitter_matrix(rng, size, aug) @ np.vstack([letterbox_matrix(image.shape[:2], size), [0, 0, 1]])
-    return canvas, place(image, boxes, matrix[:2], canvas, (0, 0, *size))
+    if aug.close_up and rng.uniform() < aug.close_up and len(boxes):
+        matrix = close_up_matrix(boxes[rng.integers(len(boxes)), 1:], image.shape[:2], size, rng)
+    else:
+        matrix = (jitter_matrix(rng, size, aug) @ np.vstack([letterbox_matrix(image.shape[:2], size), [0, 0, 1]]))[:2]
+    return canvas, place(image, boxes, matrix, canvas, (0, 0, *size))
+
+
+def close_up_matrix(box: np.ndarray, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(2, 3) affine map of an image of (height, width) `shape` that lays `box` (x1, y1, x2, y2 in its pixels) whole into (width, height)
+    `size`, at a random place; its longer side takes a share of the input's shorter one drawn from CLOSE_UP, as far as MOST_ZOOM allows."""
+    sides = np.maximum(box[2:] - box[:2], MIN_SIDE_PX)
+    fitted = min(size[0] / shape[1], size[1] / shape[0])
+    zoom = min(rng.uniform(*CLOSE_UP) * min(size) / sides.max(), MOST_ZOOM * fitted)
+    corner = rng.uniform(0, 1, 2) * (np.array(size) - zoom * sides)
+    return np.array([[zoom, 0, corner[0] - zoom * box[0]], [0, zoom, corner[1] - zoom * box[1]]])
 
 
 def augment_mosaic(pictures: list[tuple[np.ndarray, np.ndarray]], size: tuple[int, int], rng: np.random.Generator,
@@ -116,3 +140,14 @@ def jitter_colour(image: np.ndarray, rng: np.random.Generator, gains: tuple[floa
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     channels = [cv2.LUT(channel, table.astype(np.uint8)) for channel, table in zip(cv2.split(hsv), tables)]
     return cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB)
+
+
+def degrade(image: np.ndarray, rng: np.random.Generator, aug: Augmentation) -> np.ndarray:
+    """What cheap cameras do: no colour, out of focus, or moved while the shutter was open; with the probabilities of `aug`."""
+    if aug.grey and rng.uniform() < aug.grey:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
+    if aug.blur and rng.uniform() < aug.blur:
+        width = 1 + 2 * int(rng.integers(1, 4))  # pixels of the input: 3, 5 or 7
+        kernel = (width, width), (width, 1), (1, width)
+        image = cv2.blur(image, kernel[rng.integers(3)])
+    return image

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.augmentations import GREY, Augmentation, augment_mosaic, augment_one, flip_horizontal, jitter_colour
+from utils.augmentations import GREY, Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
 from utils.boxes import Letterbox
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -217,7 +217,8 @@ class ListDataset(Dataset):
             image, boxes = augment_one(*self.load(draw.index), size, rng, aug)
         if rng.uniform() < aug.flip:
             image, boxes = flip_horizontal(image, boxes)
-        return (jitter_colour(image, rng, aug.hsv) if any(aug.hsv) else image), boxes
+        image = jitter_colour(image, rng, aug.hsv) if any(aug.hsv) else image
+        return degrade(image, rng, aug), boxes
 
 
 def _relative(boxes: np.ndarray, shape: tuple[int, int]) -> Tensor:

@@ -56,8 +56,8 @@ def _add_loss_flags(loss) -> None:
 
 
 def _add_augmentation_flags(a) -> None:
-    a.add_argument("--augment", choices=("none", "flip", "standard"), default="standard",
-                   help="standard: flip, scale, translate, HSV")
+    a.add_argument("--augment", choices=("none", "flip", "standard", "strong"), default="standard",
+                   help="standard: flip, scale, translate, HSV; strong: more of each, close-ups, grey and blurred pictures")
     a.add_argument("--mosaic", type=cli.ratio, default=0.0, metavar="P", help="share of pictures made of four")
     a.add_argument("--multiscale_training", action="store_true", help="another input size every batch")
 

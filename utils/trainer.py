@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils import cli, distributed, sparsity
-from utils.augmentations import Augmentation
+from utils.augmentations import AUGMENTATIONS, Augmentation
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import WeightsError
@@ -34,8 +34,6 @@ from utils.shapes import largest_stride, total_cost
 from utils.writing import write_json
 
 AUTO_RESCALE = 0.05
-AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
-                 "flip": Augmentation(scale=0, translate=0, hsv=(0, 0, 0)), "standard": Augmentation()}
 
 
 class TrainingError(ValueError):
