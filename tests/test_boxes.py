@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
-from utils.boxes import Letterbox, cxcywh_to_xyxy, wh_iou, xyxy_to_cxcywh
+from utils.boxes import cxcywh_to_xyxy, wh_iou, xyxy_to_cxcywh
+from utils.letterbox import Letterbox
 
 quick = settings(max_examples=100, deadline=None)
 side = st.integers(1, 3000)  # pixels

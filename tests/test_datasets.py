@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from utils.augmentations import (AUGMENTATIONS, CLOSE_UP, MOST_ZOOM, Augmentation, augment_mosaic, augment_one, clip_boxes, close_up_matrix,
                                  degrade, flip_horizontal, jitter_colour, warp_boxes)
-from utils.datasets import (DataError, Draw, ListDataset, TrainSampler, collate, evaluation_loader, label_path, letterbox,
+from utils.datasets import (DataError, Draw, ListDataset, TrainSampler, collate, evaluation_loader, label_path,
                             read_image_list, read_labels, training_loader)
+from utils.letterbox import letterbox
 
 
 def test_entries_may_be_absolute_or_relative_to_the_list_or_the_working_directory(tmp_path, monkeypatch):

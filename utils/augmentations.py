@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-GREY = 127  # letterbox border, as Darknet's 0.5
+from utils.letterbox import GREY
+
 MIN_VISIBLE = 0.25  # a box of which less than this share of its area stays in view is no target
 MIN_SIDE_PX = 2.0
 CLOSE_UP = (0.3, 0.8)  # share of the input's side that the box of a close-up fills
@@ -27,6 +28,11 @@ class Augmentation:
     close_up: float = 0.0  # probability of a zoom in which one box fills CLOSE_UP of the side
     grey: float = 0.0  # probability of a picture without colour
     blur: float = 0.0  # probability of a picture out of focus or in motion
+
+    @property
+    def warps(self) -> bool:
+        """Whether single pictures are zoomed or shifted; else they are letterboxed, the very pixels of detection."""
+        return bool(self.scale or self.translate or self.close_up)
 
 
 AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),

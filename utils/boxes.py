@@ -1,12 +1,10 @@
-"""Box formats and the geometry of letterboxing. Everything returns new tensors; nothing is edited in place.
+"""Box formats. Everything returns new tensors; nothing is edited in place.
 
 Names of formats: `cxcywh` = centre x, centre y, width, height; `xyxy` = left, top, right, bottom. Pixels are continuous
 coordinates (the first pixel covers [0, 1]), so a width is x2 - x1, without the "+1 pixel" of older code. The IoU of
 pairs of boxes is torchvision's, which is imported when it is first asked for: that takes a second and 160 MB, which a
 program that only cuts channels or runs a net can spare.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -73,57 +71,3 @@ def wh_iou(wh: Tensor, other_wh: Tensor) -> Tensor:
     inter = smaller.prod(dim=-1)
     union = wh.prod(dim=-1)[:, None] + other_wh.prod(dim=-1)[None] - inter
     return inter / union.clamp(min=torch.finfo(inter.dtype).tiny)
-
-
-@dataclass(frozen=True)
-class Letterbox:
-    """How an image of (width, height) pixels lies in the network's input: resized by `scale`, border on both sides.
-
-    The resized image has a whole number of pixels, so its two axes are scaled by slightly different factors
-    (`scale_x`, `scale_y`). Boxes go through these, which makes the way there and back exact.
-    """
-
-    scale: float  # network pixels per image pixel, before rounding to whole pixels
-    pad_x: int  # network pixels left of the image; an odd remainder lies on the right
-    pad_y: int  # network pixels above the image; an odd remainder lies below
-    width: int  # of the original image, pixels
-    height: int
-
-    @classmethod
-    def fit(cls, width: int, height: int, size_w: int, size_h: int) -> "Letterbox":
-        """The largest centred placement of a (width, height) image in a (size_w, size_h) input, aspect kept."""
-        if min(width, height, size_w, size_h) < 1:
-            raise ValueError(f"cannot fit {width} x {height} pixels in {size_w} x {size_h}; all sides must be >= 1")
-        scale = min(size_w / width, size_h / height)
-        resized_w, resized_h = cls(scale, 0, 0, width, height).resized
-        return cls(scale, (size_w - resized_w) // 2, (size_h - resized_h) // 2, width, height)
-
-    @property
-    def resized(self) -> tuple[int, int]:
-        """(width, height) of the resized image in whole network pixels, at least 1 each."""
-        return max(1, round(self.width * self.scale)), max(1, round(self.height * self.scale))
-
-    @property
-    def scale_x(self) -> float:
-        """Network pixels per image pixel along x, after rounding."""
-        return self.resized[0] / self.width
-
-    @property
-    def scale_y(self) -> float:
-        """Network pixels per image pixel along y, after rounding."""
-        return self.resized[1] / self.height
-
-    def to_input(self, boxes_xyxy_px: Tensor) -> Tensor:
-        """(..., 4) x1, y1, x2, y2 in pixels of the image -> the same boxes in pixels of the network's input."""
-        return boxes_xyxy_px * self._factors(boxes_xyxy_px) + self._offsets(boxes_xyxy_px)
-
-    def to_image(self, boxes_xyxy_px: Tensor) -> Tensor:
-        """(..., 4) x1, y1, x2, y2 in pixels of the network's input -> pixels of the image, clipped to the image."""
-        boxes = (boxes_xyxy_px - self._offsets(boxes_xyxy_px)) / self._factors(boxes_xyxy_px)
-        return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([self.width, self.height] * 2))
-
-    def _factors(self, like: Tensor) -> Tensor:
-        return like.new_tensor([self.scale_x, self.scale_y] * 2)
-
-    def _offsets(self, like: Tensor) -> Tensor:
-        return like.new_tensor([self.pad_x, self.pad_y] * 2)

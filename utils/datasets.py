@@ -6,7 +6,7 @@ Targets are (T, 6) float32: image index in the batch, class, cx, cy, w, h relati
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.augmentations import GREY, Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
-from utils.boxes import Letterbox
+from utils.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
+from utils.letterbox import letterbox, planes
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 MULTI_SCALE = (0.7, 1.3)  # range of the input size under --multiscale_training, relative to the nominal one
@@ -123,17 +123,6 @@ def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
-    """Fit an RGB image, centred on grey, into (width, height) `size`: (H, W, 3) uint8, and how boxes go there and back."""
-    fit = Letterbox.fit(image.shape[1], image.shape[0], *size)
-    width, height = fit.resized
-    shrinks = width < image.shape[1]
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    canvas = np.full((size[1], size[0], 3), GREY, np.uint8)
-    canvas[fit.pad_y:fit.pad_y + height, fit.pad_x:fit.pad_x + width] = resized
-    return canvas, fit
-
-
 @dataclass
 class ListDataset(Dataset):
     """Images and boxes of a list file or folder, letterboxed to (width, height) `size`, augmented when told to.
@@ -167,7 +156,7 @@ class ListDataset(Dataset):
             self.labels.append(labels)
         if not self.images:
             raise DataError(f"{self.source}: found no usable image ({len(self.skipped)} skipped), expected at least one")
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict = {}
         self._cache_bytes = 0
 
     def __len__(self) -> int:
@@ -185,27 +174,44 @@ class ListDataset(Dataset):
             raise DataError(f"{self.source}: found no box in {len(self)} images, expected labels such as {label_path(self.images[0])}")
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels); kept in memory up to cache_gb a process."""
-        image = self._cache.get(index)
-        if image is None:
-            image = read_image(self.images[index], max_side=int(max(self.size) * MULTI_SCALE[1]))
-            if self._cache_bytes + image.nbytes <= self.cache_gb * 2**30:
-                self._cache[index] = image
-                self._cache_bytes += image.nbytes
-        height, width = image.shape[:2]
+        """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), for augmentation alone.
+
+        A large picture comes shrunk to what the largest input needs: it will be warped anyway, and less is warped and
+        kept. What is not augmented never comes through here, since shrinking twice gives other pixels (see `plain`).
+        """
+        largest = int(max(self.size) * MULTI_SCALE[1])
+        image, _ = self._kept(index, lambda: (read_image(self.images[index], largest), None))
+        return image, self._boxes(index, image.shape[1], image.shape[0])
+
+    def plain(self, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(RGB input of (width, height) `size`, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), as detect.py sees it."""
+        canvas, fit = self._kept((index, size), lambda: letterbox(read_image(self.images[index]), size))
+        boxes = torch.from_numpy(self._boxes(index, fit.width, fit.height))
+        return canvas, torch.cat([boxes[:, :1], fit.to_input(boxes[:, 1:])], dim=1).numpy()
+
+    def _kept(self, key, make: Callable[[], tuple]) -> tuple:
+        """What `make` gives for `key`, an image first; kept in memory up to cache_gb per process."""
+        if key in self._cache:
+            return self._cache[key]
+        made = make()
+        if self._cache_bytes + made[0].nbytes <= self.cache_gb * 2**30:
+            self._cache[key] = made
+            self._cache_bytes += made[0].nbytes
+        return made
+
+    def _boxes(self, index: int, width: int, height: int) -> np.ndarray:
         label, cx, cy, w, h = self.labels[index].T
-        boxes = np.stack([label, (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height], 1)
-        return image, boxes.astype(np.float32)
+        boxes = [label, (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
+        return np.stack(boxes, 1).astype(np.float32)
 
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Tensor]:
-        if isinstance(draw, Draw) and self.augmentation:
-            image, boxes = self._augmented(draw)
+        if not isinstance(draw, Draw):
+            image, boxes = self.plain(draw, self.size)
+        elif self.augmentation is None:
+            image, boxes = self.plain(draw.index, (draw.width, draw.height))
         else:
-            size = (draw.width, draw.height) if isinstance(draw, Draw) else self.size
-            source, boxes = self.load(draw.index if isinstance(draw, Draw) else draw)
-            image, fit = letterbox(source, size)
-            boxes = np.concatenate([boxes[:, :1], fit.to_input(torch.from_numpy(boxes[:, 1:])).numpy()], 1)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), _relative(boxes, image.shape[:2])
+            image, boxes = self._augmented(draw)
+        return planes(image), _relative(boxes, image.shape[:2])
 
     def _augmented(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         aug, size = self.augmentation, (draw.width, draw.height)
@@ -213,8 +219,10 @@ class ListDataset(Dataset):
         if rng.uniform() < aug.mosaic:
             others = rng.integers(len(self), size=3)
             image, boxes = augment_mosaic([self.load(i) for i in (draw.index, *others)], size, rng, aug)
-        else:
+        elif aug.warps:
             image, boxes = augment_one(*self.load(draw.index), size, rng, aug)
+        else:
+            image, boxes = self.plain(draw.index, size)
         if rng.uniform() < aug.flip:
             image, boxes = flip_horizontal(image, boxes)
         image = jitter_colour(image, rng, aug.hsv) if any(aug.hsv) else image
@@ -234,12 +242,6 @@ def collate(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     images = torch.stack([image for image, _ in batch])
     targets = [torch.cat([torch.full((len(boxes), 1), float(i)), boxes], 1) for i, (_, boxes) in enumerate(batch)]
     return images, torch.cat(targets)
-
-
-def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 in 0..1 on `device`, channels last."""
-    images = images.to(device, non_blocking=True)
-    return images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
 
 
 class TrainSampler(Sampler):

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from utils.backends import Predict
-from utils.datasets import IMAGE_SUFFIXES, DataError, letterbox, read_image, to_input
+from utils.datasets import IMAGE_SUFFIXES, DataError, read_image
+from utils.letterbox import letterbox, planes, to_input
 from utils.nms import non_max_suppression
 from utils.data_config import parse_data_config, read_names
 from utils.writing import replacing, write_json
@@ -45,8 +46,8 @@ class Detector:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) RGB of type uint8")
         canvas, fit = letterbox(image, self.size)
-        batch = torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None]
-        rows = non_max_suppression(self.predict(to_input(batch, self.device)).float(), self.conf_thres, self.nms_thres)[0].cpu()
+        predictions = self.predict(to_input(planes(canvas)[None], self.device)).float()
+        rows = non_max_suppression(predictions, self.conf_thres, self.nms_thres)[0].cpu()
         rows = rows[rows[:, 4] >= self.conf_thres]
         return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms, score_compat
-from utils.datasets import to_input
+from utils.letterbox import to_input
 from utils.metrics import EvalResult, score
 from utils.nms import non_max_suppression
 

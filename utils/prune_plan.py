@@ -8,7 +8,7 @@ from torch import nn
 
 from utils import prune_scores, prune_search, sparsity
 from utils.channel_cost import saved_macs, seconds_per_mac
-from utils.datasets import to_input
+from utils.letterbox import to_input
 from utils.deviation import TOLERANCE, deviation
 from utils.evaluate import evaluate
 from utils.loss import yolo_loss

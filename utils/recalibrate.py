@@ -5,7 +5,7 @@ from typing import Iterable
 import torch
 from torch import nn
 
-from utils.datasets import to_input
+from utils.letterbox import to_input
 
 
 @torch.no_grad()

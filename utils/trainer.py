@@ -17,10 +17,11 @@ from utils.augmentations import AUGMENTATIONS, Augmentation
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import WeightsError
-from utils.datasets import TrainSampler, evaluation_loader, to_input, training_loader
+from utils.datasets import TrainSampler, evaluation_loader, training_loader
 from utils.distill import distillation_loss, load_teacher
 from utils.ema import ModelEma
 from utils.evaluate import ScoreOptions, evaluate
+from utils.letterbox import to_input
 from utils.loss import LossOptions, LossParts, yolo_loss
 from utils.metrics import EvalResult
 from utils.plots import plot_training

@@ -1,0 +1,94 @@
+"""How a picture becomes the network's input: the one place, so that training, scoring, detection and exports agree.
+
+    image = read_image(path)                     # (H, W, 3) uint8 RGB
+    canvas, fit = letterbox(image, size)         # (height, width, 3) uint8, and the way of boxes there and back
+    images = to_input(planes(canvas)[None], device)   # (1, 3, height, width) float32 in 0..1
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+GREY = 127  # letterbox border, as Darknet's 0.5
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How an image of (width, height) pixels lies in the network's input: resized by `scale`, border on both sides.
+
+    The resized image has a whole number of pixels, so its two axes are scaled by slightly different factors
+    (`scale_x`, `scale_y`). Boxes go through these, which makes the way there and back exact.
+    """
+
+    scale: float  # network pixels per image pixel, before rounding to whole pixels
+    pad_x: int  # network pixels left of the image; an odd remainder lies on the right
+    pad_y: int  # network pixels above the image; an odd remainder lies below
+    width: int  # of the original image, pixels
+    height: int
+
+    @classmethod
+    def fit(cls, width: int, height: int, size_w: int, size_h: int) -> "Letterbox":
+        """The largest centred placement of a (width, height) image in a (size_w, size_h) input, aspect kept."""
+        if min(width, height, size_w, size_h) < 1:
+            raise ValueError(f"cannot fit {width} x {height} pixels in {size_w} x {size_h}; all sides must be >= 1")
+        scale = min(size_w / width, size_h / height)
+        resized_w, resized_h = cls(scale, 0, 0, width, height).resized
+        return cls(scale, (size_w - resized_w) // 2, (size_h - resized_h) // 2, width, height)
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(width, height) of the resized image in whole network pixels, at least 1 each."""
+        return max(1, round(self.width * self.scale)), max(1, round(self.height * self.scale))
+
+    @property
+    def scale_x(self) -> float:
+        """Network pixels per image pixel along x, after rounding."""
+        return self.resized[0] / self.width
+
+    @property
+    def scale_y(self) -> float:
+        """Network pixels per image pixel along y, after rounding."""
+        return self.resized[1] / self.height
+
+    def to_input(self, boxes_xyxy_px: Tensor) -> Tensor:
+        """(..., 4) x1, y1, x2, y2 in pixels of the image -> the same boxes in pixels of the network's input."""
+        return boxes_xyxy_px * self._factors(boxes_xyxy_px) + self._offsets(boxes_xyxy_px)
+
+    def to_image(self, boxes_xyxy_px: Tensor) -> Tensor:
+        """(..., 4) x1, y1, x2, y2 in pixels of the network's input -> pixels of the image, clipped to the image."""
+        boxes = (boxes_xyxy_px - self._offsets(boxes_xyxy_px)) / self._factors(boxes_xyxy_px)
+        return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([self.width, self.height] * 2))
+
+    def _factors(self, like: Tensor) -> Tensor:
+        return like.new_tensor([self.scale_x, self.scale_y] * 2)
+
+    def _offsets(self, like: Tensor) -> Tensor:
+        return like.new_tensor([self.pad_x, self.pad_y] * 2)
+
+
+def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
+    """Fit an RGB image, centred on grey, into (width, height) `size`: (H, W, 3) uint8, and how boxes go there and back.
+
+    One resize straight from the image as decoded: shrunk by area (linear sampling would alias), enlarged linearly.
+    """
+    fit = Letterbox.fit(image.shape[1], image.shape[0], *size)
+    width, height = fit.resized
+    shrinks = width < image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    canvas = np.full((size[1], size[0], 3), GREY, np.uint8)
+    canvas[fit.pad_y:fit.pad_y + height, fit.pad_x:fit.pad_x + width] = resized
+    return canvas, fit
+
+
+def planes(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 image -> (3, H, W) uint8 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def to_input(images: Tensor, device: torch.device) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 in 0..1 on `device`, channels last."""
+    images = images.to(device, non_blocking=True)
+    return images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
