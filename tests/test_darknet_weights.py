@@ -6,7 +6,7 @@ import torch
 from conftest import ROOT, randomise
 
 from models import Darknet
-from utils.darknet_weights import WeightsError
+from utils.darknet_weights import WeightsError, file_classes
 from utils.parse_config import parse_model_config, rebuild_heads
 
 
@@ -135,3 +135,75 @@ def test_a_failed_save_leaves_the_old_file(tiny_cfg, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         model.save_darknet_weights(path)
     assert path.read_bytes() == b"old"
+
+
+# ---- version 0.0.0, which has a header of four numbers by Darknet's rule and of five in the files of PyTorch ports
+
+def rewrite_header(path, *words):
+    path.write_bytes(np.array(words, "<i4").tobytes() + floats_of(path).tobytes())
+
+
+@pytest.mark.parametrize("words", [(0, 0, 0, 32000, 0), (0, 0, 0, 32000)])
+def test_version_0_0_0_is_read_with_the_header_that_fits(tiny_cfg, tmp_path, words):
+    model, other = Darknet(tiny_cfg), Darknet(tiny_cfg)
+    randomise(model)
+    model.save_darknet_weights(tmp_path / "a.weights")
+    rewrite_header(tmp_path / "a.weights", *words)
+    assert other.load_darknet_weights(tmp_path / "a.weights").kind == "full"
+    assert states_equal(model, other) and other.seen == 32000
+
+
+@pytest.mark.parametrize("words", [(0, 0, 0, 7, 0), (0, 0, 0, 7)])
+def test_backbones_and_other_heads_of_version_0_0_0_load(tiny_cfg, tmp_path, words):
+    defs = parse_model_config(tiny_cfg)
+    source = Darknet(rebuild_heads(defs, 80))
+    randomise(source)
+    source.save_darknet_weights(tmp_path / "a.weights")
+    first = sum(t.numel() for t in source.module_list[0].state_dict().values() if t.ndim)
+    for name, kind, floats in (("heads", "no heads", floats_of(tmp_path / "a.weights")), ("backbone", "backbone", floats_of(tmp_path / "a.weights")[:first])):
+        target = Darknet(defs)
+        (tmp_path / name).write_bytes(np.array(words, "<i4").tobytes() + floats.tobytes())
+        assert target.load_darknet_weights(tmp_path / name).kind == kind
+        assert torch.equal(target.module_list[0][0].weight, source.module_list[0][0].weight)
+    assert file_classes(tmp_path / "heads", defs) == 80 and file_classes(tmp_path / "backbone", defs) is None
+
+
+def test_the_file_of_a_port_loads_as_its_twin(shared):
+    case = shared / "field_cases" / "weights_header_0_0_0"
+    peer, ours = Darknet(case / "tiny.cfg"), Darknet(case / "tiny.cfg")
+    assert peer.load_darknet_weights(case / "peer.weights").kind == ours.load_darknet_weights(case / "ours.weights").kind == "full"
+    assert states_equal(peer, ours)
+
+
+@pytest.mark.parametrize("version", [(0, 0, 0), (0, 1, 0), (0, 2, 5)])
+def test_one_float_over_in_a_file_says_so(tiny_cfg, tmp_path, version):
+    model = Darknet(tiny_cfg)
+    model.save_darknet_weights(tmp_path / "a.weights")
+    count = (7,) if version == (0, 1, 0) else (7, 0)
+    (tmp_path / "b.weights").write_bytes(np.array(version + count, "<i4").tobytes() + floats_of(tmp_path / "a.weights").tobytes() + b"\0" * 4)
+    with pytest.raises(WeightsError, match=": 1 over"):
+        model.load_darknet_weights(tmp_path / "b.weights")
+
+
+def test_a_huge_file_is_refused_by_its_size_alone(tiny_cfg, tmp_path, monkeypatch):
+    path = tmp_path / "huge.weights"
+    with open(path, "wb") as file:
+        file.write(np.array([0, 2, 5, 0, 0], "<i4").tobytes())
+        file.truncate(9 * 2**30)  # sparse: takes no room
+    read, whole = np.fromfile, []
+    monkeypatch.setattr(np, "fromfile", lambda *args, **kw: whole.append(kw) if "offset" in kw else read(*args, **kw))
+    with pytest.raises(WeightsError, match="over"):
+        Darknet(tiny_cfg).load_darknet_weights(path)
+    assert not whole
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_refused_with_its_layer(tiny_cfg, tmp_path, value):
+    model, other = Darknet(tiny_cfg), Darknet(tiny_cfg)
+    layer_i = list(model.convolutions())[-1][0]
+    model.module_list[layer_i][0].bias.data[0] = value
+    model.save_darknet_weights(tmp_path / "a.weights")
+    before = {key: tensor.clone() for key, tensor in other.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"not a finite number in layer {layer_i}"):
+        other.load_darknet_weights(tmp_path / "a.weights")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in other.state_dict().items())

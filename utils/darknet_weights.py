@@ -2,7 +2,10 @@
 
 A header (major, minor, revision: int32; images seen: int64, or int32 in files older than 0.2), then float32s, layer by
 layer: with batch norm beta, gamma, running mean, running variance, else the bias; then the kernel (out, in, height, width).
-Source: darknet parser.c, load_weights_upto and load_convolutional_weights.
+Source: darknet parser.c, load_weights_upto and load_convolutional_weights. PyTorch ports (eriklindernoren/PyTorch-YOLOv3 and its
+forks) write version 0.0.0 with five int32s all the same, the last two being a count and 0.
+
+What a file holds is worked out from its size before its floats are read.
 """
 
 import os
@@ -13,14 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.parse_config import class_count, head_anchors, head_indices
+from utils.parse_config import class_count, head_anchors, head_indices, integer
+from utils.shapes import layer_costs
 from utils.writing import replacing
 
 HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i8")])  # what we write; read the same way from 0.2 on
+OLD_HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i4")])  # before 0.2
+MOST_CLASSES = 10_000  # of a file with other heads: YOLO9000 has 9,418; more is a file that fits by chance
 
 
 class WeightsError(ValueError):
-    """A weights file does not fit the net; the message says how many floats are over or missing."""
+    """A weights file does not fit the net, or holds no weights; the message says how many floats are over or missing."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +50,45 @@ def darknet_bytes(model: nn.Module) -> int:
     return HEADER.itemsize + 4 * sum(tensor.numel() for _, conv, bn in model.convolutions() for tensor in conv_tensors(conv, bn))
 
 
+@dataclass(frozen=True)
+class _Contents:
+    """What a file of a certain size holds: "full", "backbone" or "no heads", behind a header of that type."""
+
+    kind: str
+    header: np.dtype
+    sizes: dict[int, int]  # floats of each layer in the file, by layer index, in file order
+    classes: int | None  # of other heads than the net's
+
+
 def read_darknet_weights(model: nn.Module, path: str | os.PathLike) -> LoadReport:
     """Load `path` into `model` (a Darknet), all or nothing. Raises WeightsError or FileNotFoundError."""
-    path = Path(path)
-    floats, model_seen = _read_floats(path)
-    layers = {i: conv_tensors(conv, bn) for i, conv, bn in model.convolutions()}
-    sizes = {i: sum(tensor.numel() for tensor in tensors) for i, tensors in layers.items()}
-    total = sum(sizes.values())
-    if len(floats) == total:
+    path, defs = Path(path), model.module_defs
+    contents = _contents(path, defs)
+    floats = np.fromfile(path, "<f4", offset=contents.header.itemsize)
+    _check_finite(path, floats, contents.sizes)
+    layers = {i: conv_tensors(conv, bn) for i, conv, bn in model.convolutions() if i in contents.sizes}
+    if contents.kind == "full":
         report = LoadReport("full", len(layers), f"all {len(layers)} layers with weights")
-    elif (classes := _file_classes(model, sizes, len(floats))) is not None:
-        heads = _head_convolutions(model)
-        for i in heads:
-            sizes[i] = _head_floats(model, i, sizes[i], classes)
-            layers[i] = []
-        report = LoadReport("no heads", len(layers) - len(heads), f"all but the {len(heads)} heads, which were made for "
-                            f"{classes} classes and start from scratch for {class_count(model.module_defs)}")
-    elif (count := _boundary(sizes, len(floats))) is not None:
-        layers = dict(list(layers.items())[:count])
-        report = LoadReport("backbone", count, f"the first {count} of {len(sizes)} layers with weights; the others start from scratch")
+    elif contents.kind == "backbone":
+        count = len(list(model.convolutions()))
+        report = LoadReport("backbone", len(layers), f"the first {len(layers)} of {count} layers with weights; the others start from scratch")
     else:
-        difference = len(floats) - total
-        raise WeightsError(f"{path}: found {len(floats):,} floats, expected {total:,}: {abs(difference):,} "
-                           f"{'over' if difference > 0 else 'missing'}; is this the cfg these weights were trained with?")
-    _copy(layers, sizes, floats)
-    model.seen = model_seen
+        heads = _head_convolutions(defs)
+        layers |= {i: [] for i in heads}
+        report = LoadReport("no heads", len(layers) - len(heads), f"all but the {len(heads)} heads, which were made for "
+                            f"{contents.classes} classes and start from scratch for {class_count(defs)}")
+    _copy(layers, contents.sizes, floats)
+    model.seen = int(np.fromfile(path, contents.header, 1)["seen"][0])
     return report
+
+
+def file_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
+    """The class count of the heads in a .weights file of the net `defs`; None where it holds none (a backbone).
+
+    Worked out from the file's size. Raises WeightsError or FileNotFoundError where the file does not fit, whatever the class count.
+    """
+    contents = _contents(Path(path), defs)
+    return class_count(defs) if contents.kind == "full" else contents.classes
 
 
 def write_darknet_weights(model: nn.Module, path: str | os.PathLike) -> None:
@@ -81,19 +100,70 @@ def write_darknet_weights(model: nn.Module, path: str | os.PathLike) -> None:
                 tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tofile(file)
 
 
-def _read_floats(path: Path) -> tuple[np.ndarray, int]:
-    """(floats after the header, images seen)."""
+def _contents(path: Path, defs: list[dict]) -> _Contents:
+    """What the file holds for the net `defs`, by its size."""
+    headers = _headers(path)
+    sizes, floats = _layer_floats(defs), {header: (path.stat().st_size - header.itemsize) // 4 for header in headers}
+    for found in (_full, _other_heads, _backbone):
+        for header in headers:
+            if (contents := found(header, defs, sizes, floats[header])) is not None:
+                return contents
+    count, total = floats[headers[0]], sum(sizes.values())
+    raise WeightsError(f"{path}: found {count:,} floats, expected {total:,}: {abs(count - total):,} {'over' if count > total else 'missing'}; "
+                       "is this the cfg these weights were trained with?")
+
+
+def _headers(path: Path) -> list[np.dtype]:
+    """The headers that the file can have, the likelier one first."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
-    data = path.read_bytes()
-    version = np.frombuffer(data[:12], "<i4") if len(data) >= 16 else None
-    if version is None or not (0 <= version[0] < 1000 and 0 <= version[1] < 1000):
+    size, start = path.stat().st_size, np.fromfile(path, "<i4", 3)
+    if size < OLD_HEADER.itemsize or not (0 <= start[0] < 1000 and 0 <= start[1] < 1000):
         raise WeightsError(f"{path}: found no Darknet header, expected major, minor, revision and a count of images")
-    wide = version[0] * 10 + version[1] >= 2  # darknet reads a 32-bit count in older files
-    header = 20 if wide else 16
-    if len(data) < header or (len(data) - header) % 4:
-        raise WeightsError(f"{path}: found {len(data):,} bytes, expected {header} and a multiple of 4: the file is cut off")
-    return np.frombuffer(data, "<f4", offset=header), int(np.frombuffer(data[12:header], "<i8" if wide else "<i4")[0])
+    if start[0] * 10 + start[1] >= 2:
+        headers = [HEADER]
+    else:
+        headers = [OLD_HEADER] if start.any() else [HEADER, OLD_HEADER]
+    if size < headers[0].itemsize or size % 4:
+        raise WeightsError(f"{path}: found {size:,} bytes, expected {headers[0].itemsize} and a multiple of 4: the file is cut off")
+    return headers
+
+
+def _layer_floats(defs: list[dict]) -> dict[int, int]:
+    """Floats of each convolution in a file, by layer index."""
+    statistics = lambda section: 2 * integer(section, "filters") if integer(section, "batch_normalize") else 0
+    return {i: cost.parameters + statistics(section) for i, (section, cost) in enumerate(zip(defs[1:], layer_costs(defs)))
+            if section["type"] == "convolutional"}
+
+
+def _full(header: np.dtype, defs: list[dict], sizes: dict[int, int], found: int) -> _Contents | None:
+    return _Contents("full", header, sizes, None) if found == sum(sizes.values()) else None
+
+
+def _other_heads(header: np.dtype, defs: list[dict], sizes: dict[int, int], found: int) -> _Contents | None:
+    """The net with heads of the class count for which it needs exactly `found` floats. The total is linear in it."""
+    heads = [i for i in _head_convolutions(defs) if i in sizes]
+    if not heads or len(heads) != len(head_indices(defs)):
+        return None
+    changed = lambda classes: sizes | {i: _head_floats(defs, i, sizes[i], classes) for i in heads}
+    total = lambda classes: sum(changed(classes).values())
+    classes, rest = divmod(found - total(0), total(1) - total(0))
+    return _Contents("no heads", header, changed(classes), classes) if rest == 0 and 1 <= classes <= MOST_CLASSES else None
+
+
+def _backbone(header: np.dtype, defs: list[dict], sizes: dict[int, int], found: int) -> _Contents | None:
+    """The first layers that `found` floats fill exactly."""
+    match = np.flatnonzero(np.cumsum(list(sizes.values())) == found)
+    return _Contents("backbone", header, dict(list(sizes.items())[:int(match[0]) + 1]), None) if len(match) else None
+
+
+def _check_finite(path: Path, floats: np.ndarray, sizes: dict[int, int]) -> None:
+    if np.isfinite(floats.sum(dtype=np.float64)):  # a sum of float32s cannot leave the range of float64
+        return
+    ends = np.cumsum(list(sizes.values()))
+    layer_i = list(sizes)[int(np.searchsorted(ends, np.flatnonzero(~np.isfinite(floats))[0], side="right"))]
+    raise WeightsError(f"{path}: found a weight that is not a finite number in layer {layer_i}, expected finite ones: these weights are "
+                       "damaged, or those of a training that diverged")
 
 
 def _copy(layers: dict[int, list[Tensor]], sizes: dict[int, int], floats: np.ndarray) -> None:
@@ -109,29 +179,11 @@ def _copy(layers: dict[int, list[Tensor]], sizes: dict[int, int], floats: np.nda
             start += sizes[i]
 
 
-def _head_convolutions(model: nn.Module) -> list[int]:
-    return [i - 1 for i in head_indices(model.module_defs)]
+def _head_convolutions(defs: list[dict]) -> list[int]:
+    return [i - 1 for i in head_indices(defs)]
 
 
-def _head_floats(model: nn.Module, conv_i: int, floats: int, classes: int) -> int:
+def _head_floats(defs: list[dict], conv_i: int, floats: int, classes: int) -> int:
     """Floats of head convolution `conv_i` if it were made for `classes` classes."""
-    filters = int(model.module_defs[1 + conv_i]["filters"])
-    return floats // filters * len(head_anchors(model.module_defs[2 + conv_i])) * (5 + classes)
-
-
-def _file_classes(model: nn.Module, sizes: dict[int, int], found: int) -> int | None:
-    """The class count for which this net would need exactly `found` floats, or None. The total is linear in it."""
-    heads = [i for i in _head_convolutions(model) if i in sizes]
-    if not heads or len(heads) != len(head_indices(model.module_defs)):
-        return None
-    total = lambda classes: sum(sizes.values()) + sum(_head_floats(model, i, sizes[i], classes) - sizes[i] for i in heads)
-    per_class = total(1) - total(0)
-    classes, rest = divmod(found - total(0), per_class)
-    return classes if rest == 0 and classes >= 1 else None
-
-
-def _boundary(sizes: dict[int, int], found: int) -> int | None:
-    """How many whole layers `found` floats fill exactly, or None."""
-    ends = np.cumsum(list(sizes.values()))
-    match = np.flatnonzero(ends == found)
-    return int(match[0]) + 1 if len(match) else None
+    filters = integer(defs[1 + conv_i], "filters")
+    return floats // filters * len(head_anchors(defs[2 + conv_i])) * (5 + classes)
