@@ -1,0 +1,145 @@
+"""Checkpoints of this program and of others: what loads, under which names, and what each wrong one is told."""
+
+import argparse
+import re
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise
+
+from models import Darknet
+from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_classes, weights_content
+from utils.parse_config import parse_model_config, rebuild_heads
+
+
+@pytest.fixture
+def net(tiny_cfg):
+    model = Darknet(tiny_cfg)
+    randomise(model)
+    return model
+
+
+def assert_loads(cfg, net, path, atol=0.0):
+    other = Darknet(cfg)
+    load_weights(other, path)
+    for key, value in net.state_dict().items():
+        assert torch.allclose(other.state_dict()[key], value, atol=atol, rtol=atol), key
+
+
+def renamed(state, change):
+    return OrderedDict((change(key), value) for key, value in state.items())
+
+
+def ultralytics(key):
+    return re.sub(r"batch_norm_\d+", "BatchNorm2d", re.sub(r"conv_\d+", "Conv2d", key))
+
+
+NAMINGS = {"plain": lambda key: key, "DataParallel": lambda key: f"module.{key}", "nested": lambda key: f"module.model.{key}",
+           "ultralytics": ultralytics, "ultralytics DataParallel": lambda key: f"module.{ultralytics(key)}",
+           "marvis": lambda key: re.sub(r"module_list\.(\d+)\.(?:conv_\d+|batch_norm_\d+)", lambda m: f"models.{m[1]}.{'bn' if 'batch' in m[0] else 'conv'}7", key),
+           "numbered": lambda key: re.sub(r"conv_\d+", "0", re.sub(r"batch_norm_\d+", "1", key))}
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_keys_of_other_ports_are_understood(tiny_cfg, net, tmp_path, naming):
+    torch.save(renamed(net.state_dict(), NAMINGS[naming]), tmp_path / "a.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"ema": s}, lambda s: {"model_state_dict": s, "optimizer": {}},
+    lambda s: {"ema": {"module": s, "updates": 7}}, lambda s: {"model": {"state_dict": s}}, lambda s: {"ema": None, "model": s},
+    lambda s: {"model": {key: torch.zeros_like(value) for key, value in s.items()}, "ema": s}])
+def test_wrappers_are_taken_off_and_the_average_is_preferred(tiny_cfg, net, tmp_path, wrap):
+    torch.save(wrap(net.state_dict()), tmp_path / "a.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "a.pth")
+
+
+def test_counts_of_batches_may_be_missing_and_of_operations_left_over(tiny_cfg, net, tmp_path):
+    state = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(state | {"total_ops": torch.zeros(1), "module_list.0.total_params": torch.zeros(1)}, tmp_path / "a.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("dtype, off", [(torch.float16, 1e-2), (torch.bfloat16, 2e-2), (torch.float64, 0)])
+def test_other_precisions_load_as_float32(tiny_cfg, net, tmp_path, dtype, off):
+    torch.save({key: value.to(dtype) if value.is_floating_point() else value for key, value in net.state_dict().items()}, tmp_path / "a.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "a.pth", off)
+
+
+def test_numbers_arrays_and_arguments_beside_the_weights_do_no_harm(tiny_cfg, net, tmp_path):
+    torch.save({"model": net.state_dict(), "best_fitness": np.float64(0.3), "step": np.int64(2), "curve": np.zeros(3),
+                "opt": argparse.Namespace(lr=0.1), "names": ["hand"]}, tmp_path / "a.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["names"] == ["hand"]
+    torch.save({key: value.numpy() for key, value in net.state_dict().items()}, tmp_path / "arrays.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "arrays.pth")
+
+
+def test_the_files_of_forks_load(shared):
+    case = shared / "field_cases" / "checkpoints_of_forks"
+    plain = Darknet(case / "tiny.cfg")
+    load_weights(plain, case / "plain.pth")
+    for name in ("dataparallel.pth", "ultralytics.pt", "state_dict.pth"):
+        assert_loads(case / "tiny.cfg", plain, case / name)
+
+
+def test_a_pickled_module_is_refused_and_a_state_dict_asked_for(tiny_cfg, net, tmp_path):
+    for content in (net, {"model": net, "epoch": 1}):
+        torch.save(content, tmp_path / "whole.pth")
+        with pytest.raises(CheckpointError, match=r"pickled object of the class models\.Darknet, expected a state_dict"):
+            load_weights(Darknet(tiny_cfg), tmp_path / "whole.pth")
+
+
+def test_no_code_of_a_pickle_runs(tiny_cfg, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return eval, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match="pickled object of the class"):
+        load_weights(Darknet(tiny_cfg), tmp_path / "trap.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def without_layer(state):
+    return {key: value for key, value in state.items() if not key.startswith("module_list.3.")}
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda m: without_layer(m.state_dict()), r"found nothing for layer 3 .*expected \(16, 8, 3, 3\): the file does not hold"),
+    (lambda m: m.state_dict() | {"module_list.3.conv_3.weight": torch.zeros(4, 8, 3, 3)},
+     r"found \(4, 8, 3, 3\) in layer 3 .*expected \(16, 8, 3, 3\).*use the cfg"),
+    (lambda m: m.state_dict() | {"module_list.99.conv_99.weight": torch.zeros(4)}, r"found module_list.99.conv_99.weight .*use the cfg"),
+    (lambda m: m.state_dict() | {"module_list.3.conv_3.weight": [1, 2]}, "found a list as module_list.3.conv_3.weight, expected a tensor"),
+    (lambda m: m.state_dict() | {"module_list.3.batch_norm_3.bias": torch.full((16,), float("nan"))}, "not a finite number in layer 3"),
+    (lambda m: {"backbone.conv1.weight": torch.zeros(3)}, "found the keys backbone.conv1.weight, expected a state_dict of a Darknet"),
+    (lambda m: {}, "found the keys nothing"),
+    (lambda m: {"model": "yolo", "epoch": 1}, "found the keys model, epoch"),
+    (lambda m: [1, 2], "found a list, expected a checkpoint"),
+    (lambda m: torch.zeros(3), "found a Tensor, expected a checkpoint"),
+    (lambda m: weights_content(m, "a.cfg", "r") | {"module_defs": ["net", "yolo"]}, r"found module_defs of \['str'\], expected a list of cfg sections"),
+    (lambda m: weights_content(m, "a.cfg", "r") | {"module_defs": {"net": 1}}, "found module_defs of dict"),
+    (lambda m: weights_content(m, "a.cfg", "r") | {"model": None}, "found model of type NoneType"),
+    (lambda m: weights_content(m, "a.cfg", "r") | {"seen": "many"}, "found seen of type str, expected int"),
+    (lambda m: weights_content(m, "a.cfg", "r") | {"size": 64}, "found size of type int, expected list or tuple"),
+])
+def test_a_wrong_checkpoint_is_one_line_and_changes_nothing(tiny_cfg, net, tmp_path, make, words):
+    torch.save(make(net), tmp_path / "a.pth")
+    other = Darknet(tiny_cfg)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_weights(other, tmp_path / "a.pth")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path / "a.pth"))
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_the_class_count_is_that_of_the_weights_whatever_the_kind_of_file(tiny_cfg, tmp_path, wrapped):
+    defs = parse_model_config(tiny_cfg)
+    source = Darknet(rebuild_heads(defs, 5))
+    save_checkpoint(tmp_path / "a.pth", weights_content(source, "a.cfg", "r") if wrapped else source.state_dict())
+    source.save_darknet_weights(tmp_path / "a.weights")
+    assert weights_classes(tmp_path / "a.pth", defs) == weights_classes(tmp_path / "a.weights", defs) == 5
