@@ -35,7 +35,8 @@ def main() -> None:
     args = parse_args()
     from models import Darknet
     from utils.backends import make_backend
-    from utils.detection import Detector, class_names, expected_images, run_source, write_results
+    from utils.deploy.sources import expand
+    from utils.detection import Detector, class_names, expected_images, run, write_results
     from utils.parse_config import class_count
     from utils.setup import load_net
 
@@ -43,13 +44,12 @@ def main() -> None:
     cfg = cli.resolve_cfg(args.cfg)
     weights = args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth"
     net = load_net(cfg, weights, Darknet, args.img_size)
+    items = [item for source in args.source for item in expand(source, args.out)]
     names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
-    backend, predict = make_backend(args.backend, net.model.to(device), net.size, expected_images(args.source, args.max_frames))
+    backend, predict = make_backend(args.backend, net.model.to(device), net.size, expected_images(items, args.max_frames))
     print(f"{cfg}, {weights}: {net.words}; {net.size[0]}x{net.size[1]} on {device}, by {backend}")
     detector = Detector(net.model, names, net.size, predict, args.conf_thres, args.nms_thres)
-    taken: set[str] = set()
-    results = [row for source in args.source for row in run_source(detector, names, source, args, taken)]
-    write_results(results, args.out)
+    write_results(run(detector, items, args.out, args.max_frames, args.skip_bad), args.out)
 
 
 if __name__ == "__main__":

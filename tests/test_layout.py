@@ -48,7 +48,7 @@ def test_model_needs_only_cfg_weights_and_shapes():
 
 def test_every_import_is_a_requirement_or_the_standard_library():
     """A package that a machine happens to have would hide a missing line."""
-    packages = {"cv2": "opencv-python", "yaml": "PyYAML", "torch_pruning": "torch-pruning"}
+    packages = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "torch_pruning": "torch-pruning"}
     listed = "".join((ROOT / name).read_text().lower() for name in ("requirements.txt", "requirements-dev.txt", "requirements-optional.txt"))
     for path in [*FILES, *ROOT.glob("tests/*.py")]:
         for name in {name.split(".")[0] for name in imports_of(path)}:

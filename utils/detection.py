@@ -1,12 +1,11 @@
-"""The steps of detect.py: a loaded detector, sources of pictures, drawing."""
+"""The steps of detect.py: a net ready for inference, run on pictures and films, and what is written about them."""
 
-import argparse
-import glob
+import itertools
 import math
 import os
 import time
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -14,21 +13,21 @@ import torch
 from torch import nn
 
 from utils.backends import Predict
-from utils.datasets import IMAGE_SUFFIXES, DataError, read_image
+from utils.data_config import parse_data_config, read_names
+from utils.datasets import DataError
+from utils.deploy.drawing import draw
+from utils.deploy.sources import Item, frame_count, frames, read_picture
 from utils.letterbox import letterbox, planes, to_input
 from utils.nms import non_max_suppression
-from utils.data_config import parse_data_config, read_names
+from utils.tables import counted
 from utils.writing import replacing, write_json
-
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
-PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 89, 182), (26, 188, 156), (230, 126, 34)]
 
 
 class Detector:
     """A network ready for inference, its class names and its thresholds.
 
-    model: a Darknet on its device; size: (width, height) of its input in pixels; predict: what runs it (utils.backends), by default
-    the model itself with its batch norms folded.
+    model: a Darknet on its device; size: (width, height) of its input in pixels; predict: what runs it
+    (utils.backends), by default the model itself with its batch norms folded.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
@@ -40,11 +39,12 @@ class Detector:
 
     @torch.inference_mode()
     def detect(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
-        """(H, W, 3) RGB uint8, or the path of an image -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
+        """(H, W, 3) RGB uint8, or an image's path -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
         if isinstance(image, (str, os.PathLike)):
-            image = read_image(Path(image))
+            image = read_picture(Path(image))
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) RGB of type uint8")
+            raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) "
+                             "RGB of type uint8")
         canvas, fit = letterbox(image, self.size)
         predictions = self.predict(to_input(planes(canvas)[None], self.device)).float()
         rows = non_max_suppression(predictions, self.conf_thres, self.nms_thres)[0].cpu()
@@ -55,7 +55,7 @@ class Detector:
 
 
 def class_names(path: str | None, data: str | None, known: Sequence[str] | None, classes: int) -> list[str]:
-    """Names of the names file `path`, or of the data description `data`, else those that the net is known by, else class0, class1, ...
+    """Names of the names file `path`, or of the data description `data`, else `known`, the net's own, else class0, ...
 
     Raises ValueError on a wrong count.
     """
@@ -70,127 +70,93 @@ def numbered_names(classes: int) -> list[str]:
     return [f"class{i}" for i in range(classes)]
 
 
-def draw(image: np.ndarray, rows: np.ndarray, names: list[str]) -> np.ndarray:
-    """A copy of the RGB image with its boxes, each labelled with class and score."""
-    picture = image.copy()
-    thick = max(round(max(image.shape[:2]) / 320), 1)
-    scale = max(max(image.shape[:2]) / 1100, 0.35)
-    for x1, y1, x2, y2, score, label in rows:
-        colour = PALETTE[int(label) % len(PALETTE)]
-        corner, opposite = (int(x1), int(y1)), (int(x2), int(y2))
-        cv2.rectangle(picture, corner, opposite, colour, thick, cv2.LINE_AA)
-        text = f"{names[int(label)]} {score:.2f}"
-        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        top = max(corner[1] - height - base, 0)
-        left = max(min(corner[0], image.shape[1] - width), 0)
-        cv2.rectangle(picture, (left, top), (left + width, top + height + base), colour, -1)
-        cv2.putText(picture, text, (left, top + height), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
-    return picture
-
-
-def run_source(detector: Detector, names: list[str], source: str, args: argparse.Namespace, taken: set[str]) -> list[dict]:
-    """Detect in one --source; drawn pictures go to args.out, under names not in `taken` (which grows). Returns a result a
-    picture or frame."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    if is_video(source):
-        return _run_video(detector, names, source, args, taken)
-    return _run_images(detector, names, image_paths(source), args, taken)
-
-
-def is_video(source: str) -> bool:
-    """Whether a --source is a camera number or a video file."""
-    return source.isdigit() or Path(source).suffix.lower() in VIDEO_SUFFIXES
-
-
-def expected_images(sources: list[str], max_frames: int = 0) -> float:
+def expected_images(items: Sequence[Item], max_frames: int = 0) -> float:
     """How many pictures and frames there are in all; a camera never ends, unless max_frames ends it."""
-    return sum(_frame_count(source, max_frames or math.inf) if is_video(source) else len(image_paths(source)) for source in sources)
+    return sum(min(frame_count(item), (max_frames or math.inf) if item.is_film else 1) for item in items)
 
 
-def _frame_count(source: str, limit: float) -> float:
-    frames = math.inf if source.isdigit() else cv2.VideoCapture(source).get(cv2.CAP_PROP_FRAME_COUNT)
-    return min(max(frames, 0), limit)  # a damaged file may count below 0
+def run(detector: Detector, items: Sequence[Item], out: Path, max_frames: int = 0,
+        skip_bad: bool = False) -> list[dict]:
+    """Detect in all `items`; the drawn pictures and films go to `out`. Returns a result per picture or frame.
 
-
-def image_paths(source: str) -> list[Path]:
-    """Images of a file, folder (not its subfolders) or glob. Raises DataError when there is none."""
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
-    images = sorted(p for p in found if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise DataError(f"--source {source}: found no image, expected an image, a folder, a glob, a video or a camera number")
-    return images
-
-
-def _run_images(detector: Detector, names: list[str], paths: list[Path], args: argparse.Namespace, taken: set[str]) -> list[dict]:
-    sources = {path.resolve() for path in paths}
-    results = []
-    for path in paths:
+    max_frames: where to end a film, 0: at its end. Raises DataError on what cannot be read; with skip_bad says so and
+    goes on.
+    """
+    taken = {item.path.resolve() for item in items if item.path}  # no source is overwritten, should `out` hold it
+    results, skipped = [], 0
+    for item in items:
         try:
-            image = read_image(path)
+            if item.is_film:
+                results += _run_film(detector, item, out, max_frames, taken)
+            else:
+                results.append(_run_image(detector, item, out, taken))
         except DataError as error:
-            if not args.skip_bad:
+            if not skip_bad:
                 raise
             print(f"skipped: {error}")
-            continue
-        started = time.perf_counter()
-        rows = detector(image)
-        seconds = time.perf_counter() - started
-        name = f"{path.stem}.png" if path.suffix.lower() in (".png", ".bmp") else f"{path.stem}.jpg"
-        target = _free_path(args.out / name, taken, sources)
-        write_picture(target, draw(image, rows, names))
-        print(f"{path}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {target}")
-        results.append(_result(path.as_posix(), image, rows, names))
+            skipped += 1
+    if skipped:
+        print(f"{skipped} of {len(items)} sources skipped")
     return results
 
 
-def _free_path(path: Path, taken: set[str], sources: set[Path]) -> Path:
-    """`path`, with _ before its name while that is `taken` (which grows) or would overwrite a source: two folders may hold files of the
-    same name, and the output folder may be one of them."""
-    while path.name in taken or path.resolve() in sources:
+def _run_image(detector: Detector, item: Item, out: Path, taken: set[Path]) -> dict:
+    image = read_picture(item.path)
+    started = time.perf_counter()
+    rows = detector.detect(image)
+    seconds = time.perf_counter() - started
+    suffix = ".png" if item.path.suffix.lower() in (".png", ".bmp", ".gif") else ".jpg"
+    target = _free_path(out / f"{item.name}{suffix}", taken)
+    write_picture(target, draw(image, rows, detector.names))
+    print(f"{item.where}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {target}")
+    return _result(item, image, rows, detector.names)
+
+
+def _free_path(path: Path, taken: set[Path]) -> Path:
+    """`path`, with _ before its name while it is `taken` (which grows), as where two sources hold files of one name."""
+    while path.resolve() in taken:
         path = path.with_name(f"_{path.name}")
-    taken.add(path.name)
+    taken.add(path.resolve())
     return path
 
 
-def _frames(source: str, limit: int) -> Iterator[tuple[int, np.ndarray, float]]:
-    """(number, RGB frame, frames a second) of a video file or camera."""
-    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
-    if not capture.isOpened():
-        raise DataError(f"--source {source}: cannot be opened, expected a {'camera' if source.isdigit() else 'video'}")
-    rate, number = capture.get(cv2.CAP_PROP_FPS) or 25.0, 0
-    try:
-        while (not limit or number < limit) and (step := capture.read())[0]:
-            yield number, cv2.cvtColor(step[1], cv2.COLOR_BGR2RGB), rate
-            number += 1
-    finally:
-        capture.release()
-
-
-def _run_video(detector: Detector, names: list[str], source: str, args: argparse.Namespace, taken: set[str]) -> list[dict]:
-    name = f"camera{source}" if source.isdigit() else Path(source).stem
-    target = _free_path(args.out / f"{name}_detected.mp4", taken, {Path(source).resolve()})
+def _run_film(detector: Detector, item: Item, out: Path, max_frames: int, taken: set[Path]) -> list[dict]:
+    target = _free_path(out / f"{item.name}_detected.mp4", taken)
     writer, results, started = None, [], time.perf_counter()
     try:
-        for number, frame, rate in _frames(source, args.max_frames):
-            rows = detector(frame)
-            if writer is None:
-                writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, (frame.shape[1], frame.shape[0]))
-                if not writer.isOpened():
-                    raise DataError(f"{target}: cannot be written as a video")
-            writer.write(cv2.cvtColor(draw(frame, rows, names), cv2.COLOR_RGB2BGR))
-            results.append(_result(source, frame, rows, names) | {"frame": number})
+        for number, (frame, rate) in enumerate(itertools.islice(frames(item), max_frames or None)):
+            rows = detector.detect(frame)
+            writer = writer or FilmWriter(target, frame.shape[1::-1], rate)
+            writer.write(draw(frame, rows, detector.names))
+            results.append(_result(item, frame, rows, detector.names) | {"frame": number})
     except KeyboardInterrupt:  # the way to end a camera: what was seen so far is kept
         print("stopped")
     finally:
-        if writer is not None:
-            writer.release()
-    if not results:
-        raise DataError(f"--source {source}: found no frame that can be read, expected a video")
-    print(f"{source}: {len(results)} frames, {len(results) / (time.perf_counter() - started):.1f} a second -> {target}")
+        if writer:
+            writer.close()
+    rate = len(results) / (time.perf_counter() - started)
+    print(f"{item.where}: {counted(len(results), 'frame')}, {rate:.1f} per second -> {target}")
     return results
+
+
+class FilmWriter:
+    """An MP4 file of RGB frames, all brought to (width, height) `size`. Raises DataError where it cannot be written."""
+
+    def __init__(self, path: Path, size: tuple[int, int], rate: float):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.size, self.writer = size, cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+        if not self.writer.isOpened():
+            raise DataError(f"{path}: cannot be written as a video")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a frame; a stream may change its size on the way, a file may not."""
+        if frame.shape[1::-1] != self.size:
+            frame = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
+        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.writer.release()
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
@@ -202,9 +168,10 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def _result(source: str, image: np.ndarray, rows: np.ndarray, names: list[str]) -> dict:
-    boxes = [{"box_xyxy_px": [round(float(x), 2) for x in row[:4]], "score": round(float(row[4]), 5), "class": int(row[5]),
-              "name": names[int(row[5])]} for row in rows]
+def _result(item: Item, image: np.ndarray, rows: np.ndarray, names: list[str]) -> dict:
+    boxes = [{"box_xyxy_px": [round(float(x), 2) for x in row[:4]], "score": round(float(row[4]), 5),
+              "class": int(row[5]), "name": names[int(row[5])]} for row in rows]
+    source = item.path.as_posix() if item.path else item.where
     return {"source": source, "width": image.shape[1], "height": image.shape[0], "detections": boxes}
 
 
@@ -212,4 +179,5 @@ def write_results(results: list[dict], out: Path) -> None:
     """detections.json of all pictures and frames."""
     path = out / "detections.json"
     write_json(path, results)
-    print(f"{sum(len(result['detections']) for result in results)} detections in {len(results)} pictures: {path}")
+    found = sum(len(result["detections"]) for result in results)
+    print(f"{counted(found, 'detection')} in {counted(len(results), 'picture')}: {path}")

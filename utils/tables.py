@@ -20,3 +20,8 @@ def change(before: float, after: float) -> str:
     if not before or not after:
         return "-"
     return f"{100 * (after / before - 1):+.1f} % ({before / after:.2f}x)"
+
+
+def counted(count: int, noun: str) -> str:
+    """"1 epoch", "2,000 epochs": a count and its noun."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,163 @@
+"""What --source can name: images, films (videos, GIFs, cameras, streams), and folders, globs and lists of them."""
+
+import glob
+import math
+import os
+import re
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageSequence
+
+from utils.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}
+PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later
+EXPECTED = ("an image, a video, a GIF, a folder or glob of them, a list of images (.txt), a camera number or the "
+            "address of a stream (rtsp://..., http://...)")
+
+
+class Item(NamedTuple):
+    """One image or film of a --source."""
+
+    where: str  # path, address or camera number
+    name: Path  # relative path, without suffix, for what is written about it
+    is_film: bool
+
+    @property
+    def path(self) -> Path | None:
+        """Its file; None where it is a camera or a stream."""
+        return None if is_live(self.where) else Path(self.where)
+
+
+def is_live(source: str) -> bool:
+    """Whether a --source is a camera number or an address, not a file."""
+    return source.isdigit() or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def expand(source: str, out: Path) -> list[Item]:
+    """The images and films of one --source; of folders and their sub-folders all but the hidden ones and `out`.
+
+    out: the folder that results are written to. Raises DataError when there is none.
+    """
+    if is_live(source):
+        return [Item(source, Path(_live_name(source)), True)]
+    path = Path(source)
+    if path.is_dir():
+        base, files = path.absolute(), _files_below(path, out)
+    else:
+        files = _named_files(path, out)
+        base = Path(os.path.commonpath([file.absolute().parent for file in files])) if files else path
+    if not files:
+        raise DataError(f"--source {source}: found no image, expected {EXPECTED}")
+    return [Item(str(file), file.absolute().relative_to(base).with_suffix(""), is_film(file)) for file in files]
+
+
+def _named_files(path: Path, out: Path) -> list[Path]:
+    """The file `path`, those of a list, or all images and films that a glob finds."""
+    if path.is_file():
+        return read_image_list(path) if path.suffix.lower() == ".txt" else [path]
+    found = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    inside = [file for folder in found if folder.is_dir() for file in _files_below(folder, out)]
+    return sorted({*inside, *filter(_is_visual, found)})
+
+
+def _files_below(folder: Path, out: Path) -> list[Path]:
+    """Images and films in `folder` and its sub-folders; not the hidden ones, nor those of an `out` below it."""
+    files = filter(_is_visual, map(Path, glob.iglob(f"{glob.escape(str(folder))}/**", recursive=True)))
+    below = folder.resolve() in out.resolve().parents
+    return sorted(file for file in files if not (below and out.resolve() in file.resolve().parents))
+
+
+def _is_visual(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"} and path.is_file()
+
+
+def _live_name(source: str) -> str:
+    """A file name for what a camera or a stream shows, without the password that an address may hold."""
+    if source.isdigit():
+        return f"camera{source}"
+    host, _, rest = source.split("://", 1)[1].split("?", 1)[0].partition("/")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{host.rpartition('@')[2]}/{rest}").strip("-.") or "stream"
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file is a video, or a GIF that moves."""
+    if path.suffix.lower() != ".gif":
+        return path.suffix.lower() in VIDEO_SUFFIXES
+    try:
+        with Image.open(path) as gif:
+            return gif.n_frames > 1
+    except (OSError, EOFError, SyntaxError):
+        return False  # read_picture says what is wrong with it
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file, a GIF too. Raises DataError when it cannot be decoded."""
+    return next(_gif_frames(path))[0] if path.suffix.lower() == ".gif" else read_image(path)
+
+
+def frame_count(item: Item) -> float:
+    """How many frames an item has: without end where it is live, 0 where it cannot be read."""
+    if item.path is None:
+        return math.inf
+    if not item.is_film:
+        return 1
+    return max(_open(item).get(cv2.CAP_PROP_FRAME_COUNT), 0)  # a damaged file may count below 0
+
+
+def frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
+    """(RGB frame, frames per second) of a film until it ends. Raises DataError when it has none."""
+    return _gif_frames(item.path) if item.path and item.path.suffix.lower() == ".gif" else _video_frames(item)
+
+
+def _gif_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
+    number = 0
+    try:
+        with Image.open(path) as gif:
+            rate = 1000 / max(gif.info.get("duration") or 100, 10)  # milliseconds per frame, 0 read as browsers do
+            for number, frame in enumerate(ImageSequence.Iterator(gif), start=1):
+                yield np.array(frame.convert("RGB")), rate
+    except (OSError, EOFError, SyntaxError) as error:
+        if not number:
+            raise DataError(f"{path}: found a file that cannot be decoded ({error}), expected a GIF") from None
+
+
+def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
+    capture, number = _open(item), 0
+    if not capture.isOpened():
+        raise DataError(f"--source {item.where}: {_why_closed(item)}")
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 1 <= rate <= 240 else 25.0  # streams may not know theirs
+    try:
+        while (step := capture.read())[0]:
+            number += 1
+            yield cv2.cvtColor(step[1], cv2.COLOR_BGR2RGB), rate
+    finally:
+        capture.release()
+    if not number:
+        raise DataError(f"--source {item.where}: found no frame that can be read, expected a video")
+
+
+def _open(item: Item) -> cv2.VideoCapture:
+    """OpenCV's reader of a film. What it and FFmpeg print about one that fails is left to our one line."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        if item.where.isdigit():
+            return cv2.VideoCapture(int(item.where))
+        patience = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE_MS]
+        return cv2.VideoCapture(item.where) if item.path else cv2.VideoCapture(item.where, cv2.CAP_FFMPEG, patience)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _why_closed(item: Item) -> str:
+    if item.where.isdigit():
+        return "cannot be opened, expected the number of a camera that is there and not in use"
+    if item.path:
+        return "cannot be opened, expected a video"
+    return (f"no stream answers there ({PATIENCE_MS / 1000:.0f} s at most are waited), expected the address of one that "
+            "runs; check it with a player such as ffplay or VLC")
