@@ -12,18 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.darknet_weights import LoadReport, read_darknet_weights, write_darknet_weights
+from utils.layers import activation, activation_name
 from utils.parse_config import head_anchors, integer, layer_inputs, number, parse_model_config
 from utils.shapes import conv_padding, layer_shapes, pool_padding
 
 BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on nets others trained
-
-
-def activation(name: str) -> nn.Module:
-    """The module of a cfg activation name."""
-    modules = {"linear": nn.Identity, "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
-               "relu": lambda: nn.ReLU(inplace=True), "relu6": lambda: nn.ReLU6(inplace=True), "mish": nn.Mish,
-               "swish": nn.SiLU, "logistic": nn.Sigmoid}
-    return modules[name]()
 
 
 class MaxPool(nn.Module):
@@ -188,7 +181,7 @@ def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -
     modules.add_module(f"conv_{layer_i}", conv)
     if normalised:
         modules.add_module(f"batch_norm_{layer_i}", nn.BatchNorm2d(filters, eps=BN_EPS))
-    if (name := section.get("activation", "logistic")) != "linear":  # darknet's default is logistic
+    if (name := activation_name(section)) != "linear":
         modules.add_module(f"{name}_{layer_i}", activation(name))
     return modules
 
@@ -202,9 +195,9 @@ def create_modules(defs: list[dict], initialise: bool = True) -> nn.ModuleList:
         "avgpool": lambda s: nn.AdaptiveAvgPool2d(1),
         "upsample": lambda s: Upsample(integer(s, "stride", 2)),
         "route": lambda s: Route(integer(s, "groups", 1), integer(s, "group_id")),
-        "shortcut": lambda s: Shortcut(s.get("activation", "linear")),
-        "scale_channels": lambda s: Scale(s.get("activation", "linear")),
-        "sam": lambda s: Scale(s.get("activation", "linear")),
+        "shortcut": lambda s: Shortcut(activation_name(s)),
+        "scale_channels": lambda s: Scale(activation_name(s)),
+        "sam": lambda s: Scale(activation_name(s)),
         "dropout": lambda s: nn.Dropout(number(s, "probability", 0.5)),
         "reorg": lambda s: Reorg(integer(s, "stride", 1)),
         "yolo": YOLOLayer,

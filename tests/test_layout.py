@@ -39,11 +39,11 @@ def test_algebra_knows_no_run():
         assert not {"utils.trainer", "utils.prune_job", "utils.pruning"} & set(imports_of(ROOT / "utils" / f"{name}.py")), name
 
 
-def test_model_needs_only_cfg_weights_and_shapes():
+def test_model_needs_only_cfg_weights_activations_and_shapes():
     """At the top of the file; `load`, which makes a net ready to detect, imports what it needs itself."""
     top = [node for node in ast.parse((ROOT / "models.py").read_text()).body if isinstance(node, ast.ImportFrom)]
     project = {node.module for node in top if node.module.startswith("utils")}
-    assert project == {"utils.darknet_weights", "utils.parse_config", "utils.shapes"}
+    assert project == {"utils.darknet_weights", "utils.layers", "utils.parse_config", "utils.shapes"}
 
 
 def test_every_import_is_a_requirement_or_the_standard_library():

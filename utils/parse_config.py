@@ -8,50 +8,17 @@ other values stay the strings that the file holds (so a file survives a round tr
 import os
 import re
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
+from utils.cfg_keys import (FORKS, KIND_WORDS, NOT_COMPUTED, NOT_SUPPORTED, POSITIVE_KEYS, REQUIRED_KEYS, SECTION_KEYS, SPELLINGS)
+from utils.layers import ACTIVATIONS, MIXING
 from utils.writing import write_text
 
-ACTIVATIONS = ("linear", "leaky", "relu", "relu6", "mish", "swish", "logistic")
-
-# The keys each section may have and the kind of their value. Darknet's training-only keys are accepted and kept, so that
-# a cfg downloaded from anywhere loads and is written back whole.
-_CONV = {"batch_normalize": "int", "filters": "int", "size": "int", "stride": "int", "pad": "int", "padding": "int",
-         "groups": "int", "activation": "activation", "dontload": "int", "stopbackward": "int"}
-_DETECT = {"classes": "int", "num": "int", "jitter": "float", "random": "float", "anchors": "floats",
-           "truth_thresh": "float", "ignore_thresh": "float"}
-SECTION_KEYS = {
-    "net": {key: "any" for key in (
-        "batch subdivisions momentum decay angle saturation exposure hue learning_rate burn_in max_batches policy steps "
-        "scales power mosaic cutmix flip letter_box max_crop min_crop gamma optimized_memory label_smooth_eps resize blur "
-        "mixup workspace_size_limit_MB ema_alpha try_fix_nan dynamic_minibatch").split()}
-    | {"width": "int", "height": "int", "channels": "int"},
-    "convolutional": _CONV,
-    "maxpool": {"size": "int", "stride": "int", "padding": "int"},
-    "avgpool": {},
-    "upsample": {"stride": "int", "scale": "float"},
-    "route": {"layers": "ints", "groups": "int", "group_id": "int"},
-    "shortcut": {"from": "ints", "activation": "activation", "weights_type": "any", "weights_normalization": "any"},
-    "scale_channels": {"from": "ints", "activation": "activation", "scale_wh": "int"},
-    "sam": {"from": "ints", "activation": "activation"},
-    "dropout": {"probability": "float", "dropblock": "int"},
-    "reorg": {"stride": "int", "reverse": "int"},
-    "region": _DETECT | {key: "float" for key in (
-        "bias_match coords softmax rescore object_scale noobject_scale class_scale coord_scale absolute thresh log "
-        "background").split()},
-    "yolo": _DETECT | {"mask": "ints", "scale_x_y": "float", "new_coords": "int", "iou_loss": "any", "nms_kind": "any",
-             "map": "any", "counters_per_class": "any"}
-    | {key: "float" for key in (
-        "iou_thresh cls_normalizer iou_normalizer obj_normalizer beta_nms max_delta max focal_loss label_smooth_eps "
-        "objectness_smooth delta_normalizer resize show_details track_history_size sim_thresh "
-        "dets_for_track dets_for_show embedding_layer").split()},
-}
-REQUIRED_KEYS = {"convolutional": ("filters", "size"), "route": ("layers",), "shortcut": ("from",),
-                 "scale_channels": ("from",), "sam": ("from",), "yolo": ("mask", "anchors", "classes"),
-                 "region": ("anchors", "classes"), "net": ()}
-_SPELLINGS = {"conv": "convolutional", "network": "net", "max": "maxpool", "avg": "avgpool"}  # darknet's short names
-_KIND_WORDS = {"int": "a whole number", "float": "a number", "ints": "whole numbers separated by commas",
-               "floats": "numbers separated by commas"}
+HEADS = ("yolo", "region", "Gaussian_yolo")
+REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "sam": "from"}  # the key that names other layers
+DEFAULT_CLASSES = 20  # of a detection layer that does not say, as in Darknet
+SE_REDUCTION = 4  # of a [se] section that does not say (MobileNetV3's, Howard et al. 2019, section 5.3)
 
 
 class CfgError(ValueError):
@@ -59,9 +26,11 @@ class CfgError(ValueError):
 
 
 class Section(dict):
-    """One section of a cfg: a plain dict that remembers its place in the file (`where`, "file:line") for error messages."""
+    """One section of a cfg: a plain dict that remembers its place in the file (`where`, "file:line") for error messages, and the name it had
+    there if only forks know it."""
 
     where = ""
+    fork = ""
 
     def copy(self) -> "Section":
         """A copy that keeps `where`."""
@@ -107,25 +76,26 @@ def layer_inputs(layer_i: int, section: dict) -> list[int]:
     kind = section["type"]
     if kind == "route":
         return [resolve(layer_i, ref) for ref in integers(section, "layers")]
-    if kind in ("shortcut", "scale_channels", "sam"):
-        return [layer_i - 1] + [resolve(layer_i, ref) for ref in integers(section, "from")]
+    if kind in REFERENCES:
+        return [layer_i - 1] + [resolve(layer_i, ref) for ref in integers(section, REFERENCES[kind])]
     return [layer_i - 1]
 
 
 def parse_model_config(path: str | os.PathLike) -> list[dict]:
     """Read a Darknet cfg: `[net]` first, then one dict a layer, values as strings.
 
-    `#` and `;` start a comment anywhere on a line. Raises CfgError ("file:line: found, expected") for anything that
-    could not be built, FileNotFoundError when there is no such file.
+    `#` and `;` start a comment anywhere on a line. Sections that only PyTorch forks know ([se], [depthwise], [route_lhalf]) come back as
+    the layers of Darknet that compute the same. Raises CfgError ("file:line: found, expected") for anything that could not be built,
+    FileNotFoundError when there is no such file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such cfg file")
-    defs: list[dict] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise CfgError(f"{path}:1: found bytes that are not text ({error.reason}), expected a Darknet cfg") from None
+    defs: list[Section] = []
+    data = path.read_bytes()
+    if b"\0" in data:
+        raise CfgError(f"{path}:1: found bytes that are not text, expected a Darknet cfg")
+    lines = data.decode("utf-8-sig", errors="replace").splitlines()  # comments may be in any encoding
     for line_i, raw in enumerate(lines, start=1):
         line = re.split(r"[#;]", raw, maxsplit=1)[0].strip()
         if line:
@@ -134,40 +104,87 @@ def parse_model_config(path: str | os.PathLike) -> list[dict]:
         raise CfgError(f"{path}:1: found no section, expected [net] and layers")
     if len(defs) == 1:
         raise CfgError(f"{path}:{len(lines)}: found [net] alone, expected layers after it")
-    _check_sections(defs)
-    return defs
+    for section in defs:
+        _check_section(section)
+    _check_references(defs)
+    return _expanded(defs)
 
 
-def _read_line(line: str, place: str, defs: list[dict]) -> None:
+def _read_line(line: str, place: str, defs: list[Section]) -> None:
     """Add one stripped, non-empty cfg line to `defs`."""
     if line.startswith("["):
-        if not line.endswith("]"):
-            raise CfgError(f"{place}: found {line!r}, expected a section name like [convolutional]")
-        kind = line[1:-1].strip()
-        kind = _SPELLINGS.get(kind, kind)
-        if kind not in SECTION_KEYS:
-            raise CfgError(f"{place}: found section [{kind}], expected one of {', '.join(SECTION_KEYS)}{_hint(kind, SECTION_KEYS)}")
-        if (kind == "net") != (not defs):
-            raise CfgError(f"{place}: found [{kind}], expected [net] as the first section and only there")
-        section = Section(type=kind)
-        section.where = place
-        defs.append(section)
+        defs.append(_read_header(line, place, first=not defs))
         return
     key, equals, value = (part.strip() for part in line.partition("="))
     if not defs:
         raise CfgError(f"{place}: found {line!r}, expected [net] first")
     if not equals or not key or not value:
-        raise CfgError(f"{place}: found {line!r}, expected key=value")
-    kind = defs[-1]["type"]
+        raise CfgError(f"{place}: found {line!r}, expected key=value, a list on one line")
+    _read_key(defs[-1], key, value, place)
+
+
+def _read_header(line: str, place: str, first: bool) -> Section:
+    """The empty section that a line like [convolutional] opens."""
+    if not line.endswith("]"):
+        raise CfgError(f"{place}: found {line!r}, expected a section name like [convolutional]")
+    kind = line[1:-1].strip()
+    kind = SPELLINGS.get(kind, kind)
+    if kind in NOT_SUPPORTED:
+        raise CfgError(f"{place}: found section [{kind}], expected a layer that can be built: {NOT_SUPPORTED[kind]}")
+    if kind not in SECTION_KEYS and kind not in FORKS:
+        raise CfgError(f"{place}: found section [{kind}], expected one of {', '.join(SECTION_KEYS)}{_hint(kind, SECTION_KEYS)}")
+    if (kind == "net") != first:
+        raise CfgError(f"{place}: found [{kind}], expected [net] as the first section and only there")
+    section = Section(type=FORKS.get(kind, kind))
+    section.where, section.fork = place, kind if kind in FORKS else ""
+    return section
+
+
+def _read_key(section: Section, key: str, value: str, place: str) -> None:
+    """Add key=value to `section`, or say why it cannot be there."""
+    kind = section["type"]
+    known = SECTION_KEYS[kind]
+    if key in section and key != "type":
+        if value != section[key] and known.get(key, "any") != "any":
+            raise CfgError(f"{place}: found a second {key!r} in this [{kind}], {value} after {section[key]}, expected it once")
+        note(f"{place}: a second {key!r} in this [{kind}]: the first counts, {section[key]}, as in Darknet")
+        return
+    if key in NOT_COMPUTED.get(kind, {}):
+        _check_allowed(kind, key, value, place)
+    elif key not in known or key == "type":
+        _check_stray(kind, key, place)
+    else:
+        _check_value(known[key], key, value, place)
+    section[key] = value
+
+
+def _check_allowed(kind: str, key: str, value: str, place: str) -> None:
+    """`key` asks for something that is not computed here, unless it has its one harmless value."""
+    allowed, words = NOT_COMPUTED[kind][key]
+    try:
+        harmless = value == allowed or float(value) == float(allowed)
+    except (TypeError, ValueError):
+        harmless = False
+    if not harmless:
+        raise CfgError(f"{place}: found {key}={value} in [{kind}], expected {f'{key}={allowed}' if allowed else f'no {key!r}'}: "
+                       f"{words} are not supported, the net would compute something else")
+
+
+def _check_stray(kind: str, key: str, place: str) -> None:
+    """A key that Darknet does not read in this section: kept where it is a key of another one, else an error."""
     hint = _hint(key, SECTION_KEYS[kind])
-    # [net] holds training options of many Darknet versions; only a misspelt name of a known one is an error there
-    if key == "type" or (key not in SECTION_KEYS[kind] and (kind != "net" or hint)):
-        raise CfgError(f"{place}: found unknown key {key!r} in [{kind}], expected one of "
-                       f"{', '.join(SECTION_KEYS[kind])}{hint}")
-    if key in defs[-1]:
-        raise CfgError(f"{place}: found a second {key!r} in this [{kind}], expected it once")
-    _check_value(SECTION_KEYS[kind].get(key, "any"), key, value, place)
-    defs[-1][key] = value
+    elsewhere = kind != "net" and any(key in keys for keys in SECTION_KEYS.values())
+    # [net] and the heads hold training options of many programs; only a misspelt name of a known one is an error there
+    if key != "type" and (elsewhere or (kind in ("net", *HEADS) and not hint)):
+        note(f"{place}: {key!r} means nothing in [{kind}], as in Darknet")
+        return
+    raise CfgError(f"{place}: found unknown key {key!r} in [{kind}], expected one of {', '.join(SECTION_KEYS[kind])}{hint}")
+
+
+@lru_cache(maxsize=None)
+def note(text: str) -> None:
+    """Say something about a cfg, once, however often it is read."""
+    print(f"note: {text}")
 
 
 def _hint(word: str, known) -> str:
@@ -177,45 +194,112 @@ def _hint(word: str, known) -> str:
 
 def _check_value(kind: str, key: str, value: str, place: str) -> None:
     if kind == "activation" and value not in ACTIVATIONS:
-        raise CfgError(f"{place}: found {key}={value}, expected one of {', '.join(ACTIVATIONS)}{_hint(value, ACTIVATIONS)}")
-    if kind not in _KIND_WORDS:
+        mixed = ", not one that mixes channels" if value in MIXING else ""
+        raise CfgError(f"{place}: found {key}={value}, expected one of {', '.join(ACTIVATIONS)}{mixed}{_hint(value, ACTIVATIONS)}")
+    if kind not in KIND_WORDS:
         return
     try:
-        # a trailing comma is common in published cfgs; an empty item between two commas is not
-        parts = [float(part) for part in (value.rstrip(", ").split(",") if kind.endswith("s") else [value])]
+        parts = [float(part) for part in _items(kind, value)]
     except ValueError:
         parts = None
     whole = kind.startswith("int")
-    if parts is None or any(part != part or abs(part) == float("inf") or (whole and part % 1) for part in parts):
-        raise CfgError(f"{place}: found {key}={value}, expected {_KIND_WORDS[kind]}")
+    if not parts or any(part != part or abs(part) == float("inf") or (whole and part % 1) for part in parts):
+        raise CfgError(f"{place}: found {key}={value}, expected {KIND_WORDS[kind]}")
 
 
-def _check_sections(defs: list[dict]) -> None:
-    """Checks that need the whole section or the layers before it."""
+def _items(kind: str, value: str) -> list[str]:
+    """The numbers in a value, as text. A comma at the end is common in published cfgs; an empty item between two is none."""
+    if not kind.endswith("s"):
+        return [value]
+    items = value.strip(", \t").split(",")
+    return [part for item in items for part in item.split() or [""]] if kind == "anchors" else items
+
+
+def _check_section(section: Section) -> None:
+    """Checks that need the whole section."""
+    kind = section["type"]
+    if section.fork == "depthwise":
+        section["groups"] = section.get("filters", "1")
+    elif section.fork == "route_lhalf":
+        section.update(groups="2", group_id="0")
+    for key in REQUIRED_KEYS.get(kind, ()):
+        if key not in section:
+            raise CfgError(f"{section.where}: found [{kind}] without {key!r}, expected {key}=...")
+    for key in POSITIVE_KEYS:
+        if SECTION_KEYS[kind].get(key) == "int" and integer(section, key, 1) < 1:
+            raise CfgError(f"{section.where}: found {key}={section[key]} in [{kind}], expected 1 or more")
+    if integer(section, "cbn") and not integer(section, "batch_normalize"):
+        raise CfgError(f"{section.where}: found cbn=1 without batch_normalize=1, expected both")
+    if kind in HEADS:
+        _check_anchors(section)
+
+
+def _check_references(defs: list[Section]) -> None:
     for layer_i, section in enumerate(defs[1:]):
-        kind = section["type"]
-        for key in REQUIRED_KEYS.get(kind, ()):
-            if key not in section:
-                raise CfgError(f"{section.where}: found [{kind}] without {key!r}, expected {key}=...")
-        for key in ("filters", "size", "stride", "groups", "classes"):
-            if key in section and integer(section, key) < 1:
-                raise CfgError(f"{section.where}: found {key}={section[key]} in [{kind}], expected 1 or more")
         for source in layer_inputs(layer_i, section):
             if not (-1 if source == layer_i - 1 else 0) <= source < layer_i:
-                raise CfgError(f"{section.where}: found a reference to layer {source} in layer {layer_i} [{kind}], "
+                raise CfgError(f"{section.where}: found a reference to layer {source} in layer {layer_i} [{section['type']}], "
                                f"expected a layer from 0 to {layer_i - 1}")
-        if kind in ("yolo", "region"):
-            _check_anchors(section)
 
 
 def _check_anchors(section: Section) -> None:
-    count = len(numbers(section, "anchors"))
-    if count % 2 or count != 2 * integer(section, "num", count // 2):
-        raise CfgError(f"{section.where}: found {count} anchor numbers, expected {2 * integer(section, 'num', count // 2)} "
-                       f"(width,height for each of num={section.get('num', count // 2)})")
+    """Darknet reads the first 2 x num anchors. It takes blanks out of a line, but where only blanks divide them they are divided."""
+    text = section["anchors"]
+    divided = _items("anchors", text)
+    joined = ["".join(item.split()) for item in text.strip(", \t").split(",")]
+    needed = 2 * integer(section, "num", len(divided) // 2)
+    items = joined if len(joined) >= needed and len(divided) != needed else divided
+    if len(items) < needed or needed < 2 or ("num" not in section and len(items) % 2):
+        raise CfgError(f"{section.where}: found {len(items)} anchor numbers, expected {max(needed, 2)} "
+                       f"(width,height for each of num={section.get('num', max(1, needed // 2))})")
+    if items != joined:
+        note(f"{section.where}: anchors divided by blanks are read as if by commas; Darknet reads them otherwise")
+    if divided != joined:
+        section["anchors"] = ",".join(items)
+    if len(items) > needed:
+        note(f"{section.where}: {len(items)} anchor numbers: the first {needed} count, width,height for each of "
+             f"num={needed // 2}, as in Darknet")
     for index in integers(section, "mask"):
-        if not 0 <= index < count // 2:
-            raise CfgError(f"{section.where}: found mask index {index}, expected 0 to {count // 2 - 1}")
+        if not 0 <= index < needed // 2:
+            raise CfgError(f"{section.where}: found mask index {index}, expected 0 to {needed // 2 - 1}")
+
+
+def _expanded(defs: list[Section]) -> list[Section]:
+    """module_defs in which a [se] section is written out as Darknet's layers, references moved on."""
+    place, fresh = {-1: -1}, [defs[0]]
+    for old_i, section in enumerate(defs[1:]):
+        if section["type"] == "se":
+            fresh += _squeeze_and_excitation(section, defs[:1 + old_i])
+        else:
+            fresh.append(renumbered(section, old_i, len(fresh) - 1, place) if place[old_i - 1] != old_i - 1 else section)
+        place[old_i] = len(fresh) - 2
+    return fresh
+
+
+def renumbered(section: Section, old_i: int, new_i: int, place: dict[int, int]) -> Section:
+    """A copy of layer `old_i`, now layer `new_i`, whose references follow `place`, old index -> new index; relative ones stay relative."""
+    twin = section.copy()
+    if key := REFERENCES.get(section["type"]):
+        refs = integers(section, key)
+        moved = [place[resolve(old_i, ref)] for ref in refs]
+        twin[key] = ",".join(str(new - new_i if ref < 0 else new) for ref, new in zip(refs, moved))
+    return twin
+
+
+def _squeeze_and_excitation(section: Section, before: list[Section]) -> list[Section]:
+    """The layers of a [se] section (Hu et al. 2018; the hard sigmoid of Howard et al. 2019, section 5.3): mean over the map, two 1x1
+    convolutions, the second as wide as the map, product."""
+    widths = [other["filters"] for other in before if other["type"] == "convolutional"]
+    if "filters" not in section and not widths:
+        raise CfgError(f"{section.where}: found [se] without 'filters' and no convolution before it, expected filters=...")
+    channels = integer(section, "filters", int(widths[-1]) if widths else 0)
+    hidden = max(1, channels // integer(section, "reduction", SE_REDUCTION))
+    gate = [{"type": "convolutional", "filters": str(filters), "size": "1", "stride": "1", "pad": "1", "activation": act}
+            for filters, act in ((hidden, "relu"), (channels, "h_sigmoid"))]
+    layers = [Section(layer) for layer in ({"type": "avgpool"}, *gate, {"type": "scale_channels", "from": "-4"})]
+    for layer in layers:
+        layer.where = section.where
+    return layers
 
 
 def format_model_config(defs: list[dict]) -> str:
@@ -239,12 +323,12 @@ def input_size(defs: list[dict]) -> tuple[int, int]:
 
 def head_indices(defs: list[dict]) -> list[int]:
     """Layer indices of the detection layers ([yolo], [region]), in cfg order."""
-    return [i for i, section in enumerate(defs[1:]) if section["type"] in ("yolo", "region")]
+    return [i for i, section in enumerate(defs[1:]) if section["type"] in HEADS]
 
 
 def class_count(defs: list[dict]) -> int:
     """Number of classes of the detection layers. Raises CfgError when there is none or they differ."""
-    counts = {integer(defs[1 + i], "classes") for i in head_indices(defs)}
+    counts = {integer(defs[1 + i], "classes", DEFAULT_CLASSES) for i in head_indices(defs)}
     if len(counts) != 1:
         raise CfgError(f"{where(defs[0])}: found class counts {sorted(counts)} in the [yolo] layers, expected one number")
     return counts.pop()
@@ -253,8 +337,13 @@ def class_count(defs: list[dict]) -> int:
 def head_anchors(section: dict) -> list[tuple[float, float]]:
     """(width, height) of the anchors a detection layer uses: pixels for [yolo], grid cells for [region]."""
     flat = numbers(section, "anchors")
-    pairs = list(zip(flat[::2], flat[1::2]))
+    pairs = list(zip(flat[::2], flat[1::2]))[:integer(section, "num", len(flat))]
     return [pairs[i] for i in integers(section, "mask")] if "mask" in section else pairs
+
+
+def head_entries(section: dict) -> int:
+    """Channels per anchor of a detection layer: box, objectness and classes; [Gaussian_yolo] has four uncertainties as well."""
+    return (9 if section["type"] == "Gaussian_yolo" else 5) + integer(section, "classes", DEFAULT_CLASSES)
 
 
 def rebuild_heads(defs: list[dict], classes: int) -> list[dict]:
@@ -265,5 +354,5 @@ def rebuild_heads(defs: list[dict], classes: int) -> list[dict]:
         if conv["type"] != "convolutional":
             raise CfgError(f"{where(yolo)}: found [{conv['type']}] before [{yolo['type']}], expected [convolutional]")
         yolo["classes"] = str(classes)
-        conv["filters"] = str(len(head_anchors(yolo)) * (5 + classes))
+        conv["filters"] = str(len(head_anchors(yolo)) * head_entries(yolo))
     return fresh

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.parse_config import integer, integers, layer_inputs
-from utils.prune_surgery import activation_of, prefix
+from utils.layers import activation_name, activation_of
+from utils.parse_config import integer, layer_inputs, renumbered
+from utils.prune_surgery import prefix
 from utils.shapes import layer_costs
 
 
@@ -34,7 +35,7 @@ def residual_blocks(defs: list[dict]) -> list[Block]:
     blocks = []
     for layer_i, section in enumerate(defs[1:]):
         inputs = layer_inputs(layer_i, section)
-        if section["type"] != "shortcut" or section.get("activation", "linear") != "linear" or len(inputs) != 2:
+        if section["type"] != "shortcut" or activation_name(section) != "linear" or len(inputs) != 2:
             continue
         branch = range(inputs[1] + 1, layer_i)
         convolutions = [i for i in branch if defs[1 + i]["type"] == "convolutional"]
@@ -84,14 +85,8 @@ def remove_blocks(defs: list[dict], state: dict[str, Tensor], blocks: list[Block
             old = stands_for[old]
         return place[old]
 
-    shallow = [defs[0].copy()]
-    for layer_i in kept:
-        section = defs[1 + layer_i].copy()
-        for key in {"route": ("layers",), "shortcut": ("from",), "scale_channels": ("from",), "sam": ("from",)}.get(section["type"], ()):
-            targets = layer_inputs(layer_i, section)[-len(integers(section, key)):]
-            relative = [ref < 0 for ref in integers(section, key)]
-            section[key] = ",".join(str(moved(j) - place[layer_i] if back else moved(j)) for j, back in zip(targets, relative))
-        shallow.append(section)
+    where_now = {i: moved(i) for i in range(-1, len(defs) - 1) if i in place or i in stands_for}
+    shallow = [defs[0].copy()] + [renumbered(defs[1 + i], i, place[i], where_now) for i in kept]
     renamed = {}
     for key, value in state.items():
         match = re.fullmatch(r"module_list\.(\d+)\.(\w+)_\1\.(\w+)", key)

@@ -13,17 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.optimize import brentq
 from torch import Tensor
 
+from utils.layers import activation_of, carrier_beta
 from utils.parse_config import integer, layer_inputs
 from utils.prune_graph import ChannelGraph
 from utils.shapes import conv_padding
 
 FOLDS = ("exact", "bias", "none")
-ACTIVATION = {"linear": lambda x: x, "leaky": lambda x: F.leaky_relu(x, 0.1), "relu": F.relu, "relu6": F.relu6, "mish": F.mish,
-              "swish": F.silu, "logistic": torch.sigmoid}
 
 
 @dataclass
@@ -41,20 +38,6 @@ def prefix(layer_i: int, part: str) -> str:
     """state_dict key of a convolution's part: "conv" or "batch_norm" with its attribute, such as "conv.weight"."""
     module, attribute = part.split(".")
     return f"module_list.{layer_i}.{module}_{layer_i}.{attribute}"
-
-
-def activation_of(section: dict):
-    """Function of a section's activation."""
-    return ACTIVATION[section.get("activation", "logistic" if section["type"] == "convolutional" else "linear")]
-
-
-def carrier_beta(section: dict) -> float:
-    """Beta for which the layer's activation gives 1; where it cannot (logistic), the beta of its middle."""
-    name = section.get("activation", "logistic")
-    if name in ("mish", "swish"):
-        act = ACTIVATION[name]
-        return brentq(lambda x: act(torch.tensor(x, dtype=torch.float64)).item() - 1.0, 0.0, 3.0, xtol=1e-15)
-    return 0.0 if name == "logistic" else 1.0
 
 
 def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], removed: Tensor) -> list[Tensor]:

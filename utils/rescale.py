@@ -9,9 +9,8 @@ fall together, because the next batch norm absorbs a common scale; from small on
 import torch
 from torch import nn
 
+from utils.layers import ACTIVATIONS, activation_name
 from utils.parse_config import head_indices, integer, layer_inputs
-
-HOMOGENEOUS = ("linear", "leaky", "relu")
 
 
 class RescaleError(ValueError):
@@ -22,10 +21,10 @@ def rescale_obstacles(defs: list[dict]) -> list[str]:
     """Why module_defs cannot be rescaled, a line a layer; empty when they can."""
     obstacles = []
     for layer_i, section in enumerate(defs[1:]):
-        name = section.get("activation", "logistic" if section["type"] == "convolutional" else "linear")
+        name = activation_name(section)
         if section["type"] in ("scale_channels", "sam"):
             obstacles.append(f"layer {layer_i} [{section['type']}] multiplies two maps")
-        elif name not in HOMOGENEOUS:
+        elif not ACTIVATIONS[name].homogeneous:
             obstacles.append(f"layer {layer_i} [{section['type']}] has activation {name}")
     for head_i in head_indices(defs):
         if defs[head_i]["type"] != "convolutional" or integer(defs[head_i], "batch_normalize"):

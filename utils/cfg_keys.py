@@ -1,0 +1,101 @@
+"""The words of a cfg: every section and key that one of the two public Darknets reads, and the few that PyTorch forks added.
+
+Source: src/parser.c of pjreddie/darknet (f6afaab) and of AlexeyAB/darknet (0d0144e), the `option_find...` calls of each parse_... function.
+A key's kind is that of its value. Kind "any" marks what only training, loading or drawing reads: such keys are kept and written back,
+their values are not looked at. All other kinds are of keys that decide what a net computes.
+"""
+
+from utils.layers import ACTIVATIONS
+
+
+def _any(keys: str) -> dict[str, str]:
+    return dict.fromkeys(keys.split(), "any")
+
+
+_EVERY_LAYER = _any("clip onlyforward dont_update burnin_update stopbackward train_only_bn dontload dontloadscales learning_rate smooth truth "
+                    "stream wait_stream")
+_HEAD = {"classes": "int", "num": "int", "anchors": "anchors", "truth_thresh": "float", "ignore_thresh": "float"} | _any(
+    "jitter random resize map max focal_loss thresh")
+_YOLO = _HEAD | {"mask": "ints", "scale_x_y": "float", "new_coords": "int"} | _any(
+    "show_details max_delta counters_per_class label_smooth_eps objectness_smooth iou_normalizer obj_normalizer cls_normalizer delta_normalizer "
+    "uc_normalizer iou_loss iou_thresh_kind beta_nms nms_kind iou_thresh track_history_size sim_thresh dets_for_track dets_for_show "
+    "track_ciou_norm embedding_layer track")
+_POOL = {"size": "int", "stride": "int", "stride_x": "int", "stride_y": "int", "padding": "int"}
+
+SECTION_KEYS = {
+    "net": {"width": "int", "height": "int", "channels": "int"} | _any(
+        # training, learning rate, optimiser
+        "max_batches batch subdivisions learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay policy burn_in step scale steps scales "
+        "seq_scales gamma power adam B1 B2 eps loss_scale clip time_steps sequential_subdivisions track augment_speed try_fix_nan notruth "
+        "weights_reject_freq equidistant_point badlabels_rejection_percentage num_sigmas_reject_badlabels ema_alpha max_chart_loss "
+        "adversarial_lr attention "
+        # memory
+        "use_cuda_graph dynamic_minibatch optimized_memory workspace_size_limit_MB show_receptive_field "
+        # pictures
+        "inputs max_crop min_crop max_ratio min_ratio center flip blur gaussian_noise mixup cutmix mosaic mosaic_bound letter_box contrastive "
+        "contrastive_jit_flip contrastive_color unsupervised label_smooth_eps resize resize_step angle aspect saturation exposure hue random"),
+    "convolutional": {"batch_normalize": "int", "filters": "int", "size": "int", "stride": "int", "stride_x": "int", "stride_y": "int",
+                      "dilation": "int", "pad": "int", "padding": "int", "groups": "int", "activation": "activation", "cbn": "int"}
+    | _any("dot angle grad_centr reverse"),
+    "maxpool": _POOL | _any("out_channels"),
+    "local_avgpool": _POOL,
+    "avgpool": {},
+    "upsample": {"stride": "int", "scale": "float"},
+    "route": {"layers": "ints", "groups": "int", "group_id": "int"},
+    "shortcut": {"from": "ints", "activation": "activation", "weights_type": "word", "weights_normalization": "word"},
+    "scale_channels": {"from": "ints", "activation": "activation"},
+    "sam": {"from": "ints", "activation": "activation"},
+    "dropout": {"probability": "float"} | _any("dropblock dropblock_size_rel dropblock_size_abs"),
+    "reorg": {"stride": "int"},
+    "reorg3d": {"stride": "int"},
+    "region": _HEAD | {"coords": "int", "softmax": "int"} | _any(
+        "log sqrt rescore classfix absolute coord_scale object_scale noobject_scale mask_scale class_scale bias_match"),
+    "yolo": _YOLO,
+    "Gaussian_yolo": _YOLO | {"yolo_point": "word"},
+    "se": {"filters": "int", "reduction": "int"},
+}
+for _kind, _keys in SECTION_KEYS.items():
+    if _kind != "net":
+        _keys.update({_key: "any" for _key in _EVERY_LAYER if _key not in _keys})
+
+# Keys under which a layer computes something that this program does not: section -> key -> (the one value that is allowed, what it asks for)
+_BLUR = ("0", "blurred downsampling (anti-aliasing)")
+_WEIGHTED = {"weights_type": ("none", "weighted shortcuts"), "alpha": ("1", "scaled shortcuts"), "beta": ("1", "scaled shortcuts")}
+_SPATIAL = {"reverse": ("0", "the reverse order"), "flatten": ("0", "flattening"), "extra": ("0", "an extra output")}
+NOT_COMPUTED = {
+    "convolutional": {"xnor": ("0", "binary weights and inputs (XNOR-Net)"), "binary": ("0", "binary weights"),
+                      "bin_output": ("0", "binary outputs"), "flipped": ("0", "transposed kernels"), "antialiasing": _BLUR,
+                      "share_index": (None, "weights shared between layers"), "assisted_excitation": ("0", "assisted excitation"),
+                      "sway": ("0", "deformed kernels"), "rotate": ("0", "deformed kernels"), "stretch": ("0", "deformed kernels"),
+                      "stretch_sway": ("0", "deformed kernels"), "coordconv": ("0", "coordinate channels"),
+                      "bflip": ("0", "flipped kernels")},
+    "maxpool": {"maxpool_depth": ("0", "pooling over channels"), "maxpool_zero_nonmax": ("0", "zeroed losers of the pooling"),
+                "antialiasing": _BLUR},
+    "shortcut": _WEIGHTED,
+    "scale_channels": {"scale_wh": ("0", "scales per place")},
+    "reorg": _SPATIAL,
+    "reorg3d": _SPATIAL,
+    "region": {"tree": (None, "classes in a tree (YOLO9000)"), "coords": ("4", "another number of box coordinates"),
+               "background": ("0", "a background class")},
+    "Gaussian_yolo": {"yolo_point": ("center", "boxes given by a corner")},
+}
+for _kind in SECTION_KEYS.keys() - {"net"}:
+    NOT_COMPUTED.setdefault(_kind, {}).update(dontsave=("0", "layers left out of the weights file"), numload=("0", "kernels read in part"))
+
+_CLASSIFIER, _RECURRENT = "it belongs to a classifier or to YOLOv1; this program takes detectors with anchors", "it remembers earlier frames"
+NOT_SUPPORTED = dict.fromkeys(("connected", "local", "softmax", "cost", "crop", "detection", "normalization", "deconvolutional", "iseg"), _CLASSIFIER) \
+    | dict.fromkeys(("crnn", "rnn", "gru", "lstm", "conv_lstm", "history"), _RECURRENT) \
+    | {"batchnorm": "a batch norm of its own is not supported", "activation": "an activation of its own is not supported",
+       "implicit": "learned constants (YOLOR) are not supported", "contrastive": "tracking by embeddings is not supported",
+       "l2norm": "normalised maps are not supported", "logistic": _CLASSIFIER, "empty": "empty layers are not supported"}
+
+REQUIRED_KEYS = {"convolutional": ("filters",), "route": ("layers",), "shortcut": ("from",), "scale_channels": ("from",), "sam": ("from",),
+                 "yolo": ("anchors",), "Gaussian_yolo": ("anchors",), "region": ("anchors",)}
+SPELLINGS = {"conv": "convolutional", "network": "net", "max": "maxpool", "avg": "avgpool", "local_avg": "local_avgpool", "soft": "softmax",
+             "conn": "connected", "lrn": "normalization", "deconv": "deconvolutional", "silence": "empty", "gaussian_yolo": "Gaussian_yolo"}
+# Sections of PyTorch forks that say the same as one of Darknet's: their type and what they mean beside what they say
+FORKS = {"depthwise": "convolutional", "route_lhalf": "route"}
+POSITIVE_KEYS = ("filters", "size", "stride", "groups", "classes", "dilation", "stride_x", "stride_y", "num", "reduction", "channels")
+KIND_WORDS = {"int": "a whole number", "float": "a number", "ints": "whole numbers separated by commas",
+              "anchors": "numbers separated by commas"}
+ACTIVATION_WORDS = ", ".join(ACTIVATIONS)

@@ -1,0 +1,113 @@
+"""The one table of activations: their names in a cfg, their functions, and what pruning has to know of them."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import brentq
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise activation. function: Tensor -> a new Tensor; module: makes the layer of a net, None for a plain call of the
+    function; homogeneous: f(a x) = a f(x) for every a > 0."""
+
+    function: Callable[[Tensor], Tensor]
+    module: Callable[[], nn.Module] | None = None
+    homogeneous: bool = False
+
+
+def _stair(x: Tensor) -> Tensor:
+    whole = x.floor()
+    return (x / 2).floor() + (x - whole) * (whole.remainder(2) != 0)
+
+
+def _plse(x: Tensor) -> Tensor:
+    return torch.where(x < -4, 0.01 * (x + 4), torch.where(x > 4, 0.01 * (x - 4) + 1, 0.125 * x + 0.5))
+
+
+def _hard_mish(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.where(x > -2, x * x / 2 + x, 0.0))
+
+
+def _leaky(slope: float) -> Activation:
+    return Activation(lambda x: F.leaky_relu(x, slope), lambda: nn.LeakyReLU(slope, inplace=True), homogeneous=True)
+
+
+_HARD_SWISH = Activation(F.hardswish, nn.Hardswish)
+_HARD_SIGMOID = Activation(F.hardsigmoid, nn.Hardsigmoid)
+
+# Darknet's names and constants (activations.c of both public ones), then those of PyTorch forks for MobileNetV3 (Howard et al. 2019, section 5.2)
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": Activation(lambda x: x, nn.Identity, homogeneous=True),
+    "leaky": _leaky(0.1),
+    "revleaky": _leaky(0.1),
+    "relie": _leaky(0.01),
+    "relu": Activation(F.relu, lambda: nn.ReLU(inplace=True), homogeneous=True),
+    "relu6": Activation(F.relu6, lambda: nn.ReLU6(inplace=True)),
+    "ramp": Activation(lambda x: F.relu(x) + 0.1 * x, homogeneous=True),
+    "elu": Activation(F.elu, nn.ELU),
+    "selu": Activation(lambda x: 1.0507 * F.elu(x, 1.6732)),
+    "gelu": Activation(lambda x: F.gelu(x, approximate="tanh"), lambda: nn.GELU("tanh")),
+    "mish": Activation(F.mish, nn.Mish),
+    "hard_mish": Activation(_hard_mish),
+    "swish": Activation(F.silu, nn.SiLU),
+    "logistic": Activation(torch.sigmoid, nn.Sigmoid),
+    "loggy": Activation(lambda x: 2 * torch.sigmoid(x) - 1),
+    "tanh": Activation(torch.tanh, nn.Tanh),
+    "hardtan": Activation(F.hardtanh, nn.Hardtanh),
+    "lhtan": Activation(lambda x: torch.where(x < 0, 0.001 * x, torch.where(x > 1, 0.001 * (x - 1) + 1, x))),
+    "plse": Activation(_plse),
+    "stair": Activation(_stair),
+    "h_swish": _HARD_SWISH, "hswish": _HARD_SWISH, "hard_swish": _HARD_SWISH,
+    "h_sigmoid": _HARD_SIGMOID, "hard_sigmoid": _HARD_SIGMOID,
+}
+MIXING = ("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval")  # Darknet's, not elementwise
+
+
+class Elementwise(nn.Module):
+    """An activation that has no module of its own."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A new tensor of x's shape."""
+        return ACTIVATIONS[self.name].function(x)
+
+    def extra_repr(self) -> str:
+        """Its name in the cfg."""
+        return self.name
+
+
+def activation(name: str) -> nn.Module:
+    """The module of a cfg activation name."""
+    return make() if (make := ACTIVATIONS[name].module) else Elementwise(name)
+
+
+def activation_name(section: dict) -> str:
+    """Name of a section's activation; Darknet's default is logistic for a convolution and linear for all others."""
+    return section.get("activation", "logistic" if section["type"] == "convolutional" else "linear")
+
+
+def activation_of(section: dict) -> Callable[[Tensor], Tensor]:
+    """Function of a section's activation."""
+    return ACTIVATIONS[activation_name(section)].function
+
+
+def carrier_beta(section: dict) -> float:
+    """Beta for which the layer's activation gives 1; 0 where it gives something there already (logistic), 1 where it never gets to 1."""
+    function = activation_of(section)
+
+    def value(x: float) -> float:
+        """The activation of one number."""
+        return function(torch.tensor(x, dtype=torch.float64)).item()
+
+    if value(0.0) != 0:
+        return 0.0
+    if value(1.0) == 1 or value(8.0) <= 1:
+        return 1.0
+    return brentq(lambda x: value(x) - 1.0, 0.0, 8.0, xtol=1e-15)
