@@ -13,41 +13,54 @@ from torch import Tensor, nn
 
 from utils.darknet_weights import LoadReport, read_darknet_weights, write_darknet_weights
 from utils.layers import activation, activation_name
-from utils.parse_config import head_anchors, integer, layer_inputs, number, parse_model_config
-from utils.shapes import conv_padding, layer_shapes, pool_padding
+from utils.parse_config import DEFAULT_CLASSES, head_anchors, integer, layer_inputs, number, parse_model_config
+from utils.shapes import conv_window, layer_shapes, pool_window
 
 BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on nets others trained
 
 
 class MaxPool(nn.Module):
-    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning (-inf)."""
+    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning (-inf). stride: of both, or down and right."""
 
-    def __init__(self, size: int, stride: int, padding: int):
+    def __init__(self, size: int, stride: int | tuple[int, int], padding: int):
         super().__init__()
-        self.size, self.stride = size, stride
-        self.pad = (padding // 2, padding - padding // 2) * 2
+        self.size, self.stride = size, stride if isinstance(stride, tuple) else (stride, stride)
+        self.before, self.after = padding // 2, padding - padding // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> pooled."""
-        left, right = self.pad[:2]
-        if left == right and 2 * left <= self.size:
-            return F.max_pool2d(x, self.size, self.stride, left)
-        # padding at right and bottom that a window never reaches changes nothing but costs a copy: size 2, stride 2
-        trim = (x.shape[3] + left + right - self.size) % self.stride, (x.shape[2] + left + right - self.size) % self.stride
-        pad = (left, max(right - trim[0], 0), left, max(right - trim[1], 0))
+        if self.before == self.after and 2 * self.before <= self.size:
+            return F.max_pool2d(x, self.size, self.stride, self.before)
+        pad = self.reached(x)
         return F.max_pool2d(F.pad(x, pad, value=float("-inf")) if any(pad) else x, self.size, self.stride)
+
+    def reached(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Padding (left, right, top, bottom) without what no window reaches at right and bottom: it changes nothing but costs a copy."""
+        spare = [(length + self.before + self.after - self.size) % stride for length, stride in zip(x.shape[2:], self.stride)]
+        return self.before, max(self.after - spare[1], 0), self.before, max(self.after - spare[0], 0)
+
+
+class LocalAvgPool(MaxPool):
+    """Darknet's average pooling over a window: the mean of those of its pixels that lie in the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> pooled."""
+        inside = F.pad(torch.ones_like(x[:1, :1]), self.reached(x))
+        share = F.avg_pool2d(inside, self.size, self.stride)
+        return F.avg_pool2d(F.pad(x, self.reached(x)), self.size, self.stride) / share
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement by an integer."""
+    """Nearest-neighbour enlargement by an integer, times `scale`."""
 
-    def __init__(self, stride: int):
+    def __init__(self, stride: int, scale: float = 1.0):
         super().__init__()
-        self.stride = stride
+        self.stride, self.scale = stride, scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H s, W s)."""
-        return F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
+        large = F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
+        return large if self.scale == 1 else large * self.scale
 
 
 class Route(nn.Module):
@@ -65,15 +78,20 @@ class Route(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """Sum of the inputs, then an activation (a sum is a new tensor, so an in-place activation is safe)."""
+    """Sum of the inputs, then an activation (a sum is a new tensor, so an in-place activation is safe). Where another input has fewer
+    channels than the first, the first's others pass; where it has more, its others are left out (darknet's shortcut_cpu)."""
 
     def __init__(self, act: str):
         super().__init__()
         self.act = activation(act)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Maps of one shape -> their sum, activated."""
-        return self.act(sum(inputs[2:], inputs[0] + inputs[1]))
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Maps (B, C_i, H, W) -> their sum (B, C_0, H, W), activated."""
+        total, channels = first, first.shape[1]
+        for other in others:
+            lacking = channels - other.shape[1]
+            total = total + (other if lacking == 0 else other[:, :channels] if lacking < 0 else F.pad(other, (0, 0, 0, 0, 0, lacking)))
+        return self.act(total)
 
 
 class Scale(nn.Module):
@@ -103,6 +121,21 @@ class Reorg(nn.Module):
         return planes.permute(0, 3, 5, 1, 2, 4).reshape(B, C * s * s, H // s, W // s)
 
 
+class Reorg3d(nn.Module):
+    """Space-to-depth, AlexeyAB's [reorg3d]: channel `offset C + c` is channel c at row offset // s, column offset % s of each s x s square."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C s^2, H / s, W / s)."""
+        B, C, H, W = x.shape
+        s = self.stride
+        squares = x.reshape(B, C, H // s, s, W // s, s)
+        return squares.permute(0, 3, 5, 1, 2, 4).reshape(B, C * s * s, H // s, W // s)
+
+
 class YOLOLayer(nn.Module):
     """A detection head's decoder; it learns nothing. In the net it passes the raw map through.
 
@@ -110,9 +143,11 @@ class YOLOLayer(nn.Module):
     2020, section 3.3). anchors: (A, 2) width, height in input pixels.
     """
 
+    objectness_entry = 4  # among the channels of an anchor
+
     def __init__(self, section: dict):
         super().__init__()
-        self.classes = integer(section, "classes")
+        self.classes = integer(section, "classes", DEFAULT_CLASSES)
         self.scale_xy = number(section, "scale_x_y", 1.0)
         self.new_coords = bool(integer(section, "new_coords"))
         self.register_buffer("anchors", torch.tensor(head_anchors(section)), persistent=False)
@@ -124,7 +159,7 @@ class YOLOLayer(nn.Module):
     def split(self, raw: Tensor) -> Tensor:
         """(B, A (5 + K), H, W) -> (B, A, H, W, 5 + K)."""
         B, _, H, W = raw.shape
-        return raw.view(B, len(self.anchors), 5 + self.classes, H, W).permute(0, 1, 3, 4, 2)
+        return raw.view(B, len(self.anchors), -1, H, W).permute(0, 1, 3, 4, 2)
 
     def anchors_px(self, stride: Tensor) -> Tensor:
         """(A, 2) anchors in input pixels."""
@@ -137,6 +172,10 @@ class YOLOLayer(nn.Module):
         # exp is held at e^8 so that an untrained or half-precision net cannot reach infinity
         wh = (2 * t_wh) ** 2 if self.new_coords else t_wh.clamp(max=8.0).exp()
         return torch.cat([xy, wh * anchor_px], dim=-1)
+
+    def start(self, bias: Tensor) -> None:
+        """Set the (A (5 + K),) biases of the convolution before an untrained head: an objectness of 1 %."""
+        bias.view(len(self.anchors), -1)[:, self.objectness_entry] = -4.6
 
     def probabilities(self, t: Tensor) -> Tensor:
         """(..., 1 + K) objectness and class probabilities of raw scores."""
@@ -171,12 +210,40 @@ class RegionLayer(YOLOLayer):
         return torch.cat([t[..., :1].sigmoid(), t[..., 1:].softmax(dim=-1)], dim=-1) if self.softmax else t.sigmoid()
 
 
+class GaussianYOLOLayer(YOLOLayer):
+    """The head of Choi et al. 2019 (Gaussian YOLOv3), as in darknet gaussian_yolo_layer.c: beside each of the four numbers of a box stands
+    its uncertainty, which lowers the score of what is detected. Training leaves the uncertainties as they are: the loss is that of [yolo]."""
+
+    ENTRIES = (0, 2, 4, 6)  # of x, y, w, h among x, its uncertainty, y, its uncertainty, ...; then objectness and classes
+    objectness_entry = 8
+
+    def entries(self, raw: Tensor) -> Tensor:
+        """(B, A (9 + K), H, W) -> (B, A, H, W, 9 + K)."""
+        return super().split(raw)
+
+    def split(self, raw: Tensor) -> Tensor:
+        """(B, A (9 + K), H, W) -> (B, A, H, W, 5 + K): without the uncertainties."""
+        t = self.entries(raw)
+        return torch.cat([t[..., list(self.ENTRIES)], t[..., self.objectness_entry:]], dim=-1)
+
+    def start(self, bias: Tensor) -> None:
+        """As [yolo]'s, and uncertainties of 1 %."""
+        super().start(bias)
+        bias.view(len(self.anchors), -1)[:, [i + 1 for i in self.ENTRIES]] = -4.6
+
+    def decode(self, raw: Tensor, image_width: int, image_height: int) -> Tensor:
+        """(B, A (9 + K), H, W) -> (B, A H W, 5 + K) as [yolo]'s, objectness times 1 - the mean of the four uncertainties."""
+        boxes, objectness, classes = super().decode(raw, image_width, image_height).split([4, 1, self.classes], dim=-1)
+        uncertainty = self.entries(raw)[..., [i + 1 for i in self.ENTRIES]].sigmoid().mean(-1)
+        return torch.cat([boxes, objectness * (1 - uncertainty.reshape(len(raw), -1, 1)), classes], dim=-1)
+
+
 def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -> nn.Sequential:
     normalised = bool(integer(section, "batch_normalize"))
     filters = integer(section, "filters")
     make = nn.Conv2d if initialise else partial(nn.utils.skip_init, nn.Conv2d)
-    conv = make(channels, filters, integer(section, "size"), integer(section, "stride", 1), conv_padding(section),
-                groups=integer(section, "groups", 1), bias=not normalised)
+    window = conv_window(section)
+    conv = make(channels, filters, window.size, window.stride, window.padding, window.dilation, integer(section, "groups", 1), not normalised)
     modules = nn.Sequential()
     modules.add_module(f"conv_{layer_i}", conv)
     if normalised:
@@ -186,21 +253,29 @@ def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -
     return modules
 
 
+def _pool(kind: type[MaxPool], section: dict) -> MaxPool:
+    window = pool_window(section)
+    return kind(window.size, window.stride, window.padding)
+
+
 def create_modules(defs: list[dict], initialise: bool = True) -> nn.ModuleList:
     """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Without `initialise` kernels hold whatever
     their memory held. Raises CfgError on shapes that do not fit."""
     shapes = layer_shapes(defs)
     build = {
-        "maxpool": lambda s: MaxPool(*pool_padding(s)),
+        "maxpool": lambda s: _pool(MaxPool, s),
+        "local_avgpool": lambda s: _pool(LocalAvgPool, s),
         "avgpool": lambda s: nn.AdaptiveAvgPool2d(1),
-        "upsample": lambda s: Upsample(integer(s, "stride", 2)),
+        "upsample": lambda s: Upsample(integer(s, "stride", 2), number(s, "scale", 1.0)),
         "route": lambda s: Route(integer(s, "groups", 1), integer(s, "group_id")),
         "shortcut": lambda s: Shortcut(activation_name(s)),
         "scale_channels": lambda s: Scale(activation_name(s)),
         "sam": lambda s: Scale(activation_name(s)),
         "dropout": lambda s: nn.Dropout(number(s, "probability", 0.5)),
         "reorg": lambda s: Reorg(integer(s, "stride", 1)),
+        "reorg3d": lambda s: Reorg3d(integer(s, "stride", 1)),
         "yolo": YOLOLayer,
+        "Gaussian_yolo": GaussianYOLOLayer,
         "region": RegionLayer,
     }
     modules = nn.ModuleList()
@@ -247,7 +322,7 @@ class Darknet(nn.Module):
                 nn.init.normal_(conv.weight, std=0.01)
                 nn.init.zeros_(conv.bias)
                 if not head.new_coords:
-                    conv.bias.data.view(len(head.anchors), -1)[:, 4] = -4.6  # sigmoid: 0.01
+                    head.start(conv.bias.data)
 
     def convolutions(self):
         """Yields (layer index, Conv2d, BatchNorm2d or None) of every convolutional layer, in cfg order."""

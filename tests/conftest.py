@@ -252,6 +252,27 @@ ODD = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
     "[route]\nlayers=20\n", "[upsample]\nstride=2\n", "[route]\nlayers=-1,13\n", convolution(8, 3),  # 23 to 26
     convolution(12, normalised=0, act="linear"),  # 27
     "[yolo]\nmask=0,1\nanchors=10,10, 20,20\nclasses=1\nnum=2\n"])  # 28
+# layers of other people's cfgs: shortcuts of unequal widths (the other input narrower, wider, two of them, chained; their own others read
+# by padded convolutions), dilation, strides that differ, [reorg3d], [local_avgpool], scaled upsampling, [se], [depthwise], [Gaussian_yolo]
+FOREIGN = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
+    convolution(8, 3, stride=2),  # 0
+    convolution(12, 3).replace("stride=1", "stride_x=1\nstride_y=2"),  # 1
+    convolution(12, 3).replace("stride=1", "stride_x=2\nstride_y=1"),  # 2
+    convolution(8, 3).replace("pad=1", "pad=1\ndilation=2"),  # 3
+    "[shortcut]\nfrom=-2\nactivation={act}\n",  # 4: 8 channels and the first 8 of 12
+    convolution(16, 3),  # 5
+    "[shortcut]\nfrom=-2\n",  # 6: 16 channels, the first 8 with those of layer 4
+    "[shortcut]\nfrom=2,-3\nactivation={act}\n",  # 7: 16, 12 and 8 channels
+    convolution(8, 3),  # 8
+    "[depthwise]\nbatch_normalize=1\nfilters=8\nsize=5\npad=1\nactivation={act}\n",  # 9
+    "[se]\nreduction=2\n",  # 10 to 13
+    convolution(10, 3), "[reorg3d]\nstride=2\n",  # 14, 15
+    convolution(12, 3), "[local_avgpool]\nsize=3\nstride=1\n",  # 16, 17
+    convolution(14, 3), "[shortcut]\nfrom=-4\n",  # 18, 19: 14 channels and the first 14 of 40 that share ten
+    convolution(14, 3), "[upsample]\nstride=2\nscale=0.5\n",  # 20, 21
+    "[route]\nlayers=-1,7\n", convolution(12, 3),  # 22, 23
+    convolution(20, normalised=0, act="linear"),  # 24
+    "[Gaussian_yolo]\nmask=0,1\nanchors=10,10, 20,20, 30,30\nclasses=1\nnum=3\n"])  # 25
 SAM = "[sam]\nfrom=8\nactivation=linear\n"
 ADD = "[shortcut]\nfrom=8\nactivation=linear\n"
 

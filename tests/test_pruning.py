@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ADD, FAMILIES, MIXED, ODD, ROOT, SAM, trained, worst
+from conftest import ADD, FAMILIES, FOREIGN, MIXED, ODD, ROOT, SAM, convolution, trained, worst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import Darknet
+from utils.layers import ACTIVATIONS
 from utils.parse_config import parse_model_config
+from utils.prune_depth import residual_blocks
 from utils.prune_graph import channel_graph, prunable_layers
 from utils.prune_masks import candidates, global_threshold, obtain_bn_mask, obtain_filters_mask, percent_limit
 from utils.prune_scores import group_scores, member_count
@@ -191,7 +193,7 @@ def test_compact_equals_masked_in_float32(families, base):
     assert worst(masked, compact) < 1e-4
 
 
-NETS = {"mixed": MIXED, "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD)}
+NETS = {"mixed": MIXED, "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD), "foreign": FOREIGN}
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -206,6 +208,49 @@ def test_every_layer_type_and_activation_is_exact_twice_and_in_float32(tmp_path,
     assert worst(again, smaller, (64, 96)) < 1e-9 and total_cost(smaller.module_defs).parameters < total_cost(compact.module_defs).parameters
     masked, compact, _ = masked_and_compact(model.float(), 0.5)
     assert worst(masked, compact, (64, 96)) < 1e-4
+
+
+@pytest.mark.parametrize("act", sorted(ACTIVATIONS))
+def test_every_activation_is_exact(tmp_path, act):
+    (tmp_path / "m.cfg").write_text(NETS["odd, added"].format(act=act))
+    masked, compact, surgery = masked_and_compact(trained(tmp_path / "m.cfg"), 0.5)
+    assert worst(masked, compact, (64, 64), 1) < 1e-9 and "carrier" in surgery.carried.values()
+
+
+PARTIAL = "[net]\nwidth=32\nheight=32\n" + "".join([
+    convolution(6, 3), convolution(4, 3), "[shortcut]\nfrom=-2\n",  # 2: 4 channels, of layer 0 the first 4
+    convolution(9, 3), "[shortcut]\nfrom=-2\n",  # 4: 9 channels, the first 4 with layer 2's
+    convolution(8, 3), convolution(18, normalised=0, act="linear"), "[yolo]\nmask=0,1,2\nanchors=1,2,3,4,5,6\nclasses=1\n"])
+
+
+def test_a_shortcut_of_unequal_widths_ties_what_it_adds_and_no_more(tmp_path):
+    (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
+    graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
+    first, second, third = (graph.outputs[i] for i in (0, 1, 3))
+    assert np.array_equal(first[:4], second) and np.array_equal(second, third[:4])
+    assert len(set(first[4:]) | set(second) | set(third[4:])) == 2 + 4 + 5  # the others are free
+    assert np.array_equal(graph.outputs[2], second) and np.array_equal(graph.outputs[4], third)
+    assert graph.prunable == [0, 1, 3, 5]
+
+
+def test_a_carrier_among_the_channels_that_no_shortcut_adds_speaks(tmp_path):
+    """All that is cut of layer 3 lies beyond what is added, and a padded convolution reads it."""
+    (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
+    model = trained(tmp_path / "m.cfg", zero_share=0.0)
+    model.module_list[3][1].weight.data[5:8] = 0
+    masked, compact, surgery = masked_and_compact(model, 0.0)
+    assert surgery.carriers == {3: 1} and worst(masked, compact, (32, 32)) < 1e-12
+
+
+def test_removing_blocks_leaves_shortcuts_of_unequal_widths_alone(tmp_path):
+    (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
+    assert residual_blocks(parse_model_config(tmp_path / "m.cfg")) == []
+
+
+def test_a_reorg3d_hands_every_channel_on_in_each_of_its_places(tmp_path):
+    (tmp_path / "m.cfg").write_text(FOREIGN.format(act="leaky"))
+    graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
+    assert np.array_equal(graph.outputs[15], np.tile(graph.outputs[14], 4)) and 14 in graph.prunable
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,19 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
 from utils.parse_config import head_anchors, head_indices, rebuild_heads, class_count
 from utils.writing import replacing
 
-# keys of a cfg section that change nothing in what the net computes
-_TRAINING_KEYS = {"dontload", "stopbackward", "map", "focal_loss", "resize", "label_smooth_eps", "jitter", "random", "truth_thresh", "ignore_thresh", "iou_loss", "iou_thresh", "cls_normalizer", "classes",
-                  "iou_normalizer", "obj_normalizer", "nms_kind", "beta_nms", "max_delta", "max", "probability", "num"}
-
-
+# keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
+_TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
 ALL_LAYERS = "all layers"  # load_weights' words when nothing starts from scratch
 # what a missing key of a section means
-_DEFAULTS = {"stride": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0", "batch_normalize": "0", "scale_x_y": "1",
-             "new_coords": "0", "scale_wh": "0", "reverse": "0", "softmax": "0"}
+_DEFAULTS = {"stride": "1", "size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0",
+             "batch_normalize": "0", "scale_x_y": "1", "new_coords": "0", "scale_wh": "0", "reverse": "0", "softmax": "0"}
 
 
 # where other programs keep a state_dict, the weights meant for inference first
@@ -244,7 +242,8 @@ def _check_architecture(model: nn.Module, path: Path, content: dict, strict: boo
     if len(saved) != len(own):
         raise CheckpointError(f"{path}: found weights of a net of {len(saved) - 1} layers, expected {len(own) - 1}{_right_cfg(content)}")
     for layer_i, (theirs, ours) in enumerate(zip(saved[1:], own[1:])):
-        for key in sorted((theirs.keys() | ours.keys()) - _TRAINING_KEYS):
+        decides = {"type"} | {key for key, kind in SECTION_KEYS[ours["type"]].items() if kind != "any"} - _TRAINING_KEYS
+        for key in sorted((theirs.keys() | ours.keys()) & decides):
             if _value(theirs, key) != _value(ours, key) and (strict or key not in ("anchors", "mask")):
                 raise CheckpointError(f"{path}: found {key}={theirs.get(key)} in layer {layer_i} [{ours['type']}], expected "
                                       f"{key}={ours.get(key)}{_right_cfg(content)}")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.parse_config import class_count, head_anchors, head_indices, integer
+from utils.parse_config import class_count, head_anchors, head_entries, head_indices, integer
 from utils.shapes import layer_costs
 from utils.writing import replacing
 
@@ -186,4 +186,4 @@ def _head_convolutions(defs: list[dict]) -> list[int]:
 def _head_floats(defs: list[dict], conv_i: int, floats: int, classes: int) -> int:
     """Floats of head convolution `conv_i` if it were made for `classes` classes."""
     filters = integer(defs[1 + conv_i], "filters")
-    return floats // filters * len(head_anchors(defs[2 + conv_i])) * (5 + classes)
+    return floats // filters * len(head_anchors(defs[2 + conv_i])) * head_entries({**defs[2 + conv_i], "classes": classes})

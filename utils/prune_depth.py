@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.layers import activation_name, activation_of
 from utils.parse_config import integer, layer_inputs, renumbered
 from utils.prune_surgery import prefix
-from utils.shapes import layer_costs
+from utils.shapes import layer_costs, layer_shapes
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,19 @@ class Block:
 
 
 def residual_blocks(defs: list[dict]) -> list[Block]:
-    """Blocks that can be left out: a plain shortcut over a chain of convolutions, perhaps with dropout, that nothing else reads; the last
+    """Blocks that can be left out: a plain shortcut of equal widths over a chain of convolutions, perhaps with dropout, that nothing else reads; the last
     convolution with batch norm and an activation that maps 0 to 0."""
     readers: dict[int, list[int]] = {}
     for layer_i, section in enumerate(defs[1:]):
         for j in layer_inputs(layer_i, section):
             readers.setdefault(j, []).append(layer_i)
+    shapes = layer_shapes(defs)
     blocks = []
     for layer_i, section in enumerate(defs[1:]):
         inputs = layer_inputs(layer_i, section)
         if section["type"] != "shortcut" or activation_name(section) != "linear" or len(inputs) != 2:
+            continue
+        if shapes[inputs[0]] != shapes[inputs[1]]:
             continue
         branch = range(inputs[1] + 1, layer_i)
         convolutions = [i for i in branch if defs[1 + i]["type"] == "convolutional"]

@@ -1,7 +1,8 @@
 """Which channels of a net belong together, from module_defs alone.
 
 Every output channel of every layer gets an id. Layers that only pass channels on (pooling, upsample, dropout, plain routes)
-pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds, a depthwise
+pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds (of inputs of different widths
+the common ones), a depthwise
 convolution maps one to one, or that sit at the same place of each group of a grouped convolution or route (so that all groups
 keep equal counts). The connected components of the ties are the groups that are scored and cut as one. A group that
 holds a frozen id (a channel something depends on by its number) cannot be cut.
@@ -99,6 +100,13 @@ def _route(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarr
     return np.concatenate(parts)
 
 
+def _shortcut(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarray:
+    for ids in inputs[1:]:
+        common = min(len(inputs[0]), len(ids))  # the others of a wider input are passed on or left out
+        build.tie(inputs[0][:common], ids[:common])
+    return inputs[0]
+
+
 def _tied(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarray:
     for ids in inputs[1:]:
         build.tie(inputs[0], ids)
@@ -112,13 +120,17 @@ def _reorg(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarr
     return ids
 
 
+def _reorg3d(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarray:
+    return np.tile(inputs[0], integer(section, "stride", 1) ** 2)
+
+
 def _head(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarray:
     build.freeze(inputs[0], "it is a detection head")
     return inputs[0]
 
 
-_OUTPUT_OF = {"convolutional": _convolution, "route": _route, "shortcut": _tied, "sam": _tied, "scale_channels": _tied,
-              "reorg": _reorg, "yolo": _head, "region": _head}
+_OUTPUT_OF = {"convolutional": _convolution, "route": _route, "shortcut": _shortcut, "sam": _tied, "scale_channels": _tied,
+              "reorg": _reorg, "reorg3d": _reorg3d, "yolo": _head, "region": _head, "Gaussian_yolo": _head}
 
 
 def channel_graph(defs: list[dict], strategy: str = "group") -> ChannelGraph:

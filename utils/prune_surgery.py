@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from utils.layers import activation_of, carrier_beta
-from utils.parse_config import integer, layer_inputs
+from utils.parse_config import integer, layer_inputs, number
 from utils.prune_graph import ChannelGraph
-from utils.shapes import conv_padding
+from utils.shapes import conv_window
 
 FOLDS = ("exact", "bias", "none")
 
@@ -40,6 +40,15 @@ def prefix(layer_i: int, part: str) -> str:
     return f"module_list.{layer_i}.{module}_{layer_i}.{attribute}"
 
 
+def shortcut_sum(sources: list[Tensor]) -> Tensor:
+    """(C_0,) what a shortcut adds up of (C_i,) constants: those of another input where the first has that channel."""
+    total = sources[0].clone()
+    for source in sources[1:]:
+        common = min(len(total), len(source))
+        total[:common] += source[:common]
+    return total
+
+
 def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], removed: Tensor) -> list[Tensor]:
     """Constant that each channel of each layer emits, (C_i,) float64 a layer; 0 for channels that are not in `removed`.
 
@@ -56,9 +65,13 @@ def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], rem
             groups, group_id = integer(section, "groups", 1), integer(section, "group_id")
             value = torch.cat([source.chunk(groups)[group_id] for source in sources])
         elif kind == "shortcut":
-            value = activation_of(section)(sum(sources))
+            value = activation_of(section)(shortcut_sum(sources))
         elif kind in ("scale_channels", "sam"):
             value = activation_of(section)(sources[0] * sources[1])
+        elif kind == "upsample":
+            value = sources[0] * number(section, "scale", 1.0)
+        elif kind == "reorg3d":
+            value = sources[0].repeat(integer(section, "stride", 1) ** 2)
         elif kind == "reorg":
             value = torch.zeros(len(here), dtype=torch.float64)  # its input cannot be cut
         else:
@@ -104,7 +117,7 @@ def _readers(defs, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -
         constant = input_constants(defs, graph, constants, layer_i)
         if constant.any():
             gone = np.unique(inputs[~keep[torch.from_numpy(inputs)].numpy()])
-            found.append(_Reader(layer_i, constant, conv_padding(section) > 0, gone))
+            found.append(_Reader(layer_i, constant, conv_window(section).padding > 0, gone))
     return found
 
 
@@ -158,22 +171,24 @@ def _carrier_constants(defs, graph: ChannelGraph, carriers: dict[int, int]) -> t
     later = _later_terms(defs, graph)
     for i in layers:
         zero = activation_of(defs[1 + i])(torch.zeros((), dtype=torch.float64))
-        if i in later and zero == 0:
-            betas[i], own[i] = torch.zeros_like(betas[i]), torch.zeros_like(own[i])
+        if zero == 0:
+            betas[i][:later.get(i, 0)] = 0.0
+            own[i][:later.get(i, 0)] = 0.0
     return betas, propagate(defs, graph, own, is_carrier)
 
 
-def _later_terms(defs: list[dict], graph: ChannelGraph) -> set[int]:
-    """Convolutions whose output only ever enters a shortcut as its newer term (the block's last layer of a residual net)."""
+def _later_terms(defs: list[dict], graph: ChannelGraph) -> dict[int, int]:
+    """Convolutions whose output only ever enters a shortcut as its newer term (the block's last layer of a residual net) -> how many of
+    their channels, from the first, are added to an older term each time."""
     users: dict[int, list[tuple[int, dict]]] = {}
     for layer_i, section in enumerate(defs[1:]):
         for j in layer_inputs(layer_i, section):
             users.setdefault(j, []).append((layer_i, section))
-    later = set()
+    later = {}
     for i in graph.normalised:
-        uses = users.get(i, [])
-        if uses and all(section["type"] == "shortcut" and min(layer_inputs(j, section)) < i for j, section in uses):
-            later.add(i)
+        added = [max((len(graph.outputs[older]) for older in layer_inputs(j, section) if older < i), default=0)
+                 if section["type"] == "shortcut" else 0 for j, section in users.get(i, [])]
+        later[i] = min(added, default=0)
     return later
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from utils.parse_config import CfgError, input_size, integer, layer_inputs, number, numbers, where
+from utils.parse_config import CfgError, head_anchors, head_entries, input_size, integer, layer_inputs, where
 
 
 @dataclass(frozen=True)
@@ -13,22 +13,45 @@ class LayerCost:
     macs: int
 
 
-def conv_padding(section: dict) -> int:
-    """Zero padding of a [convolutional] section in pixels a side: size // 2 for pad=1, else `padding`."""
-    return integer(section, "size") // 2 if integer(section, "pad") else integer(section, "padding")
+@dataclass(frozen=True)
+class Window:
+    """What a convolution or a pooling sees at a time: a square of `size` x `size` pixels, `dilation` apart, moved by `stride` (down,
+    right). padding: pixels a side for a convolution, in all for a pooling."""
+
+    size: int
+    stride: tuple[int, int]
+    padding: int
+    dilation: int = 1
+
+    def count(self, height: int, width: int, padding: int) -> tuple[int, int]:
+        """(rows, columns) of the output of a (height, width) map with `padding` pixels in all."""
+        reach = self.dilation * (self.size - 1) + 1
+        return (height + padding - reach) // self.stride[0] + 1, (width + padding - reach) // self.stride[1] + 1
 
 
-def pool_padding(section: dict) -> tuple[int, int, int]:
-    """(size, stride, total padding) of a [maxpool]; Darknet pads size - 1 in all, the odd pixel at right and bottom."""
+def _stride(section: dict) -> tuple[int, int]:
     stride = integer(section, "stride", 1)
-    size = integer(section, "size", stride)
-    return size, stride, integer(section, "padding", size - 1)
+    return integer(section, "stride_y", stride), integer(section, "stride_x", stride)
+
+
+def conv_window(section: dict) -> Window:
+    """Window of a [convolutional] section: pads size // 2 for pad=1, else `padding`, all times the dilation (darknet's im2col)."""
+    size = integer(section, "size", 1)
+    dilation = integer(section, "dilation", 1) if size > 1 else 1
+    padding = size // 2 if integer(section, "pad") else integer(section, "padding")
+    return Window(size, _stride(section), padding * dilation, dilation)
+
+
+def pool_window(section: dict) -> Window:
+    """Window of a [maxpool] or [local_avgpool]; Darknet pads size - 1 in all, the odd pixel at right and bottom."""
+    size = integer(section, "size", integer(section, "stride", 1))
+    return Window(size, _stride(section), integer(section, "padding", size - 1))
 
 
 def layer_shapes(defs: list[dict], width: int | None = None, height: int | None = None) -> list[tuple[int, int, int]]:
     """(channels, height, width) of every layer's output; width and height of the image default to the cfg's.
 
-    Raises CfgError where shapes do not fit (route of different sizes, shortcut of different channels, ...).
+    Raises CfgError where shapes do not fit (route or shortcut of different sizes, ...).
     """
     cfg_width, cfg_height = input_size(defs)
     image = (integer(defs[0], "channels", 3), height or cfg_height, width or cfg_width)
@@ -48,20 +71,21 @@ def _conv(section, inputs, place):
     if channels % groups or filters % groups:
         raise CfgError(f"{place}: found groups={groups} with {channels} input and {filters} output channels, "
                        "expected a divisor of both")
-    size, stride, padding = integer(section, "size"), integer(section, "stride", 1), conv_padding(section)
-    return filters, (height + 2 * padding - size) // stride + 1, (width + 2 * padding - size) // stride + 1
+    window = conv_window(section)
+    if window.dilation > 1 and 2 * window.padding != window.dilation * (window.size - 1):
+        raise CfgError(f"{place}: found dilation={window.dilation} with size={window.size} and {window.padding} pixels of padding, expected an odd "
+                       "size and pad=1 (Darknet computes another size of the map than it fills)")
+    return filters, *window.count(height, width, 2 * window.padding)
 
 
-def _maxpool(section, inputs, place):
+def _pool(section, inputs, place):
     channels, height, width = inputs[0]
-    size, stride, padding = pool_padding(section)
-    return channels, (height + padding - size) // stride + 1, (width + padding - size) // stride + 1
+    window = pool_window(section)
+    return channels, *window.count(height, width, window.padding)
 
 
 def _upsample(section, inputs, place):
     stride = integer(section, "stride", 2)
-    if number(section, "scale", 1.0) != 1.0:
-        raise CfgError(f"{place}: found scale={section['scale']}, expected 1 (scaled upsampling is not supported)")
     return inputs[0][0], inputs[0][1] * stride, inputs[0][2] * stride
 
 
@@ -78,17 +102,19 @@ def _route(section, inputs, place):
     return sum(channels // groups for channels, _, _ in inputs), *inputs[0][1:]
 
 
-def _same(section, inputs, place):
-    if section.get("weights_type", "none") != "none":
-        raise CfgError(f"{place}: found weights_type={section['weights_type']}, expected none (weighted shortcuts are not supported)")
+def _shortcut(section, inputs, place):
+    if any(shape[1:] != inputs[0][1:] for shape in inputs):
+        raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal shapes (channels may differ)")
+    return inputs[0]  # where channels differ the common ones are added
+
+
+def _sam(section, inputs, place):
     if any(shape != inputs[0] for shape in inputs):
         raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal shapes")
     return inputs[0]
 
 
 def _scale_channels(section, inputs, place):
-    if integer(section, "scale_wh"):
-        raise CfgError(f"{place}: found scale_wh=1, expected per-channel scales (scale_wh is not supported)")
     scale, scaled = inputs
     if scale != (scaled[0], 1, 1):
         raise CfgError(f"{place}: found scales of {scale}, expected {(scaled[0], 1, 1)}, one a channel")
@@ -98,25 +124,24 @@ def _scale_channels(section, inputs, place):
 def _reorg(section, inputs, place):
     channels, height, width = inputs[0]
     stride = integer(section, "stride", 1)
-    if integer(section, "reverse"):
-        raise CfgError(f"{place}: found reverse=1, expected a plain reorg (reverse is not supported)")
-    if height % stride or width % stride or channels % (stride * stride):
+    unit = stride * stride if section["type"] == "reorg" else 1  # [reorg] reads the map as planes stride times as high and wide
+    if height % stride or width % stride or channels % unit:
         raise CfgError(f"{place}: found {inputs[0]} (channels, height, width), expected height and width divisible by "
-                       f"{stride} and channels by {stride * stride}")
+                       f"{stride} and channels by {unit}")
     return channels * stride * stride, height // stride, width // stride
 
 
 def _detect(section, inputs, place):
-    anchors = numbers(section, "mask") if "mask" in section else numbers(section, "anchors")[::2]
-    expected = len(anchors) * (5 + integer(section, "classes"))
-    if inputs[0][0] != expected:
-        raise CfgError(f"{place}: found {inputs[0][0]} input channels, expected {expected} = {len(anchors)} anchors x "
-                       f"(5 + {section['classes']} classes); set filters={expected} in the convolution before it")
+    anchors, entries = len(head_anchors(section)), head_entries(section)
+    if inputs[0][0] != anchors * entries:
+        raise CfgError(f"{place}: found {inputs[0][0]} input channels, expected {anchors * entries} = {anchors} anchors x {entries} (box, objectness "
+                       f"and classes); set filters={anchors * entries} in the convolution before it")
     return inputs[0]
 
 
-_SHAPE_OF = {"convolutional": _conv, "maxpool": _maxpool, "upsample": _upsample, "route": _route, "shortcut": _same,
-             "sam": _same, "scale_channels": _scale_channels, "reorg": _reorg, "yolo": _detect, "region": _detect,
+_SHAPE_OF = {"convolutional": _conv, "maxpool": _pool, "local_avgpool": _pool, "upsample": _upsample, "route": _route, "shortcut": _shortcut,
+             "sam": _sam, "scale_channels": _scale_channels, "reorg": _reorg, "reorg3d": _reorg,
+             "yolo": _detect, "region": _detect, "Gaussian_yolo": _detect,
              "avgpool": lambda section, inputs, place: (inputs[0][0], 1, 1),
              "dropout": lambda section, inputs, place: inputs[0]}
 
@@ -132,7 +157,7 @@ def layer_costs(defs: list[dict], width: int | None = None, height: int | None =
             continue
         filters, out_height, out_width = shapes[layer_i]
         inputs = shapes[layer_i - 1][0] if layer_i else integer(defs[0], "channels", 3)
-        weights = filters * inputs // integer(section, "groups", 1) * integer(section, "size") ** 2
+        weights = filters * inputs // integer(section, "groups", 1) * conv_window(section).size ** 2
         bias = 2 * filters if integer(section, "batch_normalize") else filters
         costs.append(LayerCost(weights + bias, weights * out_height * out_width))
     return costs
@@ -150,8 +175,8 @@ def largest_stride(defs: list[dict]) -> int:
     strides: list[float] = []
     for layer_i, section in enumerate(defs[1:]):
         stride = max(strides[j] if j >= 0 else 1.0 for j in layer_inputs(layer_i, section))
-        if section["type"] in ("convolutional", "maxpool", "reorg"):
-            stride *= integer(section, "stride", 1)
+        if section["type"] in ("convolutional", "maxpool", "local_avgpool", "reorg", "reorg3d"):
+            stride *= max(_stride(section))
         elif section["type"] == "upsample":
             stride /= integer(section, "stride", 2)
         strides.append(0.0 if section["type"] == "avgpool" else stride)
