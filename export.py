@@ -12,7 +12,7 @@ from utils import cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of export.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p = cli.Parser(description=__doc__)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
     p.add_argument("--out", type=Path, metavar="FILE", help="file to write: .onnx, or .weights with the .cfg beside it "
@@ -36,7 +36,7 @@ def main() -> None:
 
     device = cli.select_device(args.device)
     cfg = cli.resolve_cfg(args.cfg)
-    weights = Path(args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth")
+    weights = Path(args.weights or cli.default_weights(cfg))
     defs = defs_for_weights(cfg, weights)
     size = cli.input_size(args, defs)
     model = Darknet(defs)

@@ -12,7 +12,7 @@ from utils.writing import write_json
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test.py."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p = cli.Parser(description=__doc__)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to score (default: weights/STEM_ckpt.pth)")
     cli.add_data_flags(p)
     cli.add_run_flags(p, batch_size=8)
@@ -38,7 +38,7 @@ def main() -> None:
     device = cli.select_device(args.device, args.threads)
     size = cli.input_size(args, defs)
     model = Darknet(defs)
-    weights = Path(args.weights or f"weights/{cli.stem(cfg)}_ckpt.pth")
+    weights = Path(args.weights or cli.default_weights(cfg))
     words, _ = load_weights(model, weights)
     valid = dataset(args, data, "valid", size)
     backend, predict = make_backend(args.backend, model.to(device), size, len(valid))

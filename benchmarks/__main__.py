@@ -19,10 +19,10 @@ from utils import cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=cli.HelpFormatter)
+    p = cli.Parser(prog="python -m benchmarks", description=__doc__)
     p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step prune startup growth (default: all)")
     p.add_argument("--peer", type=Path, metavar="PATH", help="another checkout to time beside this one")
-    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="of every contestant (0: as torch chooses)")
+    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every contestant; 0: as torch chooses")
     p.add_argument("--repeats", type=cli.positive_int, metavar="N", help="measured rounds (default: the item's, slow contestants dropping out early)")
     p.add_argument("--warmup", type=cli.count, metavar="N", help="rounds before them (default: the item's)")
     nets = p.add_argument_group("nets")
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     nets.add_argument("--dense", nargs=2, metavar=("CFG", "WEIGHTS"), help="forward: your own dense net instead")
     nets.add_argument("--pruned", nargs=2, metavar=("CFG", "WEIGHTS"), help="and what it was pruned to")
     o = p.add_argument_group("output")
-    o.add_argument("--out", type=Path, default=Path("output/benchmarks"), metavar="DIR", help="for results.json, table.md and a PNG an item")
+    o.add_argument("--out", type=Path, default=Path("output/benchmarks"), metavar="DIR", help="for results.json, table.md and a PNG per item")
     o.add_argument("--json", type=Path, metavar="FILE", help="write results.json there too")
     args = p.parse_args(argv)
     if bool(args.dense) != bool(args.pruned):

@@ -274,15 +274,14 @@ def default_out(base: str, classes: int, width: float) -> Path:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked and typed."""
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = cli.Parser(description=__doc__.split("\n")[0])
     p.add_argument("--base", choices=BASES, default="yolov3", help="network to build")
     p.add_argument("--classes", type=cli.positive_int, default=1, metavar="N", help="number of classes")
     p.add_argument("--width", type=width_multiplier, default=1.0, metavar="FACTOR",
                    help="times the filters of every layer but the heads, rounded to a multiple of 8")
     p.add_argument("--size", type=pixel_size, default="416", metavar="PX", help="input size, SIDE or WIDTHxHEIGHT")
     p.add_argument("--anchors-from", type=Path, metavar="LIST",
-                   help="image list or folder, YOLO labels beside it: cluster the anchors from its boxes")
+                   help="image list or folder, YOLO labels beside it: cluster the anchors from their boxes")
     p.add_argument("--out", type=Path, metavar="FILE", help="cfg to write; else named by base and width, in config/")
     return p.parse_args(argv)
 

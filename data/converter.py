@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
@@ -249,8 +250,7 @@ def report(counts: dict[str, Counts]) -> str:
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=here, help="folder with hand_dataset/ or oxford/hand_dataset/")
     parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help="folder to write to (default: --root)")
     parser.add_argument("--copy", action="store_true", help="copy the images instead of hard-linking them")

@@ -23,7 +23,7 @@ from scipy.io import savemat
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils import draw_clutter, draw_hands  # noqa: E402
+from utils import cli, draw_clutter, draw_hands  # noqa: E402
 
 FOLDERS = {"train": "training_dataset/training_data", "valid": "validation_dataset/validation_data",
            "test": "test_dataset/test_data"}
@@ -193,8 +193,7 @@ def contact_sheet(path: Path, seed: int, size: int, difficulty: Difficulty = Dif
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "demo",
                         help="folder to write hand_dataset/ into")
     parser.add_argument("--train", type=int, default=800, help="training images")
@@ -203,10 +202,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=320, help="side of the square images in pixels")
     parser.add_argument("--sides", type=float, nargs=2, default=Difficulty.sides, metavar=("MIN", "MAX"),
                         help="longer side of a hand, as a fraction of the image side")
-    parser.add_argument("--most-hands", type=int, default=Difficulty.most_hands, help="an image")
-    parser.add_argument("--min-visible", type=float, default=Difficulty.min_visible, help="share of a hand that is neither covered nor cut")
+    parser.add_argument("--most-hands", type=int, default=Difficulty.most_hands, help="hands per image, at most")
+    parser.add_argument("--min-visible", type=float, default=Difficulty.min_visible, help="smallest share of a hand that is neither covered nor cut off")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write a grid of samples with boxes")
     args = parser.parse_args(argv)
     if min(args.train, args.valid, args.test, args.seed) < 0 or args.size < 32 or args.workers < 1:

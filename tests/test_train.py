@@ -19,8 +19,10 @@ from models import Darknet
 from utils import sparsity
 from utils.channel_cost import saved_macs
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
+from utils.darknet_weights import file_bytes
 from utils.distill import distillation_loss
 from utils.ema import ModelEma
+from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
 from utils.parse_config import CfgError, parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
 from utils.rescale import RescaleError, rescale_gammas, restoring_factor
@@ -152,7 +154,13 @@ def test_tensorboard_gets_the_numbers_of_metrics_csv_and_the_gammas(arguments):
 def test_named_weights_that_are_missing_stop_and_the_default_only_warns(arguments):
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         Trainer(arguments("--weights", "nowhere.pth"))
-    assert "from scratch" in Trainer(arguments()).start_words
+    assert Trainer(arguments()).start_words == "from scratch"  # no word of a download that would not fit this cfg either
+
+
+def test_the_public_start_is_advised_where_it_fits_the_cfg():
+    for name in ("yolov3", "yolov3-hand", "yolov3-hand-w25", "yolov3-tiny-hand"):
+        defs = rebuild_heads(parse_model_config(ROOT / "config" / f"{name}.cfg"), PUBLIC_CLASSES)
+        assert (file_bytes(defs) == PUBLIC_WEIGHTS["yolov3.weights"]) == (name in ("yolov3", "yolov3-hand")), name
 
 
 def test_a_default_start_of_another_net_only_warns_and_none_is_none(arguments):

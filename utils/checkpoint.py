@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
+from utils.origin import missing
 from utils.parse_config import head_anchors, head_indices, rebuild_heads, class_count
 from utils.writing import replacing
 
@@ -78,7 +79,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise missing(path, "checkpoint")
     content = _unpickled(path)
     if "module_defs" in content:
         _check_own(path, content)
@@ -185,7 +186,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file")
+        raise missing(path, "weights file")
     if not is_torch_file(path):
         report = model.load_darknet_weights(path)
         if strict and report.kind != "full":

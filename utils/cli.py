@@ -1,12 +1,16 @@
 """What the scripts' command lines share: flags under all their names, value types, and errors as one line."""
 
 import argparse
+import difflib
 import math
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterable, NamedTuple, NoReturn
+
+
+NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -15,6 +19,34 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     def _get_help_string(self, action: argparse.Action) -> str:
         said = "default" in action.help or action.default in (None, False, "")
         return action.help if said else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A script's command line: - and _ are alike in the names of flags, and a mistake is one line."""
+
+    def __init__(self, **options):
+        alike = "- and _ are alike in the names of flags: --img-size is --img_size"
+        super().__init__(**{"formatter_class": HelpFormatter, "epilog": alike} | options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """argparse's, of flags in either spelling."""
+        return super().parse_known_args(self.spelled(sys.argv[1:] if args is None else args), namespace)
+
+    def spelled(self, words: Iterable[str]) -> list[str]:
+        """Command-line words with the flags as they were declared: --img-size=3 -> --img_size=3; nothing after a -- is a flag."""
+        words = list(words)
+        end = words.index("--") if "--" in words else len(words)
+        declared = {name.replace("_", "-"): name for name in self._option_string_actions if name.startswith("--")}
+        parts = [word.partition("=") for word in words[:end]]
+        return [declared.get(name.replace("_", "-"), name) + equals + value for name, equals, value in parts] + words[end:]
+
+    def error(self, message: str) -> NoReturn:
+        """One line, with the flag that was probably meant, and exit status 2."""
+        if message.startswith("unrecognized arguments: -"):
+            word = message.split()[2].partition("=")[0]
+            near = difflib.get_close_matches(self.spelled([word])[0], self._option_string_actions, n=1, cutoff=0.7)
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
 
 
 def positive_int(text: str) -> int:
@@ -106,7 +138,8 @@ def _target(text: str, units: dict[str, float], least: float, expected: str) -> 
 
 def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | None, weights_help: str) -> None:
     """--model_def = --cfg and -pre = --pretrained_weights = --weights_path = --weights."""
-    parser.add_argument("--model_def", "--cfg", dest="cfg", default=cfg, metavar="CFG", help="Darknet cfg of the network")
+    parser.add_argument("--model_def", "--cfg", dest="cfg", default=cfg, metavar="CFG",
+                        help="Darknet cfg of the network")
     parser.add_argument("-pre", "--pretrained_weights", "--weights_path", "--weights", dest="weights", default=weights,
                         metavar="FILE", help=f"checkpoint (.pth) or Darknet .weights: {weights_help}")
 
@@ -115,34 +148,52 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """--data_config = --data, --class_path, and how images are read."""
     parser.add_argument("--data_config", "--data", dest="data", default="config/oxfordhand.data", metavar="FILE",
                         help=".data or .yaml file that names the image lists and classes")
-    parser.add_argument("--class_path", metavar="FILE", help="class names, one a line; replaces those of --data")
-    parser.add_argument("--skip-bad", action="store_true", help="skip and count unreadable images and labels instead of stopping")
-    parser.add_argument("--cache-gb", type=amount, default=0.5, metavar="GB", help="memory for decoded images, a loader process")
+    parser.add_argument("--class_path", metavar="FILE",
+                        help="file of class names, one per line; replaces those of --data")
+    parser.add_argument("--skip-bad", action="store_true",
+                        help="skip and count unreadable images and labels instead of stopping")
+    parser.add_argument("--cache-gb", type=amount, default=0.5, metavar="GB",
+                        help="memory for decoded images, per loader process")
 
 
 def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:
     """--img_size, --batch_size, --n_cpu, --device, --threads."""
-    parser.add_argument("--img_size", type=positive_int, metavar="PX", help="square input size (default: the cfg's width and height)")
-    parser.add_argument("--batch_size", type=positive_int, default=batch_size, metavar="N", help="images a batch")
-    parser.add_argument("--n_cpu", type=count, default=n_cpu, metavar="N", help="loader processes at most")
-    parser.add_argument("--device", default="", metavar="NAME", help="cpu, cuda, cuda:1, 1 (default: cuda if there is one)")
-    parser.add_argument("--threads", type=count, default=0, metavar="N", help="CPU threads of torch (0: as torch chooses)")
+    parser.add_argument("--img_size", type=positive_int, metavar="PX",
+                        help="square input size (default: the cfg's width and height)")
+    parser.add_argument("--batch_size", type=positive_int, default=batch_size, metavar="N", help="images per batch")
+    parser.add_argument("--n_cpu", type=count, default=n_cpu, metavar="N", help="processes that load images, at most")
+    add_device_flags(parser)
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """--device, --threads."""
+    parser.add_argument("--device", default="", metavar="NAME",
+                        help="cpu, cuda, cuda:1 or 1 (default: cuda if there is one, else cpu)")
+    add_threads_flag(parser)
+
+
+def add_threads_flag(parser: argparse.ArgumentParser) -> None:
+    """--threads."""
+    parser.add_argument("--threads", type=count, default=0, metavar="N",
+                        help="CPU threads of torch; 0: as torch chooses")
 
 
 def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None:
     """--conf_thres, --nms_thres, --iou_thres, --scorer."""
-    parser.add_argument("--conf_thres", type=ratio, default=conf, help="objectness under which a prediction is dropped")
-    parser.add_argument("--nms_thres", type=ratio, default=0.5, help="IoU over which the weaker of two boxes is dropped")
-    parser.add_argument("--iou_thres", type=ratio, default=0.5, help="IoU from which a box counts as found")
+    parser.add_argument("--conf_thres", type=ratio, default=conf, help="predictions of a lower objectness are dropped")
+    parser.add_argument("--nms_thres", type=ratio, default=0.5, help=NMS_HELP)
+    parser.add_argument("--iou_thres", type=ratio, default=0.5,
+                        help="a detection counts as right from this IoU with a labelled box")
     parser.add_argument("--scorer", choices=("standard", "compat"), default="standard",
-                        help="standard: COCO-style matching, all-point AP; compat: the reference implementation's number")
+                        help="standard: COCO-style matching, all-point AP; compat: the reference implementation's "
+                        "rules")
 
 
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     """--backend."""
     parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino"), default="auto",
-                        help="what runs the network; auto: on a CPU onnxruntime, else openvino, where installed and there is work enough "
-                        "to pay for its start; else torch")
+                        help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
+                        "and there are enough images to make up for the seconds that its start takes; otherwise torch")
 
 
 def resolve_cfg(path: str) -> Path:
@@ -158,6 +209,11 @@ def resolve_cfg(path: str) -> Path:
 def stem(cfg: str | os.PathLike) -> str:
     """Name that a cfg's files carry: its file name without .cfg and without -hand."""
     return Path(cfg).stem.replace("-hand", "")
+
+
+def default_weights(cfg: str | os.PathLike, folder: str = "weights") -> str:
+    """Where train.py and test_prune.py leave the weights of `cfg`: the best in weights/, the last in checkpoints/."""
+    return f"{folder}/{stem(cfg)}_ckpt.pth"
 
 
 def pruned_name(cfg: str | os.PathLike) -> tuple[str, int]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.origin import missing
 from utils.parse_config import class_count, head_anchors, head_entries, head_indices, integer
 from utils.shapes import layer_costs
 from utils.writing import replacing
@@ -48,6 +49,11 @@ def conv_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> list[Tensor]:
 def darknet_bytes(model: nn.Module) -> int:
     """Size of the model's .weights file."""
     return HEADER.itemsize + 4 * sum(tensor.numel() for _, conv, bn in model.convolutions() for tensor in conv_tensors(conv, bn))
+
+
+def file_bytes(defs: list[dict]) -> int:
+    """Size of a .weights file of the net `defs`."""
+    return HEADER.itemsize + 4 * sum(_layer_floats(defs).values())
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def _contents(path: Path, defs: list[dict]) -> _Contents:
 def _headers(path: Path) -> list[np.dtype]:
     """The headers that the file can have, the likelier one first."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file")
+        raise missing(path, "weights file")
     size, start = path.stat().st_size, np.fromfile(path, "<i4", 3)
     if size < OLD_HEADER.itemsize or not (0 <= start[0] < 1000 and 0 <= start[1] < 1000):
         raise WeightsError(f"{path}: found no Darknet header, expected major, minor, revision and a count of images")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from utils.origin import missing, origin
 from utils.parse_config import CfgError
 
 
@@ -29,8 +30,8 @@ class DataConfig:
         if value is None:
             raise CfgError(f"{self.path}:1: found no {part!r} entry, expected {part}=LIST")
         if not value.exists():
-            raise CfgError(f"{self.path}: found {part}={value}, which does not exist; expected a list of images or a folder "
-                           "(make it with data/converter.py, or name your own with --data)")
+            raise CfgError(f"{self.path}: found {part}={value}, which does not exist; expected a list of images or a "
+                           f"folder{origin(value)}")
         return value
 
 
@@ -41,7 +42,7 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such data file")
+        raise missing(path, "data file")
     options = _read_yaml(path) if path.suffix.lower() in (".yaml", ".yml") else _read_key_values(path)
     base = _near(path, str(options["path"])) if options.get("path") else None
     names = read_names(class_path) if class_path else options.get("names")
@@ -104,7 +105,7 @@ def read_names(path: str | os.PathLike) -> list[str]:
     """Class names, one a line; blank lines are skipped. Raises FileNotFoundError or CfgError when empty."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such class names file")
+        raise missing(path, "class names file")
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names:
         raise CfgError(f"{path}:1: found no name, expected one class name a line")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
 from utils.letterbox import letterbox, planes
+from utils.origin import origin
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 MULTI_SCALE = (0.7, 1.3)  # range of the input size under --multiscale_training, relative to the nominal one
@@ -46,7 +47,7 @@ def read_image_list(source: str | os.PathLike) -> list[Path]:
             raise DataError(f"{source}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
         return found
     if not source.is_file():
-        raise DataError(f"{source}: no such image list or folder")
+        raise DataError(f"{source}: no such image list or folder{origin(source)}")
     paths = []
     for line_i, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), start=1):
         entry = line.strip().replace("\\", "/")

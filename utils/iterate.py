@@ -11,6 +11,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.checkpoint import read_checkpoint
+from utils.origin import missing
 from utils.parse_config import parse_model_config
 from utils.setup import model_and_data
 from utils.shapes import total_cost
@@ -29,7 +30,7 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
     passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its name>-step<i>."""
     parse_train_args("fine-tuning of --steps", shlex.split(args.tune))  # a wrong flag is known before the first step is pruned
     out = args.out or Path("pruned") / f"steps-{cli.stem(args.cfg)}"
-    cfg, weights = cli.resolve_cfg(args.cfg), Path(args.weights or f"checkpoints/{cli.stem(args.cfg)}_ckpt.pth")
+    cfg, weights = cli.resolve_cfg(args.cfg), Path(args.weights or cli.default_weights(args.cfg, "checkpoints"))
     shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
     remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights), "prune": [*shares, *passed],
                                   "layers": args.layers, "tune": args.tune})
@@ -61,7 +62,7 @@ def remember(path: Path, command: dict) -> None:
 def sha256(weights: Path) -> str:
     """What tells a weights file from a later one of its name. Raises FileNotFoundError."""
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: no such weights file")
+        raise missing(weights, "weights file")
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from utils.cfg_keys import (FORKS, KIND_WORDS, NOT_COMPUTED, NOT_SUPPORTED, POSITIVE_KEYS, REQUIRED_KEYS, SECTION_KEYS, SPELLINGS)
 from utils.layers import ACTIVATIONS, MIXING
+from utils.origin import missing
 from utils.writing import write_text
 
 HEADS = ("yolo", "region", "Gaussian_yolo")
@@ -90,7 +91,7 @@ def parse_model_config(path: str | os.PathLike) -> list[dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such cfg file")
+        raise missing(path, "cfg file")
     defs: list[Section] = []
     data = path.read_bytes()
     if b"\0" in data:

@@ -8,44 +8,62 @@ from utils import cli
 
 def parse_prune_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test_prune.py."""
-    p = argparse.ArgumentParser(description=description, formatter_class=cli.HelpFormatter, allow_abbrev=False)
+    p = cli.Parser(description=description, allow_abbrev=False)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, "to prune (default: checkpoints/STEM_ckpt.pth)")
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     cut = p.add_argument_group("what goes")
-    cut.add_argument("--percent", type=cli.fraction, default=0.85, help="share of prunable channels to cut")
-    cut.add_argument("--strategy", choices=("group", "skip"), default="group", help="group: channels tied by shortcuts and depthwise "
-                     "or grouped layers are cut together; skip: the reference rule, nothing that feeds a shortcut or an upsample")
+    cut.add_argument("--percent", type=cli.fraction, default=0.85, help="share of the prunable channels to remove")
+    cut.add_argument("--strategy", choices=("group", "skip"), default="group",
+                     help="group: channels coupled by shortcuts, depthwise convolutions or conv groups are cut "
+                     "together; skip: the reference implementation's rule, nothing that feeds a shortcut or an "
+                     "upsample")
     cut.add_argument("--score", choices=("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random"), default="gamma",
-                     help="what channels are ranked by: |gamma|; over its layer's mean; over the root of what the channel costs; first "
-                     "order of the loss; norm of the kernel; chance")
-    cut.add_argument("--cost", choices=("macs", "latency"), default="macs", help="of --score gamma-cost: counted, or measured here")
-    cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max", help="score of tied channels from their members'")
-    cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE", help="every layer keeps at least this share")
-    cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N", help="keep widths multiples of N, chosen in the ranking")
-    cut.add_argument("--layers", type=cli.count, default=0, metavar="N", help="first remove the N residual blocks of least --score whole")
-    cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact", help="how constants of removed channels are "
-                     "carried; bias is the reference's way, wrong at the border of padded convolutions")
+                     help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
+                     "gamma-cost: divided by the root of the channel's cost; taylor: first-order change of the loss; "
+                     "l1, l2: norm of its kernel; random: chance, for comparison")
+    cut.add_argument("--cost", choices=("macs", "latency"), default="macs", 
+                     help="of --score gamma-cost: multiply-adds, or time measured on this machine")
+    cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max", 
+                     help="how the importances of coupled channels become one")
+    cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE", 
+                     help="every layer keeps at least this share of its channels")
+    cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N", 
+                     help="every layer keeps a multiple of N channels, those of the highest importance")
+    cut.add_argument("--layers", type=cli.count, default=0, metavar="N", 
+                     help="first remove the N least important residual blocks as a whole")
+    cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact",
+                     help="what becomes of the constants that removed channels emit; exact: nothing changes; bias: "
+                     "the reference implementation's way, inexact at the border of padded convolutions; none: they "
+                     "are dropped")
     aim = p.add_argument_group("aim (instead of --percent)")
-    aim.add_argument("--target-params", type=cli.size_target, metavar="X", help="the mildest cut with at most X parameters: a ratio (0.2) or 1.2M")
-    aim.add_argument("--target-flops", type=cli.size_target, metavar="X", help="the same for FLOPs (2 x MACs): 0.3 or 2.5G")
-    aim.add_argument("--target-latency", type=cli.time_target, metavar="X", help="the same for measured time: 0.5 or 12ms")
-    aim.add_argument("--max-drop", type=cli.ratio, metavar="D", help="the strongest cut that loses at most D of mAP before "
-                     "fine-tuning, batch-norm statistics recalibrated (with --steps: in each step)")
-    aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES", help="take batch-norm statistics anew on training images "
-                     "(default: 20 after a search, and for every point of --curve, when the net is scored; else 0)")
+    aim.add_argument("--target-params", type=cli.size_target, metavar="X",
+                     help="the mildest cut with at most X parameters, as a ratio (0.2) or a count (1.2M)")
+    aim.add_argument("--target-flops", type=cli.size_target, metavar="X",
+                     help="the mildest cut with at most X FLOPs (2 x MACs): 0.3 or 2.5G")
+    aim.add_argument("--target-latency", type=cli.time_target, metavar="X",
+                     help="the mildest cut whose forward pass is measured to take at most X: 0.5 or 12ms")
+    aim.add_argument("--max-drop", type=cli.ratio, metavar="D",
+                     help="the strongest cut that loses at most D of mAP before fine-tuning, after recalibration of "
+                     "the batch-norm statistics (with --steps: in each step)")
+    aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES",
+                     help="measure the batch-norm statistics of the pruned net anew on so many training batches "
+                     "(default: 20 after a search for --max-drop or --curve, if the net is scored; otherwise 0)")
     step = p.add_argument_group("in steps")
-    step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N", help="prune in N parts and fine-tune after each; the same "
-                      "command goes on where it was stopped")
-    step.add_argument("--tune", default="--epochs 10 --lr 1e-3", metavar="FLAGS", help="of train.py, for every step")
+    step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N",
+                      help="prune in N parts and fine-tune after each; the same command goes on where it was stopped")
+    step.add_argument("--tune", default="--epochs 10 --lr 1e-3", metavar="FLAGS",
+                      help="flags of train.py for the fine-tuning after each step")
     look = p.add_argument_group("look around")
-    look.add_argument("--curve", type=cli.count, default=0, metavar="N", help="also score N cuts from mild to strong: CSV and PNG")
-    look.add_argument("--sensitivity", type=cli.count, default=0, metavar="IMAGES", help="also cut each layer alone and score it on "
-                      "so many images: CSV and heat map")
+    look.add_argument("--curve", type=cli.count, default=0, metavar="N",
+                      help="also score N cuts from mild to strong; writes a CSV and a PNG")
+    look.add_argument("--sensitivity", type=cli.count, default=0, metavar="IMAGES",
+                      help="also cut each layer alone and score the net on so many images; writes a CSV and a heat map")
     o = p.add_argument_group("output")
-    o.add_argument("--out", type=Path, metavar="DIR", help="put all files there instead of config/, checkpoints/, weights/, pruned/")
+    o.add_argument("--out", type=Path, metavar="DIR",
+                   help="put all files there instead of config/, checkpoints/, weights/ and pruned/")
     o.add_argument("--repeats", type=cli.count, default=20, metavar="N", help="forward passes to time; 0: none")
-    o.add_argument("--no-eval", action="store_true", help="do not score; for sizes and files alone")
+    o.add_argument("--no-eval", action="store_true", help="write the pruned net without scoring it")
     cli.add_score_flags(o)
     return p.parse_args(argv)

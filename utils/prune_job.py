@@ -54,7 +54,7 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     cfg, defs, data = model_and_data(args)
     device = cli.select_device(args.device, args.threads)
     model = build(defs)
-    weights = Path(args.weights or f"checkpoints/{cli.stem(cfg)}_ckpt.pth")
+    weights = Path(args.weights or cli.default_weights(cfg, "checkpoints"))
     words, content = load_weights(model, weights, strict=False)
     if words != ALL_LAYERS:
         print(f"warning: {weights}: {words}; its mAP means nothing before training")

@@ -9,9 +9,10 @@ DEFAULT_WEIGHTS = "weights/yolov3.weights"
 
 def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
     """Arguments of train.py; `weights_named` says whether --weights was given."""
-    p = argparse.ArgumentParser(prog="train.py", description=description, formatter_class=cli.HelpFormatter)
+    p = cli.Parser(prog="train.py", description=description)
     model = p.add_argument_group("model and data")
-    cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from (default: {DEFAULT_WEIGHTS} where it is there and fits); none: from scratch")
+    cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from; none: from scratch "
+                        f"(default: {DEFAULT_WEIGHTS}, if it exists and fits the cfg)")
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     _add_training_flags(p.add_argument_group("training"))
@@ -30,70 +31,92 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
 
 def _add_training_flags(t) -> None:
     t.add_argument("--epochs", type=cli.positive_int, default=100, help="passes over the training images")
-    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3, help="the highest of the run")
-    t.add_argument("--momentum", type=cli.fraction, default=0.9, help="of SGD, Nesterov's")
-    t.add_argument("--weight_decay", type=cli.amount, default=5e-4, help="on convolution kernels only")
+    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3,
+                   help="learning rate after warm-up, the highest of the run")
+    t.add_argument("--momentum", type=cli.fraction, default=0.9, help="Nesterov momentum of SGD")
+    t.add_argument("--weight_decay", type=cli.amount, default=5e-4, help="L2 penalty, of convolution kernels only")
     t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine",
-                   help="how the learning rate falls after warm-up: by "
-                   "a cosine to a hundredth; in steps, to a tenth after 80 %% and again after 90 %%")
-    t.add_argument("--warmup", type=cli.amount, default=1.0, metavar="EPOCHS", help="epochs of rising learning rate")
-    t.add_argument("--accumulate", type=cli.positive_int, default=1, metavar="N", help="batches an optimiser step")
-    t.add_argument("--clip", type=cli.amount, default=500.0, metavar="NORM", help="largest gradient norm; 0: any (usual: about 100)")
-    t.add_argument("--ema", type=cli.fraction, default=0.998, metavar="DECAY", help="average of weights; 0: none")
-    t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="half precision on a GPU")
-    t.add_argument("--bf16", action="store_true", help="bfloat16 instead, on a CPU too: steps twice as fast where it has AMX units")
-    t.add_argument("--compile", action="store_true", help="run the net through torch.compile: up to two minutes to start, then steps about 6 %% faster")
-    t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="keep layers 0..N-1 as they are")
-    t.add_argument("--seed", type=cli.count, default=0, help="of weights, order and augmentation")
+                   help="how the learning rate falls after warm-up; cosine: to a hundredth; steps: to a tenth after "
+                   "80 %% of the run and again after 90 %%")
+    t.add_argument("--warmup", type=cli.amount, default=1.0, metavar="EPOCHS",
+                   help="epochs in which the learning rate rises from 0")
+    t.add_argument("--accumulate", type=cli.positive_int, default=1, metavar="N", help="batches per optimiser step")
+    t.add_argument("--clip", type=cli.amount, default=500.0, metavar="NORM", 
+                   help="gradients of a larger norm are scaled down to it; 0: never (usual norms: about 100)")
+    t.add_argument("--ema", type=cli.fraction, default=0.998, metavar="DECAY", 
+                   help="decay of the moving average of weights that is scored and saved; 0: no average")
+    t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision, on a GPU")
+    t.add_argument("--bf16", action="store_true", 
+                   help="mixed precision in bfloat16, on a CPU too: steps twice as fast where it has AMX units")
+    t.add_argument("--compile", action="store_true", 
+                   help="run the net through torch.compile: up to 2 minutes to start, then steps about 6 %% faster")
+    t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="do not train layers 0 to N-1")
+    t.add_argument("--seed", type=cli.count, default=0, help="of initial weights, image order and augmentation")
 
 
 def _add_loss_flags(loss) -> None:
-    loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou", help="complete IoU, or squared errors of x, y, w, h as in Darknet")
-    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", help="anchors that fit a box this well "
-                      "are positive too; 1: the best alone, as in YOLOv3")
-    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU", help="predictions that overlap a box this much, and are not its own, are no "
-                      "negatives")
+    loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou",
+                      help="ciou: complete IoU; mse: squared errors of x, y, w, h as in Darknet")
+    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", 
+                      help="every anchor whose IoU with a box is higher learns it; 1: the best anchor alone, as in "
+                      "YOLOv3")
+    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU", 
+                      help="predictions above this IoU with any box are ignored in the objectness loss")
 
 
 def _add_augmentation_flags(a) -> None:
     a.add_argument("--augment", choices=("none", "flip", "standard", "strong"), default="standard",
-                   help="standard: flip, scale, translate, HSV; strong: more of each, close-ups, grey and blurred pictures")
-    a.add_argument("--mosaic", type=cli.ratio, default=0.0, metavar="P", help="share of pictures made of four")
-    a.add_argument("--multiscale_training", action="store_true", help="another input size every batch")
+                   help="standard: flip, scale, translate, HSV; strong: more of each, close-ups, grey and blurred "
+                   "pictures")
+    a.add_argument("--mosaic", type=cli.ratio, default=0.0, metavar="P",
+                   help="share of training images that are composed of four")
+    a.add_argument("--multiscale_training", action="store_true", help="a random input size for every batch")
 
 
 def _add_sparsity_flags(s) -> None:
-    s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="L1 on batch-norm gammas")
+    s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true",
+                   help="penalise batch-norm gammas, so that channels can be pruned")
     # -s is declared so that argparse does not read it as a short form of -sr
-    s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA", help="strength of -sr")
-    s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="prox", help="how: prox, soft threshold after the step, exact "
-                   "zeros; l1, sub-gradient, the same drift; polarize, on the small gammas only (Zhuang et al. 2020)")
-    s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant", help="decay: s falls to 0; ease: in "
-                   "the second half it falls to 0 for the channels that survived the first")
-    s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none", help="press harder on channels that cost "
-                   "more: s times the root of the operations, or of the measured time, that a channel costs")
-    s.add_argument("--rescale", type=cli.rescaling, default="auto", metavar="none|auto|ALPHA", help="shrink all gammas first without "
-                   "changing the function; without it a short -sr run selects nothing (auto: 0.05, where the activations allow it)")
-    s.add_argument("--strategy", choices=("group", "skip"), default="group", help="which layers are penalised: all that "
-                   "test_prune.py can prune, or the reference's rule")
-    s.add_argument("--percent", type=cli.fraction, default=0.85, help="cut to judge the sparsity by, each epoch")
+    s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA",
+                   help="strength of -sr")
+    s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="prox",
+                   help="prox: L1 by a soft threshold after each step, which gives exact zeros; l1: L1 by its "
+                   "sub-gradient; polarize: pushes small gammas to 0 and leaves large ones (Zhuang et al. 2020)")
+    s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant",
+                   help="decay: s falls to 0 over the run; ease: s falls to 0 over the second half, but only for "
+                   "channels whose gamma is not 0 by then")
+    s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none",
+                   help="penalise costly channels more: s times the root of the FLOPs, or of the measured time, that a "
+                   "channel takes")
+    s.add_argument("--rescale", type=cli.rescaling, default="auto", metavar="none|auto|ALPHA",
+                   help="under -sr, first multiply all gammas by ALPHA without changing what the net computes; "
+                   "without it a short run selects no channels; auto: 0.05, if the activations allow it")
+    s.add_argument("--strategy", choices=("group", "skip"), default="group",
+                   help="which layers -sr penalises; group: all that test_prune.py can prune; skip: those of the "
+                   "reference implementation, nothing that feeds a shortcut or an upsample")
+    s.add_argument("--percent", type=cli.fraction, default=0.85,
+                   help="share of channels that the sparsity is judged for, after every epoch")
 
 
 def _add_recovery_flags(r) -> None:
-    r.add_argument("--teacher-cfg", metavar="CFG", help="the dense net, to learn from while fine-tuning")
-    r.add_argument("--teacher-weights", metavar="FILE", help="its weights")
-    r.add_argument("--distill-gain", type=cli.positive_float, default=1.0, help="weight of the teacher's terms against "
-                   "that of the labels', 1; the loss is the mean, so that --lr means the same with a teacher")
-    r.add_argument("--rewind", type=cli.count, default=0, metavar="N", help="learning-rate rewinding: train as the last --epochs of a run "
-                   "of N epochs would (Renda et al. 2020)")
+    r.add_argument("--teacher-cfg", metavar="CFG", help="fine-tuning also learns from this net, the dense one")
+    r.add_argument("--teacher-weights", metavar="FILE", help="weights of the teacher")
+    r.add_argument("--distill-gain", type=cli.positive_float, default=1.0,
+                   help="weight of the teacher's loss, that of the labels being 1; the two are averaged, so that --lr "
+                   "means the same with a teacher")
+    r.add_argument("--rewind", type=cli.count, default=0, metavar="N",
+                   help="learning-rate rewinding: the learning rate is that of the last --epochs of a run of N epochs "
+                   "(Renda et al. 2020)")
 
 
 def _add_output_flags(o) -> None:
     o.add_argument("--name", metavar="RUN", help="folder under logs/ (default: from the cfg and the time)")
-    o.add_argument("--resume", metavar="RUN", help="folder of a run to go on with; its own arguments count")
-    o.add_argument("--evaluation_interval", type=cli.positive_int, default=1, metavar="EPOCHS", help="score every so often, and in the end")
+    o.add_argument("--resume", metavar="RUN", help="run folder to go on with, by the arguments it was begun with")
+    o.add_argument("--evaluation_interval", type=cli.positive_int, default=1, metavar="EPOCHS",
+                   help="score after every EPOCHS epochs, and after the last")
     o.add_argument("--checkpoint_interval", type=cli.count, default=0, metavar="EPOCHS",
-                   help="keep a numbered checkpoint every so often; 0: last and best alone")
-    o.add_argument("--tensorboard", action="store_true", help="also write the numbers and a histogram of gammas for it")
-    o.add_argument("--no-publish", action="store_true", help="leave checkpoints/ and weights/ as they are")
+                   help="keep a numbered checkpoint of every EPOCHS epochs; 0: only the last and the best")
+    o.add_argument("--tensorboard", action="store_true", help="also write numbers and gamma histograms for TensorBoard")
+    o.add_argument("--no-publish", action="store_true", 
+                   help="write to the run folder only, not to checkpoints/ and weights/")
     cli.add_score_flags(o)

@@ -16,7 +16,7 @@ from utils import cli, distributed, sparsity
 from utils.augmentations import AUGMENTATIONS, Augmentation
 from utils.channel_cost import saved_macs, seconds_per_mac
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
-from utils.darknet_weights import WeightsError
+from utils.darknet_weights import WeightsError, file_bytes
 from utils.datasets import TrainSampler, evaluation_loader, training_loader
 from utils.distill import distillation_loss, load_teacher
 from utils.ema import ModelEma
@@ -24,6 +24,8 @@ from utils.evaluate import ScoreOptions, evaluate
 from utils.letterbox import to_input
 from utils.loss import LossOptions, LossParts, yolo_loss
 from utils.metrics import EvalResult
+from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS, origin
+from utils.parse_config import rebuild_heads
 from utils.plots import plot_training
 from utils.prune_graph import channel_graph
 from utils.publish import publish
@@ -110,11 +112,18 @@ class Trainer:
                     raise
                 words = f"warning: the default start does not fit this cfg ({error}): from scratch"
         elif args.weights:
-            words = f"warning: {args.weights} is not there (weights/download_weights.py fetches it): from scratch"
+            words = "from scratch"
+            if self._default_start_fits():
+                words = f"warning: {args.weights} is not there{origin(args.weights)}: from scratch"
         self.rescale = float(loaded.get("rescale", 1.0))
         if args.sr and args.rescale != "none":
             words += self._rescale()
         return words
+
+    def _default_start_fits(self) -> bool:
+        """Whether the public weights, which are of 80 classes, are those of this net."""
+        defs = rebuild_heads(self.model.module_defs, PUBLIC_CLASSES)
+        return file_bytes(defs) == PUBLIC_WEIGHTS.get(Path(self.args.weights).name)
 
     def _rescale(self) -> str:
         """Shrink the gammas as --rescale says; where "auto" cannot, say why and leave them. Returns the words."""

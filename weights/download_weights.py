@@ -5,15 +5,17 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils import cli  # noqa: E402
 from utils.download import DownloadError, fetch  # noqa: E402
+from utils.origin import PUBLIC_WEIGHTS  # noqa: E402
 
 BASE_URL = "https://pjreddie.com/media/files"
-SIZES = {"yolov3.weights": 248_007_048, "darknet53.conv.74": 162_482_580}  # bytes
+SIZES = PUBLIC_WEIGHTS
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(SIZES), help=f"of {', '.join(SIZES)}")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
     parser.add_argument("--base-url", default=BASE_URL, help="where to get them, for a mirror")

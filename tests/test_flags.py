@@ -1,0 +1,111 @@
+"""Command lines: flags in either spelling, mistakes in one line, and what an error about a missing file advises."""
+
+import argparse
+import importlib
+import sys
+
+import pytest
+from conftest import ROOT
+
+import detect
+from utils.origin import RECIPES, missing, origin
+from utils.prune_args import parse_prune_args
+from utils.train_args import parse_train_args
+
+MODULES = ("train", "test_prune", "detect", "export", "test", "data.converter", "data.synthesize_hands",
+           "data.download_oxford", "config.create_hand_model", "weights.download_weights", "benchmarks.__main__",
+           "benchmarks.demo", "benchmarks.sparsity", "benchmarks.tradeoff")
+
+
+def parse_args_of(module):
+    """parse_args of a script; test.py by its path, since Python has a package of that name."""
+    spec = importlib.util.spec_from_file_location(module.replace(".", "_"), ROOT / f"{module.replace('.', '/')}.py")
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # dataclasses look their module up
+    spec.loader.exec_module(script)
+    return script.parse_args
+
+
+def parser_of(parse, monkeypatch):
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv=None: seen.append(parser) or parser.exit())
+        with pytest.raises(SystemExit):
+            parse([])
+    return seen[0]
+
+
+def example(action):
+    """Words that give a flag a value."""
+    if action.nargs == 0:
+        return []
+    value = next(iter(action.choices)) if action.choices else action.default
+    value = value[0] if isinstance(value, (list, tuple)) and value else value
+    value = 1 if value in (None, "", argparse.SUPPRESS, []) else value
+    value = 32 if action.dest == "size" else 0.5 if action.dest in ("min_visible", "sides") else value
+    return [str(value)] * (action.nargs if isinstance(action.nargs, int) else 1)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_flag_of_every_script_is_known_with_hyphens_and_with_underscores(module, monkeypatch):
+    parser = parser_of(parse_args_of(module), monkeypatch)
+    flags = [(name, action) for action in parser._actions for name in action.option_strings
+             if name.startswith("--") and action.dest != "help"]
+    for action in parser._actions:
+        action.required = False
+    for name, action in flags:
+        said = vars(parser.parse_args([name, *example(action)]))
+        body = name[2:]
+        for other in ("--" + body.replace("_", "-"), "--" + body.replace("-", "_")):
+            assert vars(parser.parse_args([other, *example(action)])) == said
+            if len(example(action)) == 1:
+                assert vars(parser.parse_args([f"{other}={example(action)[0]}"])) == said
+    assert flags or module == "weights.download_weights"
+
+
+def test_values_and_what_follows_two_hyphens_stay_as_they_are():
+    args = parse_prune_args("", ["--max_drop", "0.1", "--tune=--img-size 64", "--out", "a-b_c", "--no_eval"])
+    assert (args.max_drop, args.tune, str(args.out), args.no_eval) == (0.1, "--img-size 64", "a-b_c", True)
+    assert parse_train_args("", ["--no_amp", "--s_schedule", "ease", "-lr", "0.1"]).s_schedule == "ease"
+    parser = parser_of(detect.parse_args, pytest.MonkeyPatch())
+    assert parser.spelled(["--max_frames", "--", "--max_frames"]) == ["--max-frames", "--", "--max_frames"]
+
+
+@pytest.mark.parametrize("words, said", [(["--img-siz", "3", "--imagesize"], "did you mean --img_size?"),
+                                         (["--batch-sise", "3"], "did you mean --batch_size?"),
+                                         (["--xyzzy"], "unrecognized arguments: --xyzzy"),
+                                         (["--epochs", "0"], "argument --epochs: found 0, expected 1 or more")])
+def test_a_wrong_flag_is_one_line_and_exit_status_2(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_train_args("", words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count("\n") == 1 and error.startswith("train.py: ")
+
+
+def test_detect_takes_the_published_net_unless_told_otherwise():
+    cfg, weights = detect.net_files(None, None)
+    assert (ROOT / cfg).is_file() and (ROOT / weights).is_file()
+    assert detect.net_files("a/yolov3-hand.cfg", None)[1] == "weights/yolov3_ckpt.pth"
+    assert [str(path) for path in detect.net_files(None, "w.pth")] == ["config/yolov3-hand.cfg", "w.pth"]
+
+
+@pytest.mark.parametrize("path, maker", [
+    ("weights/yolov3_ckpt.pth", "train.py"), ("logs/a/best.pth", "train.py"), ("weights/best.pt", "train.py"),
+    ("checkpoints/prune_yolov3_ckpt.pth", "test_prune.py"), ("config/prune2_yolov3-hand.cfg", "test_prune.py"),
+    ("pruned/yolov3-pruned.weights", "test_prune.py"), ("weights/yolov3.weights", "download_weights.py yolov3.weights"),
+    ("data/train.txt", "data/converter.py"), ("data/valid.txt", "data/converter.py"),
+    ("config/yolov3-hand-w25.cfg", "create_hand_model.py")])
+def test_an_error_about_a_missing_file_names_what_makes_it(path, maker):
+    error = missing(path, "file")
+    assert isinstance(error, FileNotFoundError) and str(error).startswith(f"{path}: no such file; python ") and maker in str(error)
+
+
+@pytest.mark.parametrize("path", ["my.weights", "mine/train.txt", "my.cfg", "net.pth", "myyolov3.weights"])
+def test_an_error_about_a_file_of_the_users_own_advises_nothing(path):
+    assert origin(path) == "" and str(missing(path, "file")) == f"{path}: no such file"
+
+
+def test_what_errors_advise_to_run_is_there():
+    for words in RECIPES.values():
+        script = next(word for word in words.split() if word.endswith(".py"))
+        assert (ROOT / script).is_file()
