@@ -211,9 +211,11 @@ def test_data_errors_name_the_place(tmp_path, name, text, words):
 
 
 def test_missing_list_says_how_to_get_it(tmp_path):
-    (tmp_path / "d.data").write_text("classes=1\ntrain=nowhere.txt\n")
-    data = parse_data_config(tmp_path / "d.data")
-    with pytest.raises(CfgError, match="converter.py"):
-        data.list_file("train")
+    for name, made in (("data/train.txt", True), ("nowhere.txt", False)):  # nothing here makes the second
+        (tmp_path / "d.data").write_text(f"classes=1\ntrain={name}\n")
+        data = parse_data_config(tmp_path / "d.data")
+        with pytest.raises(CfgError, match="does not exist") as error:
+            data.list_file("train")
+        assert ("converter.py" in str(error.value)) == made
     with pytest.raises(CfgError, match="no 'valid' entry"):
         data.list_file("valid")
