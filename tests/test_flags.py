@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 import detect
+from utils import iterate
 from utils.origin import RECIPES, missing, origin
 from utils.prune_args import parse_prune_args
 from utils.train_args import parse_train_args
@@ -69,6 +70,11 @@ def test_values_and_what_follows_two_hyphens_stay_as_they_are():
     assert parse_train_args("", ["--no_amp", "--s_schedule", "ease", "-lr", "0.1"]).s_schedule == "ease"
     parser = parser_of(detect.parse_args, pytest.MonkeyPatch())
     assert parser.spelled(["--max_frames", "--", "--max_frames"]) == ["--max-frames", "--", "--max_frames"]
+
+
+def test_steps_drop_their_flags_in_either_spelling():
+    words = ["--target_params", "0.2", "--max_drop=0.1", "--img-size", "64", "--steps", "2"]
+    assert iterate.without(words, ("--target-params", "--max-drop", "--steps")) == ["--img-size", "64"]
 
 
 @pytest.mark.parametrize("words, said", [(["--img-siz", "3", "--imagesize"], "did you mean --img_size?"),

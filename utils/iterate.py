@@ -100,14 +100,15 @@ def step_shares(args: argparse.Namespace) -> list[str]:
 
 
 def without(argv: list[str], names: tuple[str, ...]) -> list[str]:
-    """argv less the flags in `names` and their values, given as `--flag value` or `--flag=value`."""
-    kept, skip = [], False
+    """argv less the flags in `names`, in either spelling, and their values: `--flag value` or `--flag=value`."""
+    kept, skip, names = [], False, [name.replace("_", "-") for name in names]
     for word in argv:
+        flag, equals, _ = word.partition("=")
         if skip:
             skip = False
-        elif word in names:
-            skip = True
-        elif word.split("=")[0] not in names:
+        elif flag.replace("_", "-") in names:
+            skip = not equals
+        else:
             kept.append(word)
     return kept
 
