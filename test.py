@@ -32,7 +32,7 @@ def main() -> None:
     from utils.datasets import evaluation_loader
     from utils.evaluate import ScoreOptions, evaluate
     from utils.plots import plot_pr_curve
-    from utils.setup import dataset, model_and_data
+    from utils.setup import labelled_dataset, model_and_data
 
     cfg, defs, data = model_and_data(args)
     device = cli.select_device(args.device, args.threads)
@@ -40,7 +40,7 @@ def main() -> None:
     model = Darknet(defs)
     weights = Path(args.weights or cli.default_weights(cfg))
     words, _ = load_weights(model, weights)
-    valid = dataset(args, data, "valid", size)
+    valid = labelled_dataset(args, data, "valid", size)
     backend, predict = make_backend(args.backend, model.to(device), size, len(valid))
     print(f"{cfg}, {weights}: {words}; {len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)

@@ -322,6 +322,17 @@ def tiny_data(tmp_path) -> Path:
     return path
 
 
+def without_labels(tiny_data: Path, part: str) -> Path:
+    """Make the pictures of part "train" or "valid" of a .data file ones that nobody labelled; returns a place where labels were expected."""
+    root = tiny_data.parent / f"unlabelled-{part}"
+    listing = make_dataset(root, 4, seed=9)
+    for path in (root / "labels").iterdir():
+        path.unlink()
+    lines = [f"{part}={listing}" if line.startswith(part) else line for line in tiny_data.read_text().splitlines()]
+    tiny_data.write_text("\n".join(lines) + "\n")
+    return root / "labels" / "0.txt"
+
+
 def randomise(model, zero_share: float = 0.3) -> None:
     """Batch norms as a trained net could have them: random statistics, gammas of either sign, some exactly 0."""
     for _, conv, bn in model.convolutions():

@@ -1,17 +1,20 @@
 """test_prune.py's flags reach the cut: each is compared with what it is defined as, or with the cut that it must change."""
 
+import re
+import runpy
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import trained
+from conftest import ROOT, trained, without_labels
 
 from benchmarks.tradeoff import TorchPruning
 from models import Darknet
-from utils import prune_explore, prune_job, prune_plan, prune_report, prune_scores, pruning
+from utils import iterate, prune_explore, prune_job, prune_plan, prune_report, prune_scores, pruning
 from utils.channel_cost import saved_macs
 from utils.checkpoint import save_checkpoint, weights_content
+from utils.datasets import DataError
 from utils.deviation import probe_image
 from utils.prune_args import parse_prune_args
 from utils.prune_scores import group_scores
@@ -249,3 +252,63 @@ def test_the_contestant_of_the_tradeoff_cuts_to_the_size_that_was_asked_for(job_
         assert [defs[1 + i]["filters"] for i in (7, 14)] == ["18", "18"]  # heads stay
     assert contestant(1) is None
     assert all(torch.equal(value, before[key]) for key, value in job.dense.state_dict().items())
+
+
+# ---- a score needs boxes
+
+@pytest.mark.parametrize("flags", ["", "--max-drop 0.01", "--curve 2", "--sensitivity 2", "--target-params 0.5"])
+def test_a_pruning_that_scores_stops_without_validation_labels_and_says_where_they_were_looked_for(job_of, tiny_data, flags):
+    place = without_labels(tiny_data, "valid")
+    with pytest.raises(DataError, match=re.escape(str(place))) as error:
+        job_of(flags)
+    assert ("--no-eval prunes without a score" in str(error.value)) == (flags in ("", "--target-params 0.5"))
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_steps_stop_before_the_first_one_without_labels(tiny_cfg, tiny_data, tmp_path, part):
+    place = without_labels(tiny_data, part)
+    with pytest.raises(DataError, match=re.escape(str(place))):
+        iterate.run_steps(parse_prune_args("", ["--cfg", str(tiny_cfg), "--data", str(tiny_data), "--steps", "2", "--out", str(tmp_path / "out")]), [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pruning_that_does_not_score_runs_without_labels(job_of, tiny_data):
+    without_labels(tiny_data, "valid")
+    without_labels(tiny_data, "train")
+    job = job_of("--no-eval --percent 0.4 --recalibrate 1")
+    plan = plan_cut(job)
+    compact = pruning.compact_and_verify(job, plan)
+    pruning.recalibrate_compact(job, compact)
+    assert 0 < plan.share < 0.6 and pruning.prune_and_eval(job, plan) == (None, None)
+
+
+def test_taylor_scores_ask_for_training_labels_and_recalibration_does_not(job_of, tiny_data):
+    place = without_labels(tiny_data, "train")
+    with pytest.raises(DataError, match=re.escape(str(place))):
+        score_groups(job_of("--score taylor"))
+    assert len(list(job_of().train_batches(1))) == 1
+
+
+def test_sensitivity_on_images_without_a_box_says_how_many_reach_one(job_of, tiny_data):
+    labels = tiny_data.parent / "pictures" / "labels"
+    for i in range(3):
+        (labels / f"{i}.txt").unlink()
+    with pytest.raises(prune_job.PruneError, match="the first lies in image 4"):
+        job_of("--sensitivity 3")
+    assert job_of("--sensitivity 4").loader
+
+
+def test_max_drop_refuses_a_net_that_has_nothing_to_lose(job_of, monkeypatch):
+    fake_score(monkeypatch, lambda parameters: 0.895)
+    with pytest.raises(prune_job.PruneError, match="any cut passes"):
+        plan_cut(job_of("--max-drop 0.01"))
+    assert plan_cut(job_of("--max-drop 1")).share > 0
+
+
+def test_a_score_of_images_without_labels_is_an_error(tiny_cfg, tiny_data, tmp_path, monkeypatch):
+    place = without_labels(tiny_data, "valid")
+    Darknet(tiny_cfg).save_darknet_weights(tmp_path / "w.weights")
+    monkeypatch.setattr("sys.argv", ["test.py", "--cfg", str(tiny_cfg), "--data", str(tiny_data), "--weights", str(tmp_path / "w.weights"),
+                                     "--n_cpu", "0"])
+    with pytest.raises(DataError, match=re.escape(str(place))):
+        runpy.run_path(str(ROOT / "test.py"))["main"]()

@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ADD, ODD, ROOT, make_dataset, randomise, worst
+from conftest import ADD, ODD, ROOT, make_dataset, randomise, without_labels, worst
 
 import train
 from models import Darknet
@@ -20,6 +21,7 @@ from utils import sparsity
 from utils.channel_cost import saved_macs
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import file_bytes
+from utils.datasets import DataError
 from utils.distill import distillation_loss
 from utils.ema import ModelEma
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
@@ -391,11 +393,19 @@ def test_frozen_gammas_are_not_penalised(arguments):
     assert torch.equal(trainer.model.module_list[1][1].weight, before) and trainer.model.module_list[6][1].weight.max() < 1
 
 
-def test_training_without_any_label_stops_and_says_where_labels_were_looked_for(arguments, tmp_path):
-    for path in (tmp_path / "pictures" / "labels").iterdir():
-        path.unlink()
-    with pytest.raises(ValueError, match=r"found no box in 8 images, expected labels such as .*labels/0.txt"):
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_training_without_any_label_stops_and_says_where_labels_were_looked_for(arguments, tiny_data, part):
+    place = without_labels(tiny_data, part)
+    with pytest.raises(DataError, match=re.escape(str(place))):
         Trainer(arguments())
+    assert not Path("logs").exists()
+
+
+def test_of_epochs_with_equal_scores_the_later_is_the_best(arguments, monkeypatch):
+    monkeypatch.setattr(training, "evaluate", lambda *args, **options: SimpleNamespace(map50=0.0, map=0.0, precision=0.0, recall=0.0,
+                                                                                                 f1=0.0))
+    run_epochs(Trainer(arguments()), 3)
+    assert read_checkpoint("logs/run/best.pth")["epoch"] == 3
 
 
 # ---- average, schedule

@@ -11,14 +11,15 @@ from torch import nn
 
 from utils import cli
 from utils.checkpoint import ALL_LAYERS, load_weights
-from utils.datasets import TrainSampler, evaluation_loader, training_loader
+from utils.data_config import DataConfig
+from utils.datasets import DataError, ListDataset, TrainSampler, evaluation_loader, training_loader
 from utils.evaluate import ScoreOptions, evaluate
 from utils.metrics import EvalResult
 from utils.prune_depth import Block
 from utils.prune_graph import ChannelGraph, channel_graph
 from utils.prune_masks import Cut
 from utils.prune_surgery import Surgery, compact_net
-from utils.setup import dataset, model_and_data
+from utils.setup import dataset, labelled_dataset, model_and_data
 
 RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
 
@@ -41,7 +42,7 @@ class Job:
     size: tuple[int, int]
     names: tuple[str, ...]
     loader: object | None
-    train_batches: Callable[[int], Iterable]  # count -> that many training batches, not augmented
+    train_batches: Callable[..., Iterable]  # count -> that many training batches, not augmented; labelled=True: with boxes, or an error
     options: ScoreOptions
     rescale: float  # the factor that the gammas carry (utils.rescale)
     build: Callable[..., nn.Module]  # models.Darknet
@@ -61,7 +62,7 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     size = cli.input_size(args, defs)
     loader = None
     if not args.no_eval:
-        loader = evaluation_loader(dataset(args, data, "valid", size), args.batch_size, args.n_cpu)
+        loader = evaluation_loader(validation_images(args, data, size), args.batch_size, args.n_cpu)
     elif asked := [flag for flag, value in (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity)) if value]:
         raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of them out")
 
@@ -69,11 +70,11 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
         print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
         args.recalibrate = 0
 
-    def train_batches(count: int) -> Iterable:
+    def train_batches(count: int, labelled: bool = False) -> Iterable:
         """The first `count` batches of training images, not augmented, the same each time."""
         if not count:
             return []
-        images = dataset(args, data, "train", size)
+        images = (labelled_dataset if labelled else dataset)(args, data, "train", size)
         return itertools.islice(training_loader(images, TrainSampler(len(images), args.batch_size, size), 0), count)
 
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
@@ -84,6 +85,20 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     if not job.graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {args.strategy}")
     return job
+
+
+def validation_images(args: argparse.Namespace, data: DataConfig, size: tuple[int, int]) -> ListDataset:
+    """What nets are scored on. Raises DataError or PruneError where no image, or none of the first --sensitivity ones, has a box."""
+    try:
+        valid = labelled_dataset(args, data, "valid", size)
+    except DataError as error:
+        by_score = args.max_drop is not None or args.curve or args.sensitivity
+        raise DataError(f"{error}" if by_score else f"{error} (--no-eval prunes without a score)") from None
+    if args.sensitivity and not any(map(len, valid.labels[:args.sensitivity])):
+        first = next(i for i, labels in enumerate(valid.labels, start=1) if len(labels))
+        raise PruneError(f"--sensitivity {args.sensitivity}: found no box in so many images of {valid.source}, expected one or more; the first "
+                         f"lies in image {first}")
+    return valid
 
 
 def loaded(job: Job, defs: list[dict], state: dict[str, torch.Tensor]) -> nn.Module:

@@ -85,7 +85,7 @@ def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
         price = layer_prices(job)
         cost = torch.tensor([branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64)
     if args.score == "taylor":
-        first_order = prune_scores.taylor_of_blocks(model, blocks, job.train_batches(TAYLOR_BATCHES), batch_loss)
+        first_order = prune_scores.taylor_of_blocks(model, blocks, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
     return prune_scores.block_scores(args.score, model, job.graph, blocks, cost, first_order)
 
 
@@ -96,7 +96,7 @@ def score_groups(job: Job) -> torch.Tensor:
     if args.score == "gamma-cost":
         cost = saved_macs(model.module_defs, job.graph, job.size, layer_prices(job))
     if args.score == "taylor":
-        first_order = prune_scores.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES), batch_loss)
+        first_order = prune_scores.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
     return prune_scores.group_scores(args.score, model, job.graph, args.group_norm, cost, first_order)
 
 
@@ -169,11 +169,20 @@ def search(job: Job, ranking: Ranking) -> float:
         start = threshold
     if args.max_drop is None:
         return start
+    require_something_to_lose(job)
     levels = prune_search.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
     threshold = prune_search.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
     if threshold is None:
         raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train with -sr first, or allow more")
     return threshold
+
+
+def require_something_to_lose(job: Job) -> None:
+    """Raise PruneError when the dense net scores so little that a cut which leaves nothing would pass --max-drop. A drop of 1 allows
+    that in so many words."""
+    if (before := dense_score(job).map50) <= job.args.max_drop < 1:
+        raise PruneError(f"--max-drop {job.args.max_drop:g}: found a net of mAP {before:.4f}, expected more than the drop, or the score "
+                         f"chooses nothing: any cut passes; train {job.weights} first, or cut by --percent")
 
 
 def size_check(job: Job) -> Callable[[Cut], bool] | None:

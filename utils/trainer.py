@@ -32,7 +32,7 @@ from utils.publish import publish
 from utils.rescale import rescale_gammas, rescale_obstacles
 from utils.run_folder import RunFolder, environment, new_run_path, require_tensorboard
 from utils.schedule import learning_rate
-from utils.setup import dataset, model_and_data
+from utils.setup import labelled_dataset, model_and_data
 from utils.shapes import largest_stride, total_cost
 from utils.writing import write_json
 
@@ -139,10 +139,8 @@ class Trainer:
         args = self.args
         if args.tensorboard and self.main:
             require_tensorboard()
-        self.train_set = dataset(args, self.data, "train", self.size, seed=args.seed,
-                                 augmentation=self._augmentation())
-        self.train_set.require_boxes()
-        self.valid_set = dataset(args, self.data, "valid", self.size) if self.main else None
+        self.train_set = labelled_dataset(args, self.data, "train", self.size, seed=args.seed, augmentation=self._augmentation())
+        self.valid_set = labelled_dataset(args, self.data, "valid", self.size) if self.main else None
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
                                     args.multiscale_training, self.rank, self.world_size)
         self.loader = training_loader(self.train_set, self.sampler, args.n_cpu)
@@ -337,7 +335,7 @@ class Trainer:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
         self.epoch = epoch
         if self.main:
-            better = result is not None and (self.args.sr or result.map50 > self.best)
+            better = result is not None and (self.args.sr or result.map50 >= self.best)  # of equals the later, longer trained
             self.best = result.map50 if better else self.best
             # the average carries no count of images; the header of a .weights file should
             self.averaged.seen = self.model.seen
