@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, randomise
+from conftest import FOREIGN, ROOT, randomise
 
-from models import Darknet
+from models import Darknet, LocalAvgPool, MaxPool, Reorg3d, Shortcut
+from utils.layers import ACTIVATIONS, activation
 from utils.parse_config import CfgError, parse_model_config
-from utils.shapes import layer_costs, largest_stride, total_cost
+from utils.shapes import largest_stride, layer_costs, layer_shapes, total_cost
 
 EXOTIC = """
 [net]
@@ -200,6 +201,186 @@ def test_sam_and_scale_channels_multiply(tmp_path):
     model.raw_maps(x)
     a, b = model.module_list[0](x), model.module_list[1](model.module_list[0](x))
     assert torch.allclose(seen[0], a * b * (a * b).mean((2, 3), keepdim=True))
+
+
+FORMULAS = {  # as Darknet's activations.c writes them, for one number
+    "linear": lambda x: x, "logistic": lambda x: 1 / (1 + math.exp(-x)), "loggy": lambda x: 2 / (1 + math.exp(-x)) - 1,
+    "relu": lambda x: x * (x > 0), "relu6": lambda x: min(max(x, 0), 6), "elu": lambda x: x if x >= 0 else math.exp(x) - 1,
+    "selu": lambda x: 1.0507 * x if x >= 0 else 1.0507 * 1.6732 * (math.exp(x) - 1),
+    "gelu": lambda x: 0.5 * x * (1 + math.tanh(0.797885 * x + 0.035677 * x ** 3)), "relie": lambda x: x if x > 0 else 0.01 * x,
+    "ramp": lambda x: x * (x > 0) + 0.1 * x, "leaky": lambda x: x if x > 0 else 0.1 * x, "revleaky": lambda x: x if x > 0 else 0.1 * x,
+    "tanh": lambda x: 2 / (1 + math.exp(-2 * x)) - 1, "mish": lambda x: x * math.tanh(math.log(math.exp(x) + 1)),
+    "swish": lambda x: x / (1 + math.exp(-x)), "hard_mish": lambda x: x if x > 0 else x * x / 2 + x if x > -2 else 0,
+    "plse": lambda x: 0.01 * (x + 4) if x < -4 else 0.01 * (x - 4) + 1 if x > 4 else 0.125 * x + 0.5,
+    "stair": lambda x: math.floor(x / 2) if math.floor(x) % 2 == 0 else x - math.floor(x) + math.floor(x / 2),
+    "hardtan": lambda x: min(max(x, -1), 1), "lhtan": lambda x: 0.001 * x if x < 0 else 0.001 * (x - 1) + 1 if x > 1 else x}
+FORMULAS |= dict.fromkeys(("h_sigmoid", "hard_sigmoid"), lambda x: min(max(x + 3, 0), 6) / 6)
+FORMULAS |= dict.fromkeys(("h_swish", "hswish", "hard_swish"), lambda x: x * min(max(x + 3, 0), 6) / 6)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_follow_their_formulas_and_the_table_says_which_are_homogeneous(name):
+    x = torch.linspace(-9.1, 8.9, 361, dtype=torch.float64)
+    expected = torch.tensor([FORMULAS[name](value) for value in x.tolist()], dtype=torch.float64)
+    function, module = ACTIVATIONS[name].function, activation(name)
+    before = x.clone()
+    assert torch.allclose(function(x), expected, atol=1e-5) and torch.equal(x, before)
+    assert torch.equal(module(x.clone()), function(x))
+    assert ACTIVATIONS[name].homogeneous == torch.allclose(function(7.3 * x), 7.3 * function(x))
+
+
+def test_a_convolution_without_its_keys_has_darknets_defaults(tmp_path):
+    (tmp_path / "a.cfg").write_text("[net]\nwidth=32\nheight=32\n[convolutional]\nfilters=4\n[maxpool]\n[maxpool]\nstride=2\n[upsample]\n[shortcut]\nfrom=0\n"
+                                    "[convolutional]\nfilters=75\nactivation=linear\n[yolo]\nanchors=1,2,3,4,5,6\n")
+    model = Darknet(tmp_path / "a.cfg")
+    conv, act = model.module_list[0]
+    assert conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.bias is not None
+    assert isinstance(act, torch.nn.Sigmoid) and isinstance(model.module_list[4].act, torch.nn.Identity)
+    assert layer_shapes(model.module_defs)[:5] == [(4, 32, 32), (4, 32, 32), (4, 16, 16), (4, 32, 32), (4, 32, 32)]
+    assert model.heads()[0].classes == 20 and len(model.heads()[0].anchors) == 3
+
+
+def forward_of(text, tmp_path, x, seed=0):
+    """Output of the last layer of a cfg with random weights, and its model."""
+    (tmp_path / "a.cfg").write_text(text)
+    torch.manual_seed(seed)
+    model = Darknet(tmp_path / "a.cfg").to(x.dtype).eval()
+    randomise(model, 0.0)
+    seen = []
+    model.module_list[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        model.raw_maps(x)
+    return seen[0].numpy(), model
+
+
+PLAIN = "[net]\nwidth=32\nheight=32\nchannels=3\n"
+
+
+@pytest.mark.parametrize("widths", [(8, 12), (12, 8), (8, 8)], ids=str)
+@pytest.mark.parametrize("act", ["linear", "leaky"])
+def test_shortcuts_of_unequal_widths_equal_opencv(tmp_path, widths, act):
+    conv = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\npad=1\nactivation=leaky\n"
+    x = torch.rand(2, 3, 32, 32)
+    ours, model = forward_of(PLAIN + conv.format(widths[0]) + conv.format(widths[1]) + f"[shortcut]\nfrom=-2\nactivation={act}\n" + conv.format(5),
+                             tmp_path, x)
+    model.save_darknet_weights(tmp_path / "a.weights")
+    net = cv2.dnn.readNetFromDarknet(str(tmp_path / "a.cfg"), str(tmp_path / "a.weights"))
+    net.setInput(x.numpy())
+    theirs = net.forward()
+    assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+def test_a_shortcut_adds_the_common_channels_and_passes_the_others_of_its_own_input(tmp_path):
+    first, narrow, wide = (torch.randn(2, channels, 3, 4, dtype=torch.float64) for channels in (5, 2, 9))
+    total = first.numpy().copy()
+    for channel in range(5):
+        total[:, channel] += wide[:, channel].numpy() + (narrow[:, channel].numpy() if channel < 2 else 0)
+    assert np.allclose(Shortcut("linear")(first, wide, narrow).numpy(), total, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("keys", ["dilation=2\npad=1", "dilation=3\npad=1\nstride=2", "stride_x=2\nstride_y=1\npad=1", "stride=2\nstride_x=3\npadding=2",
+                                  "groups=3\ndilation=2\npad=1", "size=1\ndilation=4"])
+def test_dilation_and_strides_equal_a_plain_loop(tmp_path, keys):
+    """Darknet's im2col: pixels dilation apart, padding times the dilation; a size of 1 knows no dilation."""
+    x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
+    text = f"[convolutional]\nfilters=6\nactivation=linear\n{keys}\n" + ("" if "size" in keys else "size=3\n")
+    ours, model = forward_of(PLAIN + text, tmp_path, x)
+    said = {key: int(value) for key, value in (line.split("=") for line in text.split("\n")[3:] if line)}
+    size, groups = said["size"], said.get("groups", 1)
+    step, dilation = said.get("stride", 1), said.get("dilation", 1) if size > 1 else 1
+    down, right = said.get("stride_y", step), said.get("stride_x", step)
+    pad = (size // 2 if said.get("pad") else said.get("padding", 0)) * dilation
+    weight, bias = (parameter.detach().numpy() for parameter in model.module_list[0][0].parameters())
+    reach = dilation * (size - 1) + 1
+    for f, row, column in np.ndindex(6, (11 + 2 * pad - reach) // down + 1, (10 + 2 * pad - reach) // right + 1):
+        total = np.full(2, bias[f])
+        for c, i, j in np.ndindex(3 // groups, size, size):
+            y, z = row * down - pad + i * dilation, column * right - pad + j * dilation
+            if 0 <= y < 11 and 0 <= z < 10:
+                total += weight[f, c, i, j] * x[:, f // (6 // groups) * (3 // groups) + c, y, z].numpy()
+        assert np.allclose(ours[:, f, row, column], total, atol=1e-12)
+    assert ours.shape[2:] == (row + 1, column + 1)
+
+
+def test_dilation_that_darknet_itself_gets_wrong_is_refused(tmp_path):
+    (tmp_path / "a.cfg").write_text(PLAIN + "[convolutional]\nfilters=6\nsize=3\ndilation=2\n")
+    with pytest.raises(CfgError, match="found dilation=2 with size=3 and 0 pixels of padding, expected an odd size and pad=1"):
+        Darknet(tmp_path / "a.cfg")
+
+
+@pytest.mark.parametrize("size, stride", [(3, (1, 1)), (2, (2, 2)), (5, (1, 1)), (3, (2, 1)), (2, (1, 3))])
+@pytest.mark.parametrize("kind, mean", [(MaxPool, False), (LocalAvgPool, True)])
+def test_pools_of_unequal_strides_and_means_equal_a_plain_loop(size, stride, kind, mean):
+    x, padding = torch.randn(1, 2, 10, 13, dtype=torch.float64), size - 1
+    out = kind(size, stride, padding)(x)
+    rows, columns = ((side + padding - size) // step + 1 for side, step in zip((10, 13), stride))
+    assert out.shape[2:] == (rows, columns)
+    for row, column in np.ndindex(rows, columns):
+        top, left = row * stride[0] - padding // 2, column * stride[1] - padding // 2
+        window = x[:, :, max(top, 0):top + size, max(left, 0):left + size]  # what lies in the map: Darknet divides by its count
+        assert torch.allclose(out[:, :, row, column], window.mean((2, 3)) if mean else window.amax((2, 3)))
+
+
+def test_reorg3d_follows_alexeyabs_loops():
+    B, C, H, W, s = 2, 5, 4, 6, 2
+    x = torch.randn(B, C, H, W)
+    flat, out = x.flatten().tolist(), [0.0] * x.numel()
+    w, h, c = W // s, H // s, C * s * s  # of the output
+    for b, k, j, i in np.ndindex(B, c, h, w):  # reorg_cpu called with the output's sizes, forward = 0
+        c2, offset = k % C, k // C
+        out[i + w * (j + h * (k + c * b))] = flat[i * s + offset % s + w * s * (j * s + offset // s + h * s * (c2 + C * b))]
+    assert torch.equal(Reorg3d(s)(x).flatten(), torch.tensor(out))
+
+
+def test_scaled_upsampling_multiplies(tmp_path):
+    x = torch.rand(1, 3, 4, 5)
+    ours, model = forward_of(PLAIN + "[convolutional]\nfilters=2\n[upsample]\nstride=3\nscale=0.25\n", tmp_path, x)
+    with torch.no_grad():
+        assert np.allclose(ours, 0.25 * model.module_list[0](x).numpy().repeat(3, 2).repeat(3, 3))
+
+
+def test_squeeze_and_excitation_equals_its_definition(tmp_path):
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    ours, model = forward_of(PLAIN + "[convolutional]\nfilters=8\nactivation=h_swish\n[se]\nreduction=2\n", tmp_path, x)
+    one, two = (model.module_list[i][0] for i in (2, 3))
+    with torch.no_grad():
+        a = model.module_list[0](x).numpy()
+    hidden = np.maximum(a.mean((2, 3)) @ one.weight.detach().numpy()[:, :, 0, 0].T + one.bias.detach().numpy(), 0)
+    gate = hidden @ two.weight.detach().numpy()[:, :, 0, 0].T + two.bias.detach().numpy()
+    assert np.allclose(ours, a * (np.clip(gate + 3, 0, 6) / 6)[:, :, None, None])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.2])
+def test_a_gaussian_head_lowers_scores_by_its_uncertainty(tmp_path, scale):
+    (tmp_path / "a.cfg").write_text(PLAIN + "[convolutional]\nfilters=22\nactivation=linear\n"
+                                    f"[Gaussian_yolo]\nmask=2,1\nanchors=9,9, 10,14, 23,27\nnum=3\nclasses=2\nscale_x_y={scale}\n")
+    head = Darknet(tmp_path / "a.cfg").heads()[0]
+    raw = torch.randn(2, 22, 2, 3)
+    found = head.decode(raw, 3 * 8, 2 * 8)
+    sigmoid = FORMULAS["logistic"]
+    for n, (a, row, column) in enumerate(np.ndindex(2, 2, 3)):
+        t = raw[1, a * 11:(a + 1) * 11, row, column].tolist()  # x, its uncertainty, y, ..., objectness, classes (gaussian_yolo_layer.c)
+        certain = 1 - sum(sigmoid(t[i]) for i in (1, 3, 5, 7)) / 4
+        anchor = [(23, 27), (10, 14)][a]
+        expected = [(sigmoid(t[0]) * scale - (scale - 1) / 2 + column) * 8, (sigmoid(t[2]) * scale - (scale - 1) / 2 + row) * 8,
+                    math.exp(t[4]) * anchor[0], math.exp(t[6]) * anchor[1], sigmoid(t[8]) * certain, sigmoid(t[9]), sigmoid(t[10])]
+        assert found[1, n].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_an_untrained_gaussian_head_is_sure_of_nothing_but_its_places(tmp_path):
+    (tmp_path / "a.cfg").write_text(FOREIGN.format(act="leaky"))
+    bias = Darknet(tmp_path / "a.cfg").module_list[24][0].bias.view(2, 10)
+    assert bias[:, [1, 3, 5, 7, 8]].eq(-4.6).all() and not bias[:, [0, 2, 4, 6, 9]].any()
+
+
+def test_darknet_weights_of_foreign_layers_come_back(tmp_path):
+    (tmp_path / "a.cfg").write_text(FOREIGN.format(act="mish"))
+    torch.manual_seed(0)
+    model, twin = Darknet(tmp_path / "a.cfg"), Darknet(tmp_path / "a.cfg")
+    randomise(model)
+    model.save_darknet_weights(tmp_path / "a.weights")
+    assert twin.load_darknet_weights(tmp_path / "a.weights").kind == "full"
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), twin.parameters()))
 
 
 @pytest.mark.parametrize("scale, new", [(1.0, 0), (1.05, 0), (2.0, 1)])

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ADD, ODD, ROOT, make_dataset, randomise, without_labels, worst
+from conftest import ADD, FOREIGN, ODD, ROOT, make_dataset, randomise, without_labels, worst
 
 import train
 from models import Darknet
@@ -27,7 +27,7 @@ from utils.ema import ModelEma
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
 from utils.parse_config import CfgError, parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
-from utils.rescale import RescaleError, rescale_gammas, restoring_factor
+from utils.rescale import RescaleError, rescale_gammas, rescale_obstacles, restoring_factor
 from utils.schedule import learning_rate
 from utils.trainer import TrainingError, resumed_arguments
 from utils import trainer as training
@@ -71,6 +71,45 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
     timed = ("seconds", "images_per_s")
     strip = lambda table: [{key: value for key, value in row.items() if key not in timed} for row in table]
     assert strip(rows[0]) == strip(rows[1]) and len(rows[0]) == 3
+
+
+@pytest.mark.parametrize("act", ["leaky", "h_swish"])
+def test_a_net_of_foreign_layers_trains_with_sparsity(arguments, tmp_path, act):
+    """Shortcuts of unequal widths, dilation, [reorg3d], [se], [Gaussian_yolo] and the others, under prox with whatever rescaling fits."""
+    (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
+    trainer = Trainer(arguments("--cfg", str(tmp_path / "foreign.cfg"), "-sr", "--s", "0.05", "--sparsity", "prox", "--rescale", "auto"))
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    run_epochs(trainer, 1)
+    after = trainer.model.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert {key for key in after if "conv" in key and key.endswith("weight")} <= moved
+
+
+@pytest.mark.parametrize("act, reasons", [("leaky", ["layer 13 [scale_channels] multiplies two maps", "layer 12 [convolutional] has activation h_sigmoid"]),
+                                          ("h_swish", ["layer 0 [convolutional] has activation h_swish"])])
+def test_what_stands_in_the_way_of_rescaling_is_named(tmp_path, act, reasons):
+    (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
+    assert set(reasons) <= set(rescale_obstacles(parse_model_config(tmp_path / "foreign.cfg")))
+
+
+def test_foreign_layers_that_are_homogeneous_are_rescaled_exactly(tmp_path):
+    (tmp_path / "foreign.cfg").write_text(FOREIGN.replace("[se]\nreduction=2\n", "").format(act="ramp"))
+    torch.manual_seed(0)
+    model = Darknet(tmp_path / "foreign.cfg").double().eval()
+    randomise(model)
+    twin = copy.deepcopy(model)
+    rescale_gammas(twin, 0.05)
+    assert worst(model, twin, (64, 64)) < 1e-9
+
+
+def test_field_cases_of_training_keys_and_unequal_shortcuts_train(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("net_training_keys/twice", "net_training_keys/step", "net_training_keys/adam", "partial_residual/partial"):
+        case = shared / "field_cases" / name
+        args = train.parse_args(["--cfg", f"{case}.cfg", "--data", str(case.parent / "d" / "my.data"), "--weights", "none", "--epochs", "1", "--n_cpu", "0",
+                                 "--no-publish", "--name", case.name])
+        run_epochs(Trainer(args), 1)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(arguments):
