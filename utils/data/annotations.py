@@ -1,0 +1,115 @@
+"""What every format is read into: pictures with named boxes, and the faults met on the way."""
+
+import math
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.datasets import DataError
+
+# what a source may say of a box, whatever it calls it: COCO iscrowd and Open Images IsGroupOf are "crowd"
+FLAGS = ("crowd", "difficult", "truncated", "occluded", "depiction", "inside", "rotated", "polygon")
+PARTS = ("train", "valid", "test")
+_PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "valid": "valid", "val": "valid", "validation": "valid",
+               "dev": "valid", "test": "test", "testing": "test"}
+
+
+class Box(NamedTuple):
+    """An upright box: class name, corners in the units of its sample's frame, x to the right, y down."""
+
+    name: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    flags: tuple[str, ...] = ()
+
+
+@dataclass
+class Sample:
+    """A picture and its boxes."""
+
+    image: Path
+    boxes: list[Box]
+    place: str  # where the source speaks of it, for messages
+    size: tuple[float, float] | None = None  # width, height of the boxes' frame; (1, 1): fractions; None: the picture's pixels
+    part: str | None = None  # the source's own split: train, valid, test
+    group: str | None = None  # what has to stay on one side of a split, where the format knows it
+
+
+@dataclass
+class Annotations:
+    """All samples of a source and its classes in order."""
+
+    names: list[str]
+    samples: list[Sample]
+    notes: list[str] = field(default_factory=list)  # what was decided for the reader of the report to know
+
+
+class Faults:
+    """Counts what is wrong with a source, one line each on stderr."""
+
+    SHOWN = 20
+
+    def __init__(self, skip_bad: bool = False):
+        self.skip_bad, self.count = skip_bad, 0
+
+    def add(self, error: Exception | str) -> None:
+        """One more fault; its image is left out."""
+        self.count += 1
+        if self.count <= self.SHOWN:
+            print(("left out: " if self.skip_bad else "") + " ".join(str(error).split()), file=sys.stderr)
+        elif self.count == self.SHOWN + 1:
+            print("... further faults are counted, not shown", file=sys.stderr)
+
+    def stop(self) -> None:
+        """Raise DataError if there was a fault and faults are not to be skipped."""
+        if self.count and not self.skip_bad:
+            raise DataError(f"found {self.count:,} fault{'s' if self.count > 1 else ''} (above), expected none; nothing was imported: "
+                            "mend the source, or leave such images out with --skip-bad")
+
+
+def numbers(values, count: int | None, place: str) -> list[float]:
+    """`count` finite numbers (any count: None). Raises DataError."""
+    try:
+        found = [float(value) for value in values] if not isinstance(values, (str, dict)) else [math.nan]
+    except (TypeError, ValueError, OverflowError):
+        found = [math.nan]
+    if not all(map(math.isfinite, found)) or count not in (None, len(found)):
+        raise DataError(f"{place}: found {_short(values)}, expected {count if count is not None else 'finite'} numbers")
+    return found
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def hull(xy: list[float], place: str) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 around points x, y, x, y, ... Raises DataError unless they are pairs."""
+    if len(xy) < 4 or len(xy) % 2:
+        raise DataError(f"{place}: found {len(xy)} coordinates, expected at least two points, x and y each")
+    return min(xy[::2]), min(xy[1::2]), max(xy[::2]), max(xy[1::2])
+
+
+def sorted_corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
+    """Opposite corners in any order -> x1 <= x2, y1 <= y2."""
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def part_of_folders(path: Path, root: Path) -> str | None:
+    """The split that a folder between `root` and the file is named after: train, val2017, test-images."""
+    folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else path.parts[-2:-1]
+    for name in reversed(folders):
+        match = re.fullmatch(r"(?:images?[_-]?)?([a-z]+?)(?:[_-]?(?:set|data|images?|\d{4}))?", name.lower())
+        if match and match[1] in _PART_WORDS:
+            return _PART_WORDS[match[1]]
+    return None
+
+
+def part_of_file(path: Path, root: Path) -> str | None:
+    """The split that a file's name or its folder speaks of: instances_val2017.json, train_labels.csv, test/_annotations.csv."""
+    words = [_PART_WORDS[word] for word in re.findall(r"[a-z]+", path.stem.lower()) if word in _PART_WORDS]
+    return words[-1] if words else part_of_folders(path, root)

@@ -1,0 +1,59 @@
+"""Classes renamed, chosen, merged; flagged boxes left out; a picture that is listed twice is one."""
+
+from collections import Counter
+
+from utils.data.annotations import Annotations
+from utils.datasets import DataError
+
+
+def rename(annotations: Annotations, renamed: dict[str, str]) -> None:
+    """Give classes new names; several of one new name become one class. Raises DataError on a name that is not there."""
+    _check_names(renamed, annotations.names, "--map")
+    annotations.names = list(dict.fromkeys(renamed.get(name, name) for name in annotations.names))
+    for sample in annotations.samples:
+        sample.boxes = [box._replace(name=renamed.get(box.name, box.name)) for box in sample.boxes]
+
+
+def choose(annotations: Annotations, names: list[str]) -> Counter:
+    """Keep these classes alone, in this order. Returns how many boxes of each other class went."""
+    _check_names(names, annotations.names, "--classes")
+    left_out = Counter(box.name for sample in annotations.samples for box in sample.boxes if box.name not in names)
+    annotations.names = list(dict.fromkeys(names))
+    for sample in annotations.samples:
+        sample.boxes = [box for box in sample.boxes if box.name in names]
+    return left_out
+
+
+def drop_flagged(annotations: Annotations, flags: set[str]) -> Counter:
+    """Leave out boxes that the source flags so. Returns how many went, by flag (by the first that tells)."""
+    gone = Counter()
+    for sample in annotations.samples:
+        kept = []
+        for box in sample.boxes:
+            flag = next((flag for flag in box.flags if flag in flags), None)
+            if flag is None:
+                kept.append(box)
+            else:
+                gone[flag] += 1
+        sample.boxes = kept
+    return gone
+
+
+def join_repeated(annotations: Annotations) -> tuple[int, list[str]]:
+    """One sample a picture. Returns how many entries said the same again, and the faults of those that said otherwise."""
+    first, repeated, faults = {}, 0, []
+    for sample in annotations.samples:
+        known = first.setdefault(sample.image, sample)
+        if known is sample:
+            continue
+        repeated += 1
+        if sorted(known.boxes) != sorted(sample.boxes):
+            faults.append(f"{sample.place}: found {sample.image} again, with other boxes than in {known.place}; expected it once")
+    annotations.samples = list(first.values())
+    return repeated, faults
+
+
+def _check_names(wanted, names: list[str], flag: str) -> None:
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise DataError(f"{flag}: found {', '.join(unknown)}, expected classes of the source: {', '.join(names)[:300] or 'none'}")

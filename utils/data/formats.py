@@ -1,0 +1,32 @@
+"""The formats that can be imported, and which of them a source is in."""
+
+from types import ModuleType
+
+from utils.data import classes, coco, csv_table, egohands, labelme, voc, yolo_folder
+from utils.data.annotations import Annotations
+from utils.data.source import Source
+from utils.datasets import DataError
+
+FORMATS: dict[str, ModuleType] = {"egohands": egohands, "coco": coco, "voc": voc, "labelme": labelme, "csv": csv_table, "yolo": yolo_folder}
+
+
+def detect(source: Source) -> str:
+    """Name of the format, by the content of the source's files. Raises DataError when it is none, or more than one."""
+    found = {name: files for name, module in FORMATS.items() if (files := module.found(source))}
+    if len(found) > 1:
+        several = ", ".join(f"{name} ({files[0]})" for name, files in found.items())
+        raise DataError(f"{source.path}: found annotations in more than one format: {several}; choose with --format")
+    if not found:
+        raise DataError(f"{source.path}: found no annotation, expected one of {', '.join(FORMATS)} "
+                        f"({len(source.files):,} files, {len(source.pictures):,} of them pictures)")
+    return next(iter(found))
+
+
+def read(name: str, source: Source) -> Annotations:
+    """Read all of a source. Faults of single files go to source.faults; raises DataError when nothing is left."""
+    annotations = FORMATS[name].read(source)
+    source.faults.stop()
+    classes.rename(annotations, {name: " ".join(name.split()) for name in annotations.names})  # a name is one line
+    if not annotations.samples:
+        raise DataError(f"{source.path}: found no annotated picture in format {name}, expected at least one")
+    return annotations

@@ -1,0 +1,94 @@
+"""LabelMe: a JSON file a picture, with shapes (rectangle, polygon, circle, turned rectangle)."""
+
+from math import hypot
+from pathlib import Path
+
+from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part_of_folders
+from utils.data.documents import read_json
+from utils.data.source import Source
+from utils.data.voc import unannotated
+from utils.datasets import DataError
+
+TURNED = ("rotation", "oriented_rectangle", "rotated_rectangle")
+HULLS = ("rectangle", "polygon", "linestrip", "mask", *TURNED)
+WITHOUT_AREA = ("point", "points", "line")
+
+
+def found(source: Source) -> list[Path]:
+    """JSON files with shapes."""
+    return [path for path in source.with_suffix(".json") if is_labelme(path)]
+
+
+def is_labelme(path: Path) -> bool:
+    """Whether a JSON file looks like LabelMe's: by its beginning and its end, for the picture may be within it."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+        file.seek(max(path.stat().st_size - (1 << 16), 0))
+        text = (head + file.read()).replace(b"\0", b"")
+    return b'"shapes"' in text and b'"categories"' not in text
+
+
+def read(source: Source) -> Annotations:
+    """All files; classes in alphabetical order."""
+    samples, without_area = [], 0
+    for path in found(source):
+        try:
+            sample, lines = _sample(path, source)
+        except DataError as error:
+            source.faults.add(error)
+            continue
+        samples.append(sample)
+        without_area += lines
+    names = sorted({box.name for sample in samples for box in sample.boxes})
+    notes = [f"{without_area:,} points and lines have no area: left out"] if without_area else []
+    return Annotations(names, samples + unannotated(source, samples), notes)
+
+
+def _sample(path: Path, source: Source) -> tuple[Sample, int]:
+    """The sample of a file, and how many shapes without area it holds."""
+    table = read_json(path)
+    if not isinstance(table, dict) or not isinstance(table.get("shapes"), list):
+        raise DataError(f"{path}: found no list called shapes, expected LabelMe's JSON")
+    size = None
+    if table.get("imageWidth") and table.get("imageHeight"):
+        size = tuple(numbers((table["imageWidth"], table["imageHeight"]), 2, f"{path}: imageWidth, imageHeight"))
+    objects, without_area = {}, 0
+    for i, shape in enumerate(table["shapes"]):
+        kind = shape.get("shape_type") or "polygon" if isinstance(shape, dict) else None
+        if kind in WITHOUT_AREA:
+            without_area += 1
+            continue
+        box = _box(shape, kind, f"{path}: shapes[{i}]")
+        # shapes of one label and group_id are pieces of one object
+        key = (box.name, str(shape["group_id"])) if shape.get("group_id") is not None else i
+        objects[key] = _joined(objects[key], box) if key in objects else box
+    image = _picture(table, path, source)
+    return Sample(image, list(objects.values()), str(path), size, part_of_folders(path, source.root)), without_area
+
+
+def _picture(table: dict, path: Path, source: Source) -> Path:
+    said = table.get("imagePath")
+    try:
+        return source.find(said if isinstance(said, str) and said else path.stem, [path.parent], f"{path}: imagePath")
+    except DataError:
+        return source.find(path.stem, [path.parent], f"{path}: imagePath")
+
+
+def _box(shape, kind: str, place: str) -> Box:
+    if not isinstance(shape, dict) or not str(shape.get("label") or "").strip() or not isinstance(shape.get("points"), list):
+        raise DataError(f"{place}: found {str(shape)[:80]}, expected label and points")
+    points = [value for i, point in enumerate(shape["points"]) for value in numbers(point, 2, f"{place}.points[{i}]")]
+    if kind == "circle" and len(points) == 4:
+        x, y, radius = points[0], points[1], hypot(points[2] - points[0], points[3] - points[1])
+        corners = x - radius, y - radius, x + radius, y + radius
+    elif kind in HULLS:
+        corners = hull(points, f"{place}.points")
+    else:
+        raise DataError(f"{place}.shape_type: found {kind!r}, expected one of circle, {', '.join(HULLS)}")
+    flags = ("rotated",) if kind in TURNED else () if kind in ("rectangle", "mask") else ("polygon",)
+    return Box(str(shape["label"]).strip(), *corners, flags + ("difficult",) * bool(shape.get("difficult")))
+
+
+def _joined(one: Box, other: Box) -> Box:
+    """The box around two."""
+    return Box(one.name, min(one.x1, other.x1), min(one.y1, other.y1), max(one.x2, other.x2), max(one.y2, other.y2), one.flags)

@@ -1,0 +1,118 @@
+"""The folder or file that is imported: its files, and the pictures that annotations name."""
+
+import os
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from utils.data.annotations import Faults
+from utils.datasets import IMAGE_SUFFIXES, DataError
+
+
+class Source:
+    """What a reader of a format is given.
+
+    background: pictures without an annotation show no object (else they are left out); None: as the format means it.
+    """
+
+    def __init__(self, path: Path, faults: Faults, images: Path | None = None, background: bool | None = None,
+                 leave_out: Path | None = None):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        if path.suffix.lower() in (".zip", ".gz", ".tgz", ".tar", ".rar", ".7z"):
+            raise DataError(f"{path}: found an archive, expected a folder or an annotation file; unpack it first")
+        if images is not None and not images.is_dir():
+            raise DataError(f"{images}: no such folder of images")
+        self.path, self.faults, self.images, self.background = path, faults, images, background
+        self.root = path if path.is_dir() else path.parent
+        self._leave_out = leave_out.resolve() if leave_out else None
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """All files of the folder (of its folder, where the source is a file), sorted; hidden ones and the output left out."""
+        return self._walk(self.root)
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
+        """Annotation files: those that end so; the one that was named, where it was."""
+        if self.path.is_file():
+            return [self.path] if self.path.suffix.lower() in suffixes else []
+        return [path for path in self.files if path.suffix.lower() in suffixes]
+
+    @cached_property
+    def pictures(self) -> list[Path]:
+        """All pictures of the source, and of --images."""
+        files = self.files + (self._walk(self.images) if self.images else [])
+        return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+
+    def find(self, name: str, near: list[Path], place: str) -> Path:
+        """The picture that an annotation calls `name`: an existing path, else one under `near` folders, else the one picture of
+        that name, else of that name with another ending. Raises DataError (`place: found, expected`)."""
+        parts = [part for part in str(name).replace("\\", "/").split("/") if part not in ("", ".")]
+        if not parts or "\0" in name:
+            raise DataError(f"{place}: found the image name {name!r}, expected a file name")
+        for tail in (parts, parts[-1:]):
+            for folder in ([self.images] if self.images else []) + near:
+                if (found := folder.joinpath(*tail)).is_file():
+                    return found
+        found = Path(str(name))
+        return found if found.is_absolute() and found.is_file() else self._search(parts, near, place)
+
+    def _search(self, parts: list[str], near: list[Path], place: str) -> Path:
+        """The picture whose path ends most like `parts`, by name, else by stem."""
+        name = parts[-1].lower()
+        for key in (name, PurePosixPath(name).stem):
+            found = self._by_name.get(key, [])
+            ranks = [(_common_tail(path, parts), *(_common_head(path, folder) for folder in near[:1])) for path in found]
+            best = [path for path, rank in zip(found, ranks) if rank == max(ranks)]
+            if len(best) > 1:
+                raise DataError(f"{place}: found {len(best)} pictures called {parts[-1]!r} ({best[0]}, {best[1]}), expected one; "
+                                "name their folder with --images")
+            if best:
+                return best[0]
+        raise DataError(f"{place}: found no picture {'/'.join(parts)!r} (looked in {near[0] if near else self.root} and everywhere "
+                        f"below {self.images or self.root}), expected it; name its folder with --images")
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """Pictures by name and, for names with another ending or none, by stem."""
+        index = defaultdict(list)
+        for path in self.pictures:
+            index[path.name.lower()].append(path)
+            index[path.stem.lower()].append(path)
+        return index
+
+    def _walk(self, root: Path) -> list[Path]:
+        found, seen = [], {self._leave_out, root.resolve()}  # links may lead round in a circle
+
+        def is_new(folder: Path) -> bool:
+            real = folder.resolve()
+            return folder.name[0] != "." and folder.name != "__MACOSX" and real not in seen and not seen.add(real)
+
+        for folder, folders, names in os.walk(root, followlinks=True):
+            folders[:] = sorted(name for name in folders if is_new(Path(folder, name)))
+            found += [Path(folder, name) for name in sorted(names) if name[0] != "."]
+        return found
+
+
+def locate(value: str, folders: list[Path]) -> Path | None:
+    """A path as another machine wrote it: under one of the folders, with as few of its leading parts dropped as can be."""
+    parts = [part for part in value.strip().replace("\\", "/").split("/") if part not in ("", ".")]
+    if Path(value).is_absolute() and Path(value).exists():
+        return Path(value)
+    for skipped in range(len(parts)):
+        for folder in folders:
+            if (found := folder.joinpath(*parts[skipped:])).exists():
+                return found
+    return None
+
+
+def _common_tail(path: Path, parts: list[str]) -> int:
+    """How many of the last folders agree."""
+    pairs = zip(reversed(path.parts[:-1]), reversed(parts[:-1]))
+    return next((i for i, (one, other) in enumerate(pairs) if one.lower() != other.lower()), min(len(parts), len(path.parts)) - 1)
+
+
+def _common_head(path: Path, folder: Path) -> int:
+    """How many of the first folders agree."""
+    pairs = zip(path.parts, folder.parts)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(path.parts), len(folder.parts)))

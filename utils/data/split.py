@@ -1,0 +1,96 @@
+"""Training and validation sides: the source's own, or by group, so that frames of one film stay together."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from utils.data.annotations import Sample
+from utils.datasets import DataError
+
+# IMG_7_jpg.rf.0f1e2d: Roboflow's name of each augmented copy of IMG_7.jpg
+_EXPORTED = re.compile(r"_(jpg|jpeg|png|bmp|webp|tiff?)\.rf\.[0-9a-z]+$", re.IGNORECASE)
+_NUMBER = re.compile(r"[\s_.#-]*\(?\d+\)?$")
+
+
+def original_stem(path: Path) -> str:
+    """A picture's name without ending and without what an export added."""
+    return _EXPORTED.sub("", path.stem)
+
+
+def group_of(sample: Sample, by: str) -> str:
+    """What has to stay on one side: by film (names that differ in a trailing number, in one folder), folder, or none (the picture)."""
+    folder = str(sample.image.parent)
+    if by == "none":
+        return f"{folder}/{original_stem(sample.image)}"
+    if sample.group is not None:
+        return sample.group
+    return folder if by == "folder" else f"{folder}/{_NUMBER.sub('', original_stem(sample.image))}"
+
+
+def source_parts(samples: list[Sample]) -> list[str] | None:
+    """The source's own split; None where it has none. A test side serves for validation where there is no other."""
+    said = {sample.part for sample in samples} - {None}
+    if len(said) < 2 or not said & {"valid", "test"}:
+        return None
+    swap = {"test": "valid"} if "valid" not in said else {}
+    parts = [swap.get(sample.part, sample.part) or "train" for sample in samples]
+    return parts if "train" in parts else None
+
+
+def split_parts(samples: list[Sample], by: str, share: float, seed: int) -> tuple[list[str], str]:
+    """train or valid for each sample, `share` of them valid as nearly as whole groups allow, and how it was done in words."""
+    groups = defaultdict(list)
+    for i, sample in enumerate(samples):
+        groups[group_of(sample, by)].append(i)
+    if share == 0:
+        return ["train"] * len(samples), "no validation side (--valid 0)"
+    if len(groups) == 1:
+        valid = _block([sample.image for sample in samples], share, seed)
+        how = f"one {by} only: a block of consecutive names is the validation side, near-duplicates at its two ends are likely"
+    else:
+        chosen = choose_groups({name: len(members) for name, members in groups.items()}, share, seed)
+        valid = {i for name in chosen for i in groups[name]}
+        how = f"by {by}: {len(chosen):,} of {len(groups):,} groups, seed {seed}"
+    return ["valid" if i in valid else "train" for i in range(len(samples))], how
+
+
+def choose_groups(sizes: dict[str, int], share: float, seed: int) -> set[str]:
+    """Groups whose sizes add up to `share` of all as nearly as a seeded order finds them; never none, never all."""
+    order = sorted(sizes)
+    np.random.default_rng(seed).shuffle(order)
+    target, total, chosen = share * sum(sizes.values()), 0, set()
+    for name in order:
+        if abs(total + sizes[name] - target) < abs(total - target) and len(chosen) < len(order) - 1:
+            chosen.add(name)
+            total += sizes[name]
+    return chosen or {min(order, key=lambda name: (sizes[name], order.index(name)))}
+
+
+def named_parts(samples: list[Sample], by: str, names: list[str]) -> tuple[list[str], str]:
+    """valid for samples whose group (its last part: the film or game without its folders) is named, train for the others.
+
+    Raises DataError on a name that is no group.
+    """
+    groups = [group_of(sample, by) for sample in samples]
+    known = {group: Path(group).name for group in groups}
+    missing = [name for name in names if name not in known and name not in known.values()]
+    if missing:
+        raise DataError(f"--valid-groups: found {', '.join(missing)}, expected groups by {by} such as "
+                        f"{', '.join(sorted(set(known.values()))[:8])}")
+    parts = ["valid" if group in names or known[group] in names else "train" for group in groups]
+    return parts, f"by {by}: the groups {', '.join(names)} are the validation side"
+
+
+def _block(images: list[Path], share: float, seed: int) -> set[int]:
+    """Indices of one block of consecutive names, at a seeded place."""
+    order = sorted(range(len(images)), key=lambda i: _natural(images[i]))
+    length = min(max(round(share * len(order)), 1), max(len(order) - 1, 0))
+    start = int(np.random.default_rng(seed).integers(len(order) - length + 1))
+    return set(order[start:start + length])
+
+
+def _natural(path: Path) -> list:
+    """A key that puts frame_9 before frame_10."""
+    return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.findall(r"\d+|\D+", str(path))]
