@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from models import Darknet
 from utils.augmentations import Augmentation
 from utils.boxes import wh_iou
-from utils.datasets import Draw, ListDataset, TrainSampler, collate, label_path, read_image_list, training_loader
+from utils.data.yolo_labels import label_path
+from utils.datasets import Draw, ListDataset, TrainSampler, collate, read_image_list, training_loader
 from utils.train_args import parse_train_args
 from utils.trainer import Trainer
 
@@ -90,7 +91,7 @@ def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader:
     words = ["--model_def", cfg, "--data", data, "--img_size", str(size), "--batch_size", str(batch), "--name", "step", "--no-publish"]
     trainer = Trainer(parse_train_args(__doc__, words), Darknet)
     if not loader:
-        trainer.loader = fixed_batches(str(trainer.data.train), size, batch, steps)
+        trainer.loader = fixed_batches(trainer.data.train, size, batch, steps)
     if change:
         CHANGES[change](trainer)
     epochs, facts = itertools.count(1), {"loader processes": trainer.loader.num_workers if loader else 0}

@@ -17,7 +17,8 @@ import numpy as np  # noqa: E402
 
 from utils import cli  # noqa: E402
 from utils.anchors import kmeans_anchors, mean_best_iou  # noqa: E402
-from utils.datasets import label_path, read_image, read_image_list, read_labels  # noqa: E402
+from utils.data.yolo_labels import LabelFinder, read_labels  # noqa: E402
+from utils.datasets import read_image, read_image_list  # noqa: E402
 from utils.parse_config import (  # noqa: E402
     head_anchors, head_indices, input_size, integer, integers, rebuild_heads, write_model_config)
 
@@ -216,9 +217,9 @@ def with_anchors(defs: list[dict], anchors: np.ndarray) -> list[dict]:
 
 def letterboxed_sizes(source: Path, size: tuple[int, int]) -> np.ndarray:
     """(N, 2) width and height in input pixels of all boxes of `source`, images shrunk to fit `size` (width, height)."""
-    sizes = [np.zeros((0, 2))]
+    sizes, finder = [np.zeros((0, 2))], LabelFinder()
     for image in read_image_list(source):
-        relative = read_labels(label_path(image), ANY_CLASS)[:, 3:5]
+        relative = read_labels(finder.find(image), ANY_CLASS)[:, 3:5]
         if len(relative):
             sizes.append(relative * fitted_size(image, size))
     return np.concatenate(sizes)

@@ -212,7 +212,7 @@ def test_data_files_describe_one_class_hand(name, monkeypatch):
     data = parse_data_config(name)
     assert data.names == ("hand",)
     folder = "data/egohands" if "ego" in name else "data"
-    assert (data.train, data.valid) == (Path(folder, "train.txt"), Path(folder, "valid.txt"))
+    assert (data.train, data.valid) == ((Path(folder, "train.txt"),), (Path(folder, "valid.txt"),))
 
 
 def test_kmeans_recovers_planted_clusters_ascending_by_area():
@@ -272,13 +272,6 @@ def test_list_entries_are_found_from_the_working_directory_too(dataset, tmp_path
     elsewhere.write_text("\ufeffimages/train/a.png\r\n\r\n", encoding="utf-8")
     assert create.read_image_list(elsewhere) == [Path("images/train/a.png")]
     assert len(create.letterboxed_sizes(elsewhere, (64, 64))) == 1
-
-
-@pytest.mark.parametrize("image, label", [
-    ("images/a.jpg", "labels/a.txt"), ("x/images/images/v1.0/a.b.png", "x/images/labels/v1.0/a.b.txt"),
-    ("my_images/a.jpg", "my_images/a.txt"), ("/d/images/images.jpg", "/d/labels/images.txt")])
-def test_label_path_swaps_the_last_images_folder(image, label):
-    assert create.label_path(Path(image)) == Path(label)
 
 
 @pytest.mark.parametrize("base, masks", [("yolov3-tiny", ["3,4,5", "0,1,2"]), ("yolov4-tiny", ["2,3,4", "0,1,2"])])

@@ -1,5 +1,9 @@
 """Lists, labels, letterboxing, augmentation and batches."""
 
+import os
+import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,8 +16,10 @@ from hypothesis import strategies as st
 
 from utils.augmentations import (AUGMENTATIONS, CLOSE_UP, MOST_ZOOM, Augmentation, augment_mosaic, augment_one, clip_boxes, close_up_matrix,
                                  degrade, flip_horizontal, jitter_colour, warp_boxes)
-from utils.datasets import (DataError, Draw, ListDataset, TrainSampler, collate, evaluation_loader, label_path,
-                            read_image_list, read_labels, training_loader)
+from utils.data.yolo_labels import LabelFinder, LeftOut, label_path, label_places, read_labels
+from utils.data_config import parse_data_config
+from utils.datasets import (DataError, Draw, ListDataset, TrainSampler, collate, evaluation_loader,
+                            read_image_list, training_loader)
 from utils.letterbox import letterbox
 
 
@@ -249,3 +255,115 @@ def test_strong_augmentation_is_repeatable_and_keeps_boxes_in_the_picture(tmp_pa
         first, second = (augment_one(image, boxes, (64, 64), np.random.default_rng(seed), AUGMENTATIONS["strong"]) for _ in range(2))
         assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
         assert (first[1][:, 1:] >= 0).all() and (first[1][:, 1:] <= 64).all()
+
+
+# ---- lists and folders of other people
+
+def test_an_entry_that_is_a_file_is_that_file_whatever_it_is_called(tmp_path):
+    names = ["#1.png", " leading.png", "trailing.png ", "two  blanks.png", "back\\slash.png", "a\x0cb.png", "手.png", "'q'.png", "b#c.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "list.txt").write_text("# a comment\n" + "\n".join(names) + "\n\n", encoding="utf-8")
+    assert [path.name for path in read_image_list(tmp_path / "list.txt")] == names
+
+
+@pytest.mark.parametrize("entry", ["x" * 100_000, "a/" * 3000, "no.png 0,0,1,1,0", "list.txt/x.png"])
+def test_an_entry_that_no_file_can_be_is_one_short_line(tmp_path, entry):
+    (tmp_path / "list.txt").write_text(f"{entry}\n")
+    with pytest.raises(DataError, match="list.txt:1: found") as error:
+        read_image_list(tmp_path / "list.txt")
+    assert len(str(error.value)) < 1000
+
+
+def test_a_folder_leaves_out_what_is_no_file_and_counts_it(tmp_path):
+    make_dataset(tmp_path, 2)
+    folder = tmp_path / "images"
+    (folder / "folder.jpg").mkdir()
+    (folder / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    (folder / "round").symlink_to(folder)
+    dataset = ListDataset(folder, (64, 64), 1)
+    assert len(dataset) == 2 and len(dataset.notes) == 1
+    assert dataset.notes[0].startswith(f"{folder}: 3 of 5 images left out") and "dangling.jpg" in dataset.notes[0]
+
+
+def test_several_lists_and_folders_are_one_dataset(tmp_path):
+    one, two = make_dataset(tmp_path / "a", 2), make_dataset(tmp_path / "b", 3)
+    dataset = ListDataset((one, two.parent / "images"), (64, 64), 1)
+    assert len(dataset) == 5 and dataset.name == f"{one}, {two.parent / 'images'}"
+
+
+def huge_png(side):
+    """A PNG whose header claims side x side pixels, and that holds none."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+                                          for kind, data in chunks)
+
+
+@pytest.mark.parametrize("side", [40_000, 30_000])
+def test_an_image_that_claims_to_be_huge_is_one_line(tmp_path, side):
+    listing = make_dataset(tmp_path, 2)
+    (tmp_path / "images" / "1.jpg").write_bytes(huge_png(side))
+    with pytest.raises(DataError, match="1.jpg: found .*expected"):
+        ListDataset(listing, (64, 64), 1)[1]
+    assert len(ListDataset(listing, (64, 64), 1, skip_bad=True)) == 1
+
+
+# ---- where labels lie
+
+@pytest.mark.parametrize("images, labels", [("images", "labels"), ("Images", "Labels"), ("Images", "labels"), ("IMAGES", "LABELS"),
+                                            ("IMAGES", "labels"), ("images", "Labels"), ("JPEGImages", "labels"), ("JPEGImages", "Labels"),
+                                            ("images/train", "labels/train"), ("train/images", "train/labels"), ("images", "images"),
+                                            ("obj_train_data", "obj_train_data")])
+def test_labels_are_found_where_other_tools_put_them(tmp_path, images, labels):
+    for folder in (images, labels):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(tmp_path / images / "a.b.jpg"), np.zeros((8, 8, 3), np.uint8))
+    label = tmp_path / labels / "a.b.txt"
+    label.write_text("0 .5 .5 .5 .5\n")
+    image = tmp_path / images / "a.b.jpg"
+    assert label_path(image) == LabelFinder().find(image) == label
+    dataset = ListDataset(tmp_path / images, (64, 64), 1)
+    dataset.require_boxes()
+    assert len(dataset.labels[0]) == 1
+
+
+def test_the_place_is_decided_per_image_and_every_folder_is_listed_once(tmp_path, monkeypatch):
+    listing = make_dataset(tmp_path, 8)
+    for i in range(3):
+        (tmp_path / "labels" / f"{i}.txt").rename(tmp_path / "images" / f"{i}.txt")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    assert all(map(len, ListDataset(listing, (64, 64), 1).labels))
+    assert len(listed) == len(set(listed)) <= 3
+
+
+def test_an_image_without_labels_anywhere_is_named_with_all_its_places(tmp_path):
+    (tmp_path / "Images").mkdir()
+    cv2.imwrite(str(tmp_path / "Images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    dataset = ListDataset(tmp_path / "Images", (64, 64), 1)
+    with pytest.raises(DataError, match="found no box in 1 images") as error:
+        dataset.require_boxes()
+    for place in ("Labels/a.txt", "labels/a.txt", "Images/a.txt"):
+        assert str(tmp_path / place) in str(error.value)
+    assert len(label_places(tmp_path / "Images" / "a.png")) == 3
+
+
+def test_boxes_without_area_and_repeated_ones_are_left_out_and_counted_in_one_line(tmp_path):
+    listing = make_dataset(tmp_path, 3)
+    (tmp_path / "labels" / "1.txt").write_text("0 .5 .5 .2 .2\n0 .5 .5 0 .2\n0 .5 .5 .2 .2\n0 .50 .5 .2 .2\n")
+    (tmp_path / "labels" / "2.txt").write_text("0 .5 .5 .2 .2\n0 -.1 .5 .2 .2\n")  # alone in its image; whole outside
+    dataset = ListDataset(listing, (64, 64), 1)
+    assert [len(rows) for rows in dataset.labels[1:]] == [1, 1]
+    assert len(dataset.notes) == 1
+    assert dataset.notes[0].endswith(f"2 without area and 2 repeated; the first is {tmp_path / 'labels' / '1.txt'}:2")
+    assert ListDataset(make_dataset(tmp_path / "clean", 2), (64, 64), 1).notes == [] and LeftOut().describe() == ""
+
+
+@pytest.mark.parametrize("case", ["list_utf16", "labels_beside_JPEGImages", "labels_in_images_folder", "yaml_roboflow"])
+def test_field_cases_open_with_boxes(shared, tmp_path, monkeypatch, case):
+    shutil.copytree(shared / "field_cases" / case, tmp_path / "case")
+    monkeypatch.chdir(tmp_path / "case")
+    data = parse_data_config("d/data.yaml" if "yaml" in case else "d/my.data")
+    for part in ("train", "valid"):
+        ListDataset(data.lists(part), (64, 64), data.classes).require_boxes()

@@ -25,7 +25,8 @@ from utils.data.labels import fit, label_text
 from utils.data.pictures import Picture
 from utils.data.source import Source
 from utils.data_config import parse_data_config
-from utils.datasets import DataError, ListDataset, label_path, read_image_list, read_labels
+from utils.data.yolo_labels import label_path, read_labels
+from utils.datasets import DataError, ListDataset, read_image_list
 
 SIZE = 80, 60
 
@@ -725,7 +726,7 @@ def test_what_is_imported_trains_and_its_suggestion_is_a_command_that_runs(tmp_p
     yolo_set(tmp_path / "in", {"train": 4, "val": 2}, label="".join(f"0 0.5 0.5 0.{k}5 0.{k + 1}\n" for k in range(1, 5)))
     report = run(tmp_path / "in", tmp_path / "my set")
     data = parse_data_config(tmp_path / "my set/my set.data")
-    dataset = ListDataset(data.list_file("train"), (64, 64), data.classes)
+    dataset = ListDataset(data.lists("train"), (64, 64), data.classes)
     image, boxes = dataset[0]
     fit_ = Letterbox.fit(*SIZE, 64, 64)
     assert image.shape == (3, 64, 64) and len(boxes) == 4

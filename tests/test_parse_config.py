@@ -194,15 +194,15 @@ def test_data_and_yaml_files_say_the_same(tmp_path):
     (tmp_path / "d.yaml").write_text("train: t.txt\nval: t.txt\nnc: 2\nnames: [hand, face]\n")
     one, two = parse_data_config(tmp_path / "d.data"), parse_data_config(tmp_path / "d.yaml")
     assert one.names == two.names == ("hand", "face")
-    assert one.list_file("train") == two.list_file("valid") == tmp_path / "t.txt"
+    assert one.lists("train") == two.lists("valid") == (tmp_path / "t.txt",)
 
 
 @pytest.mark.parametrize("name, text, words", [
     ("d.data", "classes=2\ntrain x\n", ":2: found"), ("d.data", "classes=two\n", ":1: found classes=two"),
     ("d.yaml", "a: [1\n", "expected YAML"), ("d.yaml", "- 1\n", "expected keys"),
     ("d.yaml", "nc: 3\nnames: [a]\n", "found classes=3 but 1 names"),
-    ("d.yaml", "nc: one\n", "found nc 'one', expected a whole number"), ("d.yaml", "names: 5\n", "found names 5, expected a list"),
-    ("d.yaml", "train: [a, b]\n", "found train ['a', 'b'], expected one path")])
+    ("d.yaml", "nc: one\n", "found nc 'one', expected a whole number"), ("d.yaml", "names: 5\n", "found names '5', expected a list"),
+    ("d.yaml", "train: {a: b}\n", "found train {'a': 'b'}, expected the path")])
 def test_data_errors_name_the_place(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(CfgError) as error:
@@ -215,7 +215,7 @@ def test_missing_list_says_how_to_get_it(tmp_path):
         (tmp_path / "d.data").write_text(f"classes=1\ntrain={name}\n")
         data = parse_data_config(tmp_path / "d.data")
         with pytest.raises(CfgError, match="does not exist") as error:
-            data.list_file("train")
+            data.lists("train")
         assert ("converter.py" in str(error.value)) == made
     with pytest.raises(CfgError, match="no 'valid' entry"):
-        data.list_file("valid")
+        data.lists("valid")

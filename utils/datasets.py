@@ -6,7 +6,7 @@ Targets are (T, 6) float32: image index in the batch, class, cx, cy, w, h relati
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import cv2
 import numpy as np
@@ -15,15 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
+from utils.data.yolo_labels import DataError, LabelFinder, LeftOut, label_places, read_labels
 from utils.letterbox import letterbox, planes
 from utils.origin import origin
+from utils.text import HASH_FIRST, TextError, read_lines, shown
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+Source = str | os.PathLike | Sequence[str | os.PathLike]  # an image list, a folder of images, or several of them
 MULTI_SCALE = (0.7, 1.3)  # range of the input size under --multiscale_training, relative to the nominal one
-
-
-class DataError(ValueError):
-    """An image, a label or a list is not usable; the message starts with `file:` or `file:line:`."""
 
 
 class Draw(NamedTuple):
@@ -35,87 +34,64 @@ class Draw(NamedTuple):
     height: int
 
 
-def read_image_list(source: str | os.PathLike) -> list[Path]:
-    """Image paths of a list file (entries absolute, or relative to the working directory or to the list) or of a folder.
+def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path]:
+    """Image paths of a list file (entries absolute, or relative to the working directory or to the list), of a folder, or of several.
 
-    Raises DataError on an empty list or a missing image.
+    `notes` gets a line about what was left out. Raises DataError on an empty list or a missing image, TextError on a file that is no text.
     """
+    if isinstance(source, (list, tuple)):
+        return [path for part in source for path in read_image_list(part, notes)]
     source = Path(source)
     if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise DataError(f"{source}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
-        return found
+        return _images_below(source, [] if notes is None else notes)
     if not source.is_file():
         raise DataError(f"{source}: no such image list or folder{origin(source)}")
-    paths = []
-    for line_i, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        entry = line.strip().replace("\\", "/")
-        if entry and not entry.startswith("#"):
-            paths.append(_resolve_entry(entry, source, line_i))
+    paths = [_resolve_entry(line, source, line_i)
+             for line_i, line in enumerate(read_lines(source, "a list of images", HASH_FIRST), start=1) if line.strip()]
+    paths = [path for path in paths if path]
     if not paths:
-        raise DataError(f"{source}:1: found an empty list, expected one image path a line")
+        raise DataError(f"{source}:1: found an empty list, expected one image path per line")
     return paths
 
 
-def _resolve_entry(entry: str, source: Path, line_i: int) -> Path:
-    tries = [Path(entry), source.parent / entry]
-    for path in tries:
-        if path.is_file():
-            return path
-    raise DataError(f"{source}:{line_i}: found {entry!r}, which is neither {tries[0].absolute()} nor {tries[1].absolute()}; "
+def _images_below(folder: Path, notes: list[str]) -> list[Path]:
+    """Images of a folder and its sub-folders. What has an image's name and is no file (a folder, a dangling link) is left out."""
+    named = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = [path for path in named if os.path.isfile(path)]
+    if not found:
+        raise DataError(f"{folder}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if others := len(named) - len(found):
+        kept = set(found)
+        first = next(path for path in named if path not in kept)
+        notes.append(f"{folder}: {others} of {len(named)} images left out: no files (dangling links, folders), such as {first}")
+    return found
+
+
+def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:
+    """The image that a line of a list names; None for a comment. Whatever is the name of a file is that file: it may hold #, blanks and \\."""
+    entry = line.strip()
+    for name in dict.fromkeys([line, entry, entry.replace("\\", "/")]):
+        for path in (Path(name), source.parent / name):
+            if os.path.isfile(path):
+                return path
+    if entry.startswith("#"):
+        return None
+    raise DataError(f"{source}:{line_i}: found {shown(entry)}, which is a file neither in {Path.cwd()} nor in {source.parent.absolute()}; "
                     "expected an image path, absolute or relative to the working directory or to the list")
-
-
-def label_path(image: Path) -> Path:
-    """Where the labels of an image lie: the last folder named `images` swapped for `labels`, suffix .txt."""
-    parts = list(image.parts)
-    for i in reversed(range(len(parts) - 1)):
-        if parts[i].lower() == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
-
-
-def read_labels(path: Path, classes: int) -> np.ndarray:
-    """(n, 5) float32 class, cx, cy, w, h in 0..1; empty when there is no file (an image without objects).
-
-    Boxes a little over the edge are clipped. Raises DataError ("file:line: found, expected").
-    """
-    if not path.is_file():
-        return np.zeros((0, 5), np.float32)
-    rows = []
-    for line_i, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
-        if line.strip():
-            rows.append(_read_box(line.split(), classes, f"{path}:{line_i}"))
-    rows = [row for row in rows if row is not None]
-    return np.array(rows, np.float32).reshape(-1, 5)
-
-
-def _read_box(words: list[str], classes: int, place_: str) -> list[float] | None:
-    """One label line as class, cx, cy, w, h, clipped to the image; None for a box of no area."""
-    try:
-        label, *box = [float(word) for word in words]
-    except ValueError:
-        label, box = -1.0, []
-    if len(box) != 4 or not np.isfinite(box).all():
-        raise DataError(f"{place_}: found {' '.join(words)!r}, expected class cx cy w h")
-    if label % 1 or not 0 <= label < classes:
-        raise DataError(f"{place_}: found class {label:g}, expected a whole number from 0 to {classes - 1}")
-    if not (-0.5 <= min(box) and max(box) <= 1.5):
-        raise DataError(f"{place_}: found {' '.join(words)!r}, expected cx cy w h between 0 and 1 (not in pixels)")
-    cx, cy, w, h = box
-    x1, x2 = np.clip([cx - w / 2, cx + w / 2], 0, 1)
-    y1, y2 = np.clip([cy - h / 2, cy + h / 2], 0, 1)
-    return [label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1] if x2 > x1 and y2 > y1 else None
 
 
 def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be decoded."""
-    content = np.fromfile(path, np.uint8)  # not imread: it cannot open every path on Windows
+    try:
+        content = np.fromfile(path, np.uint8)  # not imread: it cannot open every path on Windows
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from None
     # OpenCV fills the missing part of a cut JPEG with grey and says nothing: its end marker tells
     whole = content[:2].tobytes() != b"\xff\xd8" or b"\xff\xd9" in content[len(content) // 2:].tobytes()
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole and len(content) else None
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole and len(content) else None
+    except (cv2.error, MemoryError):  # more than 2^30 pixels, or than fit the memory
+        raise DataError(f"{path}: found an image that is too large to decode, expected at most 2^30 pixels and memory for them") from None
     if image is None:
         raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, expected an image")
     zoom = max_side / max(image.shape[:2]) if max_side else 1.0
@@ -129,10 +105,11 @@ class ListDataset(Dataset):
     """Images and boxes of a list file or folder, letterboxed to (width, height) `size`, augmented when told to.
 
     Index with a Draw (training) or an int (evaluation). Returns (image (3, H, W) uint8 tensor, boxes (n, 5) tensor).
-    With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops.
+    With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops. `notes` are lines
+    about what else was left out.
     """
 
-    source: str | os.PathLike
+    source: Source
     size: tuple[int, int]
     classes: int
     augmentation: Augmentation | None = None
@@ -140,15 +117,17 @@ class ListDataset(Dataset):
     skip_bad: bool = False
     cache_gb: float = 0.0
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.images, self.labels = [], []
-        for path in read_image_list(self.source):
+        finder, left_out = LabelFinder(), LeftOut()
+        for path in read_image_list(self.source, self.notes):
             try:
-                labels = read_labels(label_path(path), self.classes)
+                labels = read_labels(finder.find(path), self.classes, left_out)
                 if self.skip_bad:
                     read_image(path)
-            except DataError as error:
+            except (DataError, TextError) as error:
                 if not self.skip_bad:
                     raise
                 self.skipped.append(str(error))
@@ -156,12 +135,19 @@ class ListDataset(Dataset):
             self.images.append(path)
             self.labels.append(labels)
         if not self.images:
-            raise DataError(f"{self.source}: found no usable image ({len(self.skipped)} skipped), expected at least one")
+            raise DataError(f"{self.name}: found no usable image ({len(self.skipped)} skipped), expected at least one")
+        if left_out.describe():
+            self.notes.append(f"{self.name}: {left_out.describe()}")
         self._cache: dict = {}
         self._cache_bytes = 0
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def name(self) -> str:
+        """Its lists and folders, as a message may name them."""
+        return ", ".join(map(str, self.source)) if isinstance(self.source, (list, tuple)) else str(self.source)
 
     def describe(self) -> str:
         """How many images and boxes there are, in words."""
@@ -170,9 +156,10 @@ class ListDataset(Dataset):
         return f"{len(self)} images with {boxes:,} boxes" + (f" ({empty} images without)" if empty else "")
 
     def require_boxes(self) -> None:
-        """Raise DataError, naming a place where labels were looked for, when no image has a box."""
+        """Raise DataError, naming all places where labels were looked for, when no image has a box."""
         if not any(map(len, self.labels)):
-            raise DataError(f"{self.source}: found no box in {len(self)} images, expected labels such as {label_path(self.images[0])}")
+            places = " or ".join(map(str, label_places(self.images[0])))
+            raise DataError(f"{self.name}: found no box in {len(self)} images, expected labels such as {places}")
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), for augmentation alone.

@@ -14,6 +14,7 @@ from pathlib import Path
 from utils.cfg_keys import (FORKS, KIND_WORDS, NOT_COMPUTED, NOT_SUPPORTED, POSITIVE_KEYS, REQUIRED_KEYS, SECTION_KEYS, SPELLINGS)
 from utils.layers import ACTIVATIONS, MIXING
 from utils.origin import missing
+from utils.text import MARK_ANYWHERE, TextError, read_lines
 from utils.writing import write_text
 
 HEADS = ("yolo", "region", "Gaussian_yolo")
@@ -93,10 +94,10 @@ def parse_model_config(path: str | os.PathLike) -> list[dict]:
     if not path.is_file():
         raise missing(path, "cfg file")
     defs: list[Section] = []
-    data = path.read_bytes()
-    if b"\0" in data:
-        raise CfgError(f"{path}:1: found bytes that are not text, expected a Darknet cfg")
-    lines = data.decode("utf-8-sig", errors="replace").splitlines()  # comments may be in any encoding
+    try:
+        lines = read_lines(path, "a Darknet cfg", MARK_ANYWHERE)
+    except TextError as error:
+        raise CfgError(str(error)) from None
     for line_i, raw in enumerate(lines, start=1):
         line = re.split(r"[#;]", raw, maxsplit=1)[0].strip()
         if line:

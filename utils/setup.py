@@ -91,8 +91,10 @@ def model_and_data(args: argparse.Namespace, quiet: bool = False) -> tuple[Path,
 
 
 def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int], **options) -> ListDataset:
-    """Dataset of part "train" or "valid"; says what --skip-bad skipped."""
-    made = ListDataset(data.list_file(part), size, data.classes, skip_bad=args.skip_bad, cache_gb=args.cache_gb, **options)
+    """Dataset of part "train" or "valid"; says what was left out and what --skip-bad skipped."""
+    made = ListDataset(data.lists(part), size, data.classes, skip_bad=args.skip_bad, cache_gb=args.cache_gb, **options)
+    for note in made.notes:
+        print(f"{part}: {note}")
     for message in made.skipped:
         print(f"skipped: {message}")
     if made.skipped:

@@ -5,7 +5,8 @@ from pathlib import Path
 from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part_of_folders
 from utils.data.documents import read_text, read_yaml
 from utils.data.source import Source, locate
-from utils.datasets import IMAGE_SUFFIXES, DataError, label_path
+from utils.data.yolo_labels import label_path, label_places
+from utils.datasets import IMAGE_SUFFIXES, DataError
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
 PART_KEYS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
@@ -139,10 +140,7 @@ def _pictures_of(path: Path, source: Source) -> list[Path]:
 
 def find_label(image: Path) -> Path | None:
     """The label file of a picture: in `labels` beside `images` (or JPEGImages), else beside the picture."""
-    tries = [label_path(image), image.with_suffix(".txt")]
-    if "JPEGImages" in image.parts:
-        tries.append(Path(*("labels" if part == "JPEGImages" else part for part in image.parts)).with_suffix(".txt"))
-    return next((path for path in tries if path.is_file()), None)
+    return next((path for path in label_places(image) if path.is_file()), None)
 
 
 def read_label(path: Path, names: list[str], has_keypoints: bool = False) -> list[Box]:
