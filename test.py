@@ -31,7 +31,7 @@ def main() -> None:
     from utils.checkpoint import load_weights
     from utils.datasets import evaluation_loader
     from utils.evaluate import ScoreOptions, evaluate
-    from utils.plots import plot_pr_curve
+    from utils.plots import plot_pr_curves
     from utils.setup import labelled_dataset, model_and_data
 
     cfg, defs, data = model_and_data(args)
@@ -47,7 +47,7 @@ def main() -> None:
     result = evaluate(model, evaluation_loader(valid, args.batch_size, args.n_cpu), data.names, options, predict=predict)
     print_result(result, args.iou_thres)
     curve = args.pr or Path("output") / f"pr_{cli.stem(cfg)}.png"
-    plot_pr_curve(*result.curve, f"{cli.stem(cfg)}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
+    plot_pr_curves({cli.stem(cfg): result.curve}, f"{cli.stem(cfg)}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
     print(f"precision-recall curve: {curve}")
     if args.json:
         write_json(args.json, result.to_dict() | {"cfg": str(cfg), "weights": str(weights), "data": str(data.path), "size": size, "backend": backend})

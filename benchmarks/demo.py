@@ -34,6 +34,8 @@ def run(*command: object) -> None:
     """Run one of the project's scripts, its command line printed first; stop when it fails."""
     words = [str(word) for word in command]
     print(f"\n$ python {shlex.join(words)}", flush=True)
+    with open(ROOT / LOGS / "commands.txt", "a", encoding="utf-8") as file:  # for the report
+        file.write(f"python {shlex.join(words)}\n")
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True)
 
 
@@ -62,17 +64,21 @@ def score(stage: str, cfg: Path, weights: Path) -> dict:
     return json.loads((ROOT / out).read_text())
 
 
+def shown_pictures() -> list[Path]:
+    """The first six test pictures, relative to the root."""
+    return [DATA / name for name in (ROOT / DATA / "valid.txt").read_text().split()[:6]]
+
+
 def detect(stage: str, cfg: Path, weights: Path) -> None:
-    """detect.py on the first six test pictures."""
-    pictures = (ROOT / DATA / "valid.txt").read_text().split()[:6]
-    run("detect.py", "--cfg", cfg, "--weights", weights, "--source", *[DATA / name for name in pictures],
+    """detect.py on the pictures that the report shows."""
+    run("detect.py", "--cfg", cfg, "--weights", weights, "--source", *shown_pictures(),
         "--out", LOGS / f"detect_{stage}", "--conf_thres", 0.4)
 
 
 def main() -> None:
     """Data -> baseline -> -sr -> prune -> fine-tune -> test -> detect -> table and report."""
     args = parse_args()
-    from benchmarks.report import final_table, write_report
+    from benchmarks.report import draw_truth, final_table, write_report
 
     started = time.perf_counter()
     shutil.rmtree(ROOT / LOGS, ignore_errors=True)
@@ -92,9 +98,11 @@ def main() -> None:
     scores = {"dense": score("dense", cfg, baseline), "pruned": score("pruned", slim_cfg, tuned)}
     for stage, stage_cfg, weights in (("dense", cfg, baseline), ("pruned", slim_cfg, tuned)):
         detect(stage, stage_cfg, weights)
+    draw_truth([ROOT / path for path in shown_pictures()], ROOT / LOGS / "truth")
     minutes = (time.perf_counter() - started) / 60
-    rows, verdicts, protocol = final_table(ROOT, (cfg, baseline), (slim_cfg, tuned), scores, SIZE)
-    write_report(ROOT / LOGS, rows, verdicts, f"seed {args.seed}, {minutes:.1f} minutes in all; inference: {protocol}")
+    table = final_table(ROOT, (cfg, baseline), (slim_cfg, tuned), scores, SIZE)
+    footer = f"seed {args.seed}, {minutes:.1f} minutes in all; inference: {table.protocol}"
+    write_report(ROOT / LOGS, table, footer)
     print(f"whole road: {minutes:.1f} minutes; report: {LOGS / 'report.html'}")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from models import Darknet
+from models import Darknet, load
 from utils.datasets import ListDataset, evaluation_loader
 from utils.evaluate import ScoreOptions, evaluate
 from utils.parse_config import parse_model_config
@@ -43,3 +43,10 @@ def test_the_published_net_finds_hands_on_photographs(slim, shared):
     images = torch.utils.data.Subset(images, range(0, len(images), 4))
     result = evaluate(slim, evaluation_loader(images, 16, 0), ("hand",), ScoreOptions())
     assert result.map50 > 0.88
+
+
+def test_the_published_net_finds_a_hand_on_every_sample_picture():
+    """What `python detect.py` alone shows a newcomer."""
+    detector = load(CFG, WEIGHTS, device="cpu")
+    samples = sorted((ROOT / "data" / "samples").glob("*.jpg"))
+    assert len(samples) == 4 and all(len(detector.detect(path)) >= 1 for path in samples)

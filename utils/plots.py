@@ -1,5 +1,8 @@
 """Pictures of numbers, as PNG files."""
 
+import itertools
+import math
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -18,55 +21,90 @@ def _save(figure, path: Path) -> None:
 
 
 def plot_training(rows: list[dict], path: Path) -> None:
-    """Curves of metrics.csv rows: loss parts, scores, and the quantiles of |gamma|."""
+    """Curves of metrics.csv rows: loss parts, scores, and the quantiles of |gamma|; a single epoch is a point."""
     epochs = [int(row["epoch"]) for row in rows]
-    figure, (loss, scores, gamma) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    marker = "." if len(epochs) < 40 else None
+    figure, (loss, scores, gamma) = plt.subplots(1, 3, figsize=(13.5, 3.8), layout="constrained")
     for key, label in (("loss_box", "box"), ("loss_objectness", "objectness"), ("loss_class", "class")):
-        loss.plot(epochs, [float(row[key]) for row in rows], label=label)
-    loss.set(title="training loss per image", xlabel="epoch", yscale="log")
+        values = [float(row[key]) for row in rows]
+        if any(value > 0 for value in values):  # a net of one class has no class loss, and a log axis no 0
+            loss.plot(epochs, values, label=label, marker=marker)
+    loss.set(title="training loss", ylabel="loss per image", yscale="log")
     for key, label in (("map50", "mAP@.5"), ("map", "AP@[.5:.95]"), ("precision", "precision"), ("recall", "recall")):
         known = [(epoch, float(row[key])) for epoch, row in zip(epochs, rows) if row[key] != ""]
         if known:
-            scores.plot(*zip(*known), label=label, marker="." if len(known) < 40 else None)
-    scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
+            scores.plot(*zip(*known), label=label, marker=marker)
+    scores.set(title="validation", ylabel="score", ylim=(-0.02, 1.02))
     for key in (key for key in rows[0] if key.startswith("gamma_q")):
-        gamma.plot(epochs, [float(row[key]) for row in rows], label=f"{key[7:]} %")
-    gamma.set(title="quantiles of prunable |gamma|", xlabel="epoch", ylim=(0, None))
+        gamma.plot(epochs, [float(row[key]) for row in rows], label=f"{key[7:]} %", marker=marker)
+    gamma.set(title="quantiles of prunable |gamma|", ylabel="|gamma|", ylim=(0, None))
     for axis in (loss, scores, gamma):
+        axis.set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
         axis.grid(alpha=0.3)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if axis.lines:
             axis.legend(fontsize=8)
+    _few_decades(loss)
     _save(figure, path)
 
 
-def plot_pr_curve(recall, precision, title: str, path: Path) -> None:
-    """Precision against recall at IoU 0.5."""
+def _few_decades(axis) -> None:
+    """Labels as plain numbers on a log axis that spans little, where powers of ten would leave it without any."""
+    low, high = axis.get_ylim()
+    if high < 30 * low:
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5, 7)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+    if high < 2.5 * low:
+        axis.set(yscale="linear", ylim=(low, high))
+
+
+def plot_pr_curves(curves: dict[str, tuple], title: str, path: Path) -> None:
+    """Precision (envelope) against recall; name -> (recall, precision), one line per name. Without detections a curve is empty."""
     figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
-    axis.plot(recall, precision)
-    axis.set(title=title, xlabel="recall", ylabel="precision (envelope)", xlim=(0, 1), ylim=(0, 1.02))
+    for (name, (recall, precision)), style in zip(curves.items(), itertools.cycle(("-", "--", ":"))):
+        axis.plot(recall, precision, style, label=textwrap.shorten(name, 60, placeholder="..."))
+    if not any(len(recall) for recall, _ in curves.values()):
+        axis.text(0.5, 0.5, "no detections", ha="center", color="0.4")
+    axis.set(xlabel="recall", ylabel="precision (envelope)", xlim=(0, 1), ylim=(0, 1.02))
+    axis.set_title(textwrap.fill(title, 48), fontsize=11)
     axis.grid(alpha=0.3)
+    if len(curves) > 1:
+        axis.legend(fontsize=8, loc="lower left")
     _save(figure, path)
 
 
-def plot_gammas(kept: list[float], cut: list[float], path: Path) -> None:
-    """Histogram of prunable |gamma|: of the channels that stay, and of those that go."""
-    figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    axis.hist([kept, cut], bins=80, stacked=True, color=["tab:blue", "tab:red"], label=[f"kept: {len(kept):,}", f"cut: {len(cut):,}"])
-    axis.set(title=f"|gamma| of {len(kept) + len(cut):,} prunable channels", xlabel="|gamma|", ylabel="channels", yscale="log")
-    axis.legend()
+def plot_gammas(gammas: dict[str, list[float]], threshold: float | None, path: Path) -> None:
+    """Histogram of prunable |gamma|; "kept", "carrier" and "cut" -> values. threshold: the |gamma| below which channels go, drawn as a
+    line; None where the channels were not chosen by |gamma| alone."""
+    colours = {"kept": "tab:blue", "carrier": "tab:orange", "cut": "tab:red"}
+    shown = {name: values for name, values in gammas.items() if len(values)}
+    count = sum(map(len, shown.values()))
+    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    axis.hist(list(shown.values()), bins=80, stacked=True, color=[colours[name] for name in shown],
+              label=[f"{name}: {len(values):,}" for name, values in shown.items()])
+    if threshold is not None:
+        axis.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold: {threshold:.3g}")
+    axis.set(title=f"|gamma| of {count:,} prunable channels", xlabel="|gamma|", ylabel="channels", yscale="log")
+    axis.set_ylim(0.7)  # a bar of one channel shows
+    axis.yaxis.set(major_locator=LogLocator(), major_formatter="{x:g}", minor_formatter=NullFormatter())
+    axis.legend(fontsize=8)
     _save(figure, path)
 
 
 def plot_channels(layers: list[int], before: list[int], after: list[int], path: Path) -> None:
-    """Bars of the channels a layer had and kept."""
-    figure, axis = plt.subplots(figsize=(max(6, 0.17 * len(layers) + 2), 3.8), layout="constrained")
+    """Bars of the channels that each layer had and kept: their numbers above, the share that was kept below."""
+    figure, (counts, shares) = plt.subplots(2, 1, figsize=(min(max(6, 0.14 * len(layers) + 2), 16), 5.2), sharex=True,
+                                            layout="constrained")
     places = range(len(layers))
-    axis.bar(places, before, color="0.82", label="before")
-    axis.bar(places, after, color="tab:blue", label="after")
-    axis.set_xticks(places, [str(i) for i in layers], rotation=90, fontsize=7)
-    axis.set(title="channels a layer", xlabel="layer", ylabel="channels", yscale="log")
-    axis.legend()
+    counts.bar(places, before, width=0.85, color="0.82", label="before")
+    counts.bar(places, after, width=0.85, color="tab:blue", label="after")
+    counts.set(title="channels per layer", ylabel="channels", yscale="log", ylim=(max(min(after) / 2, 0.5), 1.5 * max(before)))
+    counts.yaxis.set(major_locator=LogLocator(), major_formatter="{x:g}", minor_formatter=NullFormatter())
+    counts.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    shares.bar(places, [100 * kept / had for had, kept in zip(before, after)], width=0.85, color="tab:blue")
+    shares.set(ylabel="kept, %", xlabel="layer of the cfg", ylim=(0, 100), xlim=(-0.8, len(layers) - 0.2))
+    shares.grid(axis="y", alpha=0.3)
+    step = math.ceil(len(layers) / 60)  # so many labels stand beside each other
+    shares.set_xticks(places[::step], [str(i) for i in layers[::step]], rotation=90, fontsize=7)
     _save(figure, path)
 
 

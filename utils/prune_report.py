@@ -12,7 +12,7 @@ from utils.darknet_export import usual_scale
 from utils.darknet_weights import darknet_bytes
 from utils.metrics import EvalResult
 from utils.parse_config import write_model_config
-from utils.plots import plot_channels, plot_gammas
+from utils.plots import plot_channels, plot_gammas, plot_pr_curves
 from utils.profile import Latency, compare_latency
 from utils.prune_scores import gammas_by_layer
 from utils.prune_job import Job, PruneError
@@ -131,14 +131,35 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
         path.with_name(f"{path.stem}-init{path.suffix}").unlink(missing_ok=True)
 
 
+def gammas_by_fate(job: Job, plan: Plan, compact: Compact) -> dict[str, list[float]]:
+    """|gamma| of all prunable channels: "kept", "carrier" (under the threshold, kept for the constants it carries), "cut"."""
+    fates: dict[str, list[float]] = {"kept": [], "carrier": [], "cut": []}
+    for layer_i, gammas in gammas_by_layer(job.model).items():
+        if layer_i in job.graph.prunable:
+            chosen = plan.masks[layer_i].cpu()
+            stays = torch.zeros_like(chosen).index_fill(0, compact.surgery.kept[layer_i].cpu(), True)
+            for fate, channels in (("kept", chosen), ("carrier", stays & ~chosen), ("cut", ~stays)):
+                fates[fate] += gammas.abs().cpu()[channels].tolist()
+    return fates
+
+
+def gamma_threshold(job: Job, plan: Plan) -> float | None:
+    """The |gamma| that channels were cut below; None where the importance was something else."""
+    args = job.args
+    return plan.cut.threshold if args.score == "gamma" and args.divisor == 1 and args.group_norm != "l2" else None
+
+
 def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:
     """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
     base = names.darknet_cfg.with_suffix("")
-    layers, by_layer = job.graph.prunable, gammas_by_layer(job.model)
-    gammas, keep = torch.cat([by_layer[i].abs().cpu() for i in layers]), torch.cat([plan.masks[i].cpu() for i in layers])
-    plot_gammas(gammas[keep].tolist(), gammas[~keep].tolist(), base.with_name(base.name + "-gammas.png"))
+    layers = job.graph.prunable
+    plot_gammas(gammas_by_fate(job, plan, compact), gamma_threshold(job, plan), base.with_name(base.name + "-gammas.png"))
     plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
                   base.with_name(base.name + "-channels.png"))
+    before, _, after = results
+    if before and after:
+        curves = {f"before: mAP@.5 {before.map50:.4f}": before.curve, f"pruned: mAP@.5 {after.map50:.4f}": after.curve}
+        plot_pr_curves(curves, f"{job.cfg.stem} before and after pruning", base.with_name(base.name + "-pr.png"))
     with replacing(base.with_name(base.name + "-channels.csv")) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows(channels)
     write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")

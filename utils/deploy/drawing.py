@@ -13,18 +13,19 @@ SMALLEST_TEXT = 11  # pixels
 ORNATE = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "condensed")  # fonts taken last
 
 
-def draw(image: np.ndarray, rows: np.ndarray, names: list[str]) -> np.ndarray:
+def draw(image: np.ndarray, rows: np.ndarray, names: list[str], scores: bool = True) -> np.ndarray:
     """A copy of the (H, W, 3) RGB uint8 image with its boxes, each labelled with class and score.
 
     rows: (n, 6) x1, y1, x2, y2 in pixels, score, class; the best first: it keeps the place for its label. A name whose
-    letters no font of this machine has is replaced by the class number.
+    letters no font of this machine has is replaced by the class number. scores: whether labels show them.
     """
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     text_px = max(round(max(height, width) / 50), SMALLEST_TEXT)
     colours = [PALETTE[int(row[5]) % len(PALETTE)] for row in rows]
-    labels = [Label.fitting(class_text(names, int(row[5])), f"{row[4]:.2f}", text_px, width) for row in rows]
+    labels = [Label.fitting(class_text(names, int(row[5])), f"{row[4]:.2f}" if scores else "", text_px, width)
+              for row in rows]
     places = place_labels(rows[:, :4], [label.size for label in labels], (width, height))
     for row, colour in reversed(list(zip(rows, colours))):
         pen.rectangle([float(x) for x in row[:4]], outline=colour, width=max(round(max(height, width) / 320), 1))
