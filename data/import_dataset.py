@@ -49,7 +49,7 @@ def flag_names(text: str) -> set[str]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked and typed."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    p = cli.Parser(description=__doc__)
     p.add_argument("source", type=Path, metavar="SOURCE", help="folder or annotation file to import")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     p.add_argument("--name", metavar="NAME", help="name of the .data, .yaml and .names files (default: the folder's)")

@@ -14,8 +14,8 @@ from utils.prune_args import parse_prune_args
 from utils.train_args import parse_train_args
 
 MODULES = ("train", "test_prune", "detect", "export", "test", "data.converter", "data.synthesize_hands",
-           "data.download_oxford", "config.create_hand_model", "weights.download_weights", "benchmarks.__main__",
-           "benchmarks.demo", "benchmarks.sparsity", "benchmarks.tradeoff")
+           "data.download_oxford", "data.import_dataset", "config.create_hand_model", "weights.download_weights",
+           "benchmarks.__main__", "benchmarks.demo", "benchmarks.sparsity", "benchmarks.tradeoff")
 
 
 def parse_args_of(module):
@@ -43,7 +43,7 @@ def example(action):
     value = next(iter(action.choices)) if action.choices else action.default
     value = value[0] if isinstance(value, (list, tuple)) and value else value
     value = 1 if value in (None, "", argparse.SUPPRESS, []) else value
-    value = 32 if action.dest == "size" else 0.5 if action.dest in ("min_visible", "sides") else value
+    value = {"size": 32, "min_visible": 0.5, "sides": 0.5, "map": "a=b"}.get(action.dest, value)
     return [str(value)] * (action.nargs if isinstance(action.nargs, int) else 1)
 
 
@@ -115,3 +115,8 @@ def test_what_errors_advise_to_run_is_there():
     for words in RECIPES.values():
         script = next(word for word in words.split() if word.endswith(".py"))
         assert (ROOT / script).is_file()
+
+
+def test_every_command_line_of_the_project_is_made_by_the_one_parser():
+    for path in (path for folder in (".", "config", "data", "weights", "benchmarks", "utils") for path in (ROOT / folder).glob("*.py")):
+        assert "argparse.ArgumentParser(" not in path.read_text(encoding="utf-8").replace("class Parser(argparse.ArgumentParser)", ""), path
