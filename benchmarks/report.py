@@ -10,7 +10,8 @@ import numpy as np
 from models import Darknet
 from utils.checkpoint import load_weights
 from utils.darknet_weights import darknet_bytes
-from utils.datasets import label_path, read_image, read_labels
+from utils.data.yolo_labels import label_path, read_labels
+from utils.datasets import read_image
 from utils.deploy.drawing import draw
 from utils.detection import write_picture
 from utils.profile import compare_latency
