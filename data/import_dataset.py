@@ -93,7 +93,9 @@ def add_split_flags(group: argparse._ArgumentGroup) -> None:
                        help="what stays on one side; film: names that differ in a trailing number, in one folder (EgoHands: a game)")
     group.add_argument("--seed", type=cli.count, default=0, metavar="N", help="of the split")
     group.add_argument("--resplit", action="store_true", help="split anew, whatever split the source has")
-    group.add_argument("--valid-groups", type=comma_list, metavar="A,B", help="films, folders or games that are the validation side")
+    for part, words in (("valid", "for validation"), ("test", "for neither training nor validation")):
+        group.add_argument(f"--{part}-groups", type=comma_list, default=[], metavar="A,B",
+                           help=f"films, folders or games {words}; the others are for training")
 
 
 def choose_boxes(annotations: Annotations, args: argparse.Namespace, counts: Counter) -> tuple[Counter, Counter]:
@@ -132,9 +134,10 @@ def fit_boxes(annotations: Annotations, journal: Journal, args: argparse.Namespa
 def split_entries(entries: list[labels.Entry], args: argparse.Namespace) -> str:
     """Give each entry its part. Returns how, in words."""
     samples = [entry.sample for entry in entries]
-    parts, how = None if args.resplit or args.valid_groups else split.source_parts(samples), "as in the source"
-    if args.valid_groups:
-        parts, how = split.named_parts(samples, args.split_by, args.valid_groups)
+    named = {"valid": args.valid_groups, "test": args.test_groups}
+    parts, how = None if args.resplit else split.source_parts(samples), "as in the source"
+    if any(named.values()):
+        parts, how = split.named_parts(samples, args.split_by, named)
     elif parts is None:
         parts, how = split.split_parts(samples, args.split_by, args.valid, args.seed)
     for entry, part in zip(entries, parts):

@@ -6,11 +6,12 @@ import io
 import re
 import tarfile
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from data import converter, download_oxford
+from data import converter, download_egohands, download_oxford
 from utils.download import DownloadError, fetch
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
@@ -180,6 +181,41 @@ def test_bad_archive_is_named_and_leaves_no_release(server, tmp_path, capsys, ar
 def test_oxford_without_network_exits_2_with_the_wget_line(server, tmp_path, capsys):
     assert oxford(server, tmp_path) == 2
     assert "wget -c" in capsys.readouterr().err
+
+
+def zipped(names: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as files:
+        for name in names:
+            files.writestr(name, CONTENT)
+    return buffer.getvalue()
+
+
+def egohands(server, root):
+    return download_egohands.main(["--root", str(root), "--url", f"{server.url}/egohands_data.zip"])
+
+
+@pytest.mark.parametrize("top", ["", "egohands_data/"])
+def test_egohands_is_resumed_unpacked_and_then_left_alone(server, tmp_path, capsys, top):
+    server.files["/egohands_data.zip"] = zipped([f"{top}metadata.mat", f"{top}_LABELLED_SAMPLES/CARDS_COURTYARD_B_T/frame_0011.jpg"])
+    server.cut = 3000
+    assert egohands(server, tmp_path) == 2 and "wget -c" in capsys.readouterr().err
+    server.cut = None
+    assert egohands(server, tmp_path) == 0 and server.asked == [None, "bytes=3000-"]
+    assert (tmp_path / "egohands_data/_LABELLED_SAMPLES/CARDS_COURTYARD_B_T/frame_0011.jpg").read_bytes() == CONTENT
+    assert (tmp_path / "egohands_data/metadata.mat").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["egohands_data", "egohands_data.zip"]
+    assert egohands(server, tmp_path) == 0 and "already there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("archive", [zipped(["other/a"]), zipped(["_LABELLED_SAMPLES/a"])[:-30], b"<html>not here</html>",
+                                     zipped(["_LABELLED_SAMPLES/a"]).replace(CONTENT, bytes(len(CONTENT)))],
+                         ids=["another folder", "cut short", "no archive", "damaged"])
+def test_bad_egohands_archive_is_named_and_leaves_no_release(server, tmp_path, capsys, archive):
+    server.files["/egohands_data.zip"] = archive
+    assert egohands(server, tmp_path / "root") == 2
+    assert "egohands_data.zip: cannot be unpacked" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["root", "egohands_data.zip"]
 
 
 def test_weights_are_fetched_by_name_and_checked(server, tmp_path, capsys, monkeypatch):

@@ -1,9 +1,13 @@
 """data/import_dataset.py: other people's data sets, each in the shape that its own tool writes."""
 
 import csv
+import importlib.util
 import json
 import os
+import re
+import shlex
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -484,6 +488,8 @@ def test_egohands_polygons_become_boxes_and_a_game_stays_on_one_side(tmp_path, m
     assert_boxes(found["CARDS_COURTYARD_B_T_frame_0019.jpg"], [("hand", 10.5, 20, 40, 50.25), ("hand", 20.5, 30, 50, 60)])
     run(tmp_path / "in", tmp_path / "named", "--valid-groups", "CHESS_OFFICE_H_S")
     assert {image.name[:5] for image in read_image_list(tmp_path / "named/valid.txt")} == {"CHESS"}
+    with pytest.raises(DataError, match="--test-groups: found CHESS, expected groups by film: CARDS_COURTYARD_B_T, CHESS_OFFICE_H_S"):
+        run(tmp_path / "in", tmp_path / "named", "--valid-groups", "CHESS_OFFICE_H_S", "--test-groups", "CHESS")
 
 
 def test_a_lost_frame_of_egohands_is_a_fault_not_a_shift(tmp_path, capsys):
@@ -506,8 +512,6 @@ coordinate = st.floats(-50, 150, allow_nan=False)
 @settings(deadline=None)
 @given(st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=5), st.integers(1, 4000), st.integers(1, 4000))
 def test_fitted_boxes_lie_within_and_inner_ones_are_kept_to_1e_4(corners, width, height):
-    from collections import Counter
-
     counts = Counter()
     boxes = [Box("a", min(x1, x2) / 100 * width, min(y1, y2) / 100 * height, max(x1, x2) / 100 * width, max(y1, y2) / 100 * height)
              for x1, y1, x2, y2 in corners]
@@ -720,9 +724,6 @@ def test_a_source_that_is_none_is_one_line(tmp_path, kind):
 
 
 def test_what_is_imported_trains_and_its_suggestion_is_a_command_that_runs(tmp_path):
-    import importlib.util
-    import shlex
-
     yolo_set(tmp_path / "in", {"train": 4, "val": 2}, label="".join(f"0 0.5 0.5 0.{k}5 0.{k + 1}\n" for k in range(1, 5)))
     report = run(tmp_path / "in", tmp_path / "my set")
     data = parse_data_config(tmp_path / "my set/my set.data")
@@ -741,3 +742,57 @@ def test_what_is_imported_trains_and_its_suggestion_is_a_command_that_runs(tmp_p
     flags[flags.index("--out") + 1] = str(tmp_path / "made.cfg")
     flags += ["--width", "0.25"]
     assert module.main(flags) == 0 and (tmp_path / "made.cfg").is_file()
+
+
+# Documentation
+
+def documented() -> list[str]:
+    """Every command of docs/data.md: of its blocks and of its tables."""
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    return [line.strip() for line in re.findall(r"(?:^    |`)(python [^`\n]+)", text, re.MULTILINE) if "SOURCE" not in line]
+
+
+def make_source(name: str, root: Path) -> Path:
+    """A small set of the format that a documented command imports."""
+    if name == "~/coco":
+        coco_set(root)
+        for path in root.glob("annotations/*"):
+            path.write_text(path.read_text().replace('"dog"', '"person"'))
+    elif name == "~/VOC2007":
+        for i in range(4):
+            write_voc(root, f"{i:06d}", voc_xml("a.jpg", [("hand", 4, 6, 40, 30)]), i, ("JPEGImages", "Annotations"))
+    elif name == "~/roboflow":
+        yolo_set(root, {"train": 3, "valid": 2}, "{part}/images", "{part}/labels")
+        data_yaml(root / "data.yaml", train="../train/images", val="../valid/images", names=["hand"])
+    elif name == "~/labelme":
+        for i in range(5):
+            draw(root / f"film{i}_1.jpg", i)
+            (root / f"film{i}_1.json").write_text(labelme_json(f"film{i}_1.jpg", [("hand", "rectangle", [[4, 6], [40, 30]], None)]))
+    elif name == "~/openimages":
+        head, row = HEADERS["openimages"]
+        for i in range(4):
+            draw(root / f"{i}.jpg", i)
+        rows = "\n".join(",".join(map(str, line)) for line in [head] + [row(f"{i}.jpg") for i in range(4)])
+        (root / "train-annotations-bbox.csv").write_text(rows)
+        (root / "class-descriptions-boxable.csv").write_text("/m/0k65p,Human hand\n")
+    elif name == "data/egohands_data":
+        games = "CARDS_LIVINGROOM_B_T PUZZLE_COURTYARD_B_S CARDS_COURTYARD_H_S CHESS_OFFICE_B_S JENGA_LIVINGROOM_B_H PUZZLE_OFFICE_S_T"
+        egohands(root, [*games.split(), "CHESS_COURTYARD_B_T"], frames=1)
+    return root
+
+
+@pytest.mark.parametrize("command", [line for line in documented() if "import_dataset" in line])
+def test_every_documented_import_runs(tmp_path, command):
+    words = shlex.split(command)[2:]
+    words[0] = str(make_source(words[0], tmp_path / "in"))
+    words[words.index("--out") + 1] = str(tmp_path / "out")
+    import_dataset.main(words)
+    assert any(rows for rows in imported(tmp_path / "out").values())
+
+
+def test_other_documented_commands_are_scripts_with_such_flags():
+    others = [shlex.split(line) for line in documented() if "import_dataset" not in line]
+    assert len(others) == 4
+    for _, script, *flags in others:
+        text = (Path(__file__).parent.parent / script).read_text() + (Path(__file__).parent.parent / "utils/cli.py").read_text()
+        assert all(f'"{flag}"' in text for flag in flags if flag.startswith("--")), script

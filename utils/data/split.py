@@ -68,19 +68,19 @@ def choose_groups(sizes: dict[str, int], share: float, seed: int) -> set[str]:
     return chosen or {min(order, key=lambda name: (sizes[name], order.index(name)))}
 
 
-def named_parts(samples: list[Sample], by: str, names: list[str]) -> tuple[list[str], str]:
-    """valid for samples whose group (its last part: the film or game without its folders) is named, train for the others.
+def named_parts(samples: list[Sample], by: str, named: dict[str, list[str]]) -> tuple[list[str], str]:
+    """The part under which a sample's group is named in `named` (part -> groups, their folders left away), else train.
 
     Raises DataError on a name that is no group.
     """
-    groups = [group_of(sample, by) for sample in samples]
-    known = {group: Path(group).name for group in groups}
-    missing = [name for name in names if name not in known and name not in known.values()]
+    groups = [Path(group_of(sample, by)).name for sample in samples]
+    part_of = {name: part for part, names in named.items() for name in names}
+    missing = sorted(set(part_of) - set(groups))
     if missing:
-        raise DataError(f"--valid-groups: found {', '.join(missing)}, expected groups by {by} such as "
-                        f"{', '.join(sorted(set(known.values()))[:8])}")
-    parts = ["valid" if group in names or known[group] in names else "train" for group in groups]
-    return parts, f"by {by}: the groups {', '.join(names)} are the validation side"
+        raise DataError(f"--{part_of[missing[0]]}-groups: found {', '.join(missing)}, expected groups by {by}: "
+                        f"{', '.join(sorted(set(groups))[:12])}")
+    said = "; ".join(f"{part}: {', '.join(names)}" for part, names in named.items() if names)
+    return [part_of.get(group, "train") for group in groups], f"by {by}: {said}; train: the others"
 
 
 def _block(images: list[Path], share: float, seed: int) -> set[int]:
