@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from utils.augmentations import (AUGMENTATIONS, CLOSE_UP, MOST_ZOOM, Augmentation, augment_mosaic, augment_one, clip_boxes, close_up_matrix,
                                  degrade, flip_horizontal, jitter_colour, warp_boxes)
-from utils.data.yolo_labels import LabelFinder, LeftOut, label_path, label_places, read_labels
+from utils.data.yolo_labels import Doubtful, LabelFinder, label_path, label_places, read_labels
 from utils.data_config import parse_data_config
 from utils.datasets import (DataError, Draw, ListDataset, TrainSampler, collate, evaluation_loader,
                             read_image_list, training_loader)
@@ -349,15 +349,16 @@ def test_an_image_without_labels_anywhere_is_named_with_all_its_places(tmp_path)
     assert len(label_places(tmp_path / "Images" / "a.png")) == 3
 
 
-def test_boxes_without_area_and_repeated_ones_are_left_out_and_counted_in_one_line(tmp_path):
+def test_boxes_without_area_are_left_out_and_counted_with_repeated_ones_in_one_line(tmp_path):
     listing = make_dataset(tmp_path, 3)
     (tmp_path / "labels" / "1.txt").write_text("0 .5 .5 .2 .2\n0 .5 .5 0 .2\n0 .5 .5 .2 .2\n0 .50 .5 .2 .2\n")
     (tmp_path / "labels" / "2.txt").write_text("0 .5 .5 .2 .2\n0 -.1 .5 .2 .2\n")  # alone in its image; whole outside
     dataset = ListDataset(listing, (64, 64), 1)
-    assert [len(rows) for rows in dataset.labels[1:]] == [1, 1]
+    assert [len(rows) for rows in dataset.labels[1:]] == [3, 1]
     assert len(dataset.notes) == 1
-    assert dataset.notes[0].endswith(f"2 without area and 2 repeated; the first is {tmp_path / 'labels' / '1.txt'}:2")
-    assert ListDataset(make_dataset(tmp_path / "clean", 2), (64, 64), 1).notes == [] and LeftOut().describe() == ""
+    assert dataset.notes[0].startswith(f"{listing}: boxes: 2 without area (left out) and 2 repeated (kept")
+    assert dataset.notes[0].endswith(f"; the first is {tmp_path / 'labels' / '1.txt'}:2")
+    assert ListDataset(make_dataset(tmp_path / "clean", 2), (64, 64), 1).notes == [] and Doubtful().describe() == ""
 
 
 @pytest.mark.parametrize("case", ["list_utf16", "labels_beside_JPEGImages", "labels_in_images_folder", "yaml_roboflow"])

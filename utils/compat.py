@@ -1,7 +1,9 @@
-"""The reference implementation's NMS and AP, for numbers that compare with those published from it.
+"""The reference implementation's input, NMS and AP, for numbers that compare with those published from it.
 
 Lam1360/YOLOv3-model-pruning (commit 9b0cf5b, utils/utils.py) measures "mAP" by rules of its own. They are kept here
-exactly, and only here; `utils.nms` and `utils.metrics` hold the standard rules. The differences:
+exactly, and only here; `utils.nms` and `utils.metrics` hold the standard rules. `--scorer compat` applies the rules to the
+pixels that every other part of this project sees, `--scorer reference` to the reference's own (`reference_square`), which a
+net trained on letterboxed images does worse on. The differences in the rules:
 
 - IoU counts pixels: the width of a box is x2 - x1 + 1. That depends on the scale, so boxes must be in pixels of the
   network's input, where the reference measures;
@@ -12,14 +14,51 @@ exactly, and only here; `utils.nms` and `utils.metrics` hold the standard rules.
 - precision and recall are those of all detections together, the end of the curve.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.boxes import box_iou
 from utils.metrics import (IOU_THRESHOLDS, EvalResult, average_precision, check_inputs, count_targets, mean_curve,
                            mean_over, precision_at_recall_points, stack_rows)
 from utils.nms import PAIRS, check_predictions, keep_best, overlaps, select_candidates, sides_and_label
+
+
+@dataclass(frozen=True)
+class Square:
+    """How an image of (width, height) pixels lies in the reference's input of `size` x `size` pixels."""
+
+    width: int
+    height: int
+    size: int
+
+    @property
+    def pad(self) -> tuple[int, int]:
+        """Border left of the image and above it, in pixels of the image."""
+        side = max(self.width, self.height)
+        return (side - self.width) // 2, (side - self.height) // 2
+
+    def to_input(self, boxes_xyxy_px: Tensor) -> Tensor:
+        """(..., 4) x1, y1, x2, y2 in pixels of the image -> the same boxes in pixels of the network's input."""
+        return (boxes_xyxy_px + boxes_xyxy_px.new_tensor(self.pad * 2)) * (self.size / max(self.width, self.height))
+
+
+def reference_square(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Square]:
+    """The reference's input: (H, W, 3) RGB padded with black to a square, then resized by nearest neighbour.
+
+    size: (width, height), both the same. Commit 9b0cf5b, utils/datasets.py: pad_to_square, then F.interpolate, whose choice
+    of neighbours is kept by calling it. Returns (size, size, 3) uint8 and the way of boxes, like `letterbox.letterbox`.
+    """
+    height, width = image.shape[:2]
+    fit = Square(width, height, size[0])
+    left, top = fit.pad
+    canvas = np.zeros((max(width, height), max(width, height), 3), np.uint8)
+    canvas[top:top + height, left:left + width] = image
+    resized = F.interpolate(torch.from_numpy(canvas).permute(2, 0, 1)[None], size=size[0], mode="nearest")[0]
+    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy()), fit
 
 
 def merge_nms(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5, max_det: int | None = None,
@@ -116,7 +155,7 @@ def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int
     return EvalResult(
         map50=mean_over(per_class, "ap50"), map=mean_over(per_class, "ap"), **means, conf=0.0, per_class=per_class,
         n_images=len(targets), n_targets=int(n_targets.sum()), curve=mean_curve(curves),
-        scorer="compat: the reference implementation's rules (utils/compat.py), ranked by objectness",
+        scorer="the reference implementation's rules (utils/compat.py), ranked by objectness",
         cap="no cap on detections; " + ("no candidate cap before NMS" if max_candidates is None
                                         else f"{max_candidates} candidates an image before NMS"))
 

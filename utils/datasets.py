@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
-from utils.data.yolo_labels import DataError, LabelFinder, LeftOut, label_places, read_labels
+from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
 from utils.letterbox import letterbox, planes
 from utils.origin import origin
 from utils.text import HASH_FIRST, TextError, read_lines, shown
@@ -106,7 +106,7 @@ class ListDataset(Dataset):
 
     Index with a Draw (training) or an int (evaluation). Returns (image (3, H, W) uint8 tensor, boxes (n, 5) tensor).
     With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops. `notes` are lines
-    about what else was left out.
+    about what else was left out or looks wrong.
     """
 
     source: Source
@@ -116,15 +116,16 @@ class ListDataset(Dataset):
     seed: int = 0
     skip_bad: bool = False
     cache_gb: float = 0.0
+    to_canvas: Callable = letterbox  # of an image that is not augmented: (image, size) -> (input, its `to_input` for boxes)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.images, self.labels = [], []
-        finder, left_out = LabelFinder(), LeftOut()
+        finder, doubtful = LabelFinder(), Doubtful()
         for path in read_image_list(self.source, self.notes):
             try:
-                labels = read_labels(finder.find(path), self.classes, left_out)
+                labels = read_labels(finder.find(path), self.classes, doubtful)
                 if self.skip_bad:
                     read_image(path)
             except (DataError, TextError) as error:
@@ -136,8 +137,8 @@ class ListDataset(Dataset):
             self.labels.append(labels)
         if not self.images:
             raise DataError(f"{self.name}: found no usable image ({len(self.skipped)} skipped), expected at least one")
-        if left_out.describe():
-            self.notes.append(f"{self.name}: {left_out.describe()}")
+        if doubtful.describe():
+            self.notes.append(f"{self.name}: {doubtful.describe()}")
         self._cache: dict = {}
         self._cache_bytes = 0
 
@@ -173,7 +174,7 @@ class ListDataset(Dataset):
 
     def plain(self, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """(RGB input of (width, height) `size`, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), as detect.py sees it."""
-        canvas, fit = self._kept((index, size), lambda: letterbox(read_image(self.images[index]), size))
+        canvas, fit = self._kept((index, size), lambda: self.to_canvas(read_image(self.images[index]), size))
         boxes = torch.from_numpy(self._boxes(index, fit.width, fit.height))
         return canvas, torch.cat([boxes[:, :1], fit.to_input(boxes[:, 1:])], dim=1).numpy()
 

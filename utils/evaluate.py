@@ -1,5 +1,6 @@
 """The one evaluation that train.py, test.py and test_prune.py share."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,6 +15,9 @@ from utils.letterbox import to_input
 from utils.metrics import EvalResult, score
 from utils.nms import non_max_suppression
 
+PIXELS = {"compat": "on letterboxed images, not on the reference's own input",
+          "reference": "on the reference's input (padded with black to a square, nearest neighbour)"}
+
 
 @dataclass(frozen=True)
 class ScoreOptions:
@@ -24,7 +28,7 @@ class ScoreOptions:
     iou_thres: float = 0.5
     max_det: int = 300
     max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
-    scorer: str = "standard"
+    scorer: str = "standard"  # "compat": the reference's rules; "reference": the same, on the dataset that setup makes for it
 
 
 def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:
@@ -41,7 +45,7 @@ def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device
     detections, truths = [], []
     for images, targets in tqdm(loader, desc="evaluate", leave=False, disable=None if not quiet else True):
         predictions = predict(to_input(images, device)).float()
-        if options.scorer == "compat":
+        if options.scorer != "standard":
             found = merge_nms(predictions, options.conf_thres, options.nms_thres)
         else:
             found = non_max_suppression(predictions, options.conf_thres, options.nms_thres, options.max_det,
@@ -56,7 +60,8 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
     """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.backends), or with batch norms folded."""
     device = next(model.parameters()).device
     detections, truths = collect_detections(model.optimize() if predict is None else predict, device, loader, options, quiet)
-    if options.scorer == "compat":
-        return score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
+    if options.scorer != "standard":
+        result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
+        return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
     return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates,
                  iou_thres=options.iou_thres)

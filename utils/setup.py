@@ -10,6 +10,7 @@ from torch import nn
 
 from utils import cli
 from utils.checkpoint import is_torch_file, load_weights, read_checkpoint
+from utils.compat import reference_square
 from utils.data_config import DataConfig, parse_data_config, read_names
 from utils.datasets import ListDataset
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads
@@ -92,6 +93,11 @@ def model_and_data(args: argparse.Namespace, quiet: bool = False) -> tuple[Path,
 
 def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int], **options) -> ListDataset:
     """Dataset of part "train" or "valid"; says what was left out and what --skip-bad skipped."""
+    if part == "valid" and args.scorer == "reference":
+        if size[0] != size[1]:
+            raise ValueError(f"--scorer reference: found an input of {size[0]}x{size[1]}, expected a square, as the reference's is; "
+                             "--img_size makes it one")
+        options["to_canvas"] = reference_square
     made = ListDataset(data.lists(part), size, data.classes, skip_bad=args.skip_bad, cache_gb=args.cache_gb, **options)
     for note in made.notes:
         print(f"{part}: {note}")

@@ -16,18 +16,25 @@ class DataError(ValueError):
 
 
 @dataclass
-class LeftOut:
-    """Boxes of label files that are no targets, counted."""
+class Doubtful:
+    """Boxes of label files that someone should look at, counted."""
 
     without_area: int = 0
     repeated: int = 0
     first: str = ""  # the place of the first, file:line
 
+    def add(self, place: str, without_area: bool, repeated: bool) -> None:
+        """Count a box that stands at `place`."""
+        self.without_area += without_area
+        self.repeated += repeated
+        if without_area or repeated:
+            self.first = self.first or place
+
     def describe(self) -> str:
-        """The counts in words; "" where nothing was left out."""
-        counts = {"without area": self.without_area, "repeated": self.repeated}
+        """The counts in words; "" where there is none."""
+        counts = {"without area (left out)": self.without_area, "repeated (kept: each counts in a score)": self.repeated}
         words = " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-        return f"boxes left out: {words}; the first is {self.first}" if words else ""
+        return f"boxes: {words}; the first is {self.first}" if words else ""
 
 
 def label_places(image: Path) -> list[Path]:
@@ -74,28 +81,24 @@ class LabelFinder:
         return self._names[folder]
 
 
-def read_labels(path: Path, classes: int, left_out: LeftOut | None = None) -> np.ndarray:
+def read_labels(path: Path, classes: int, doubtful: Doubtful | None = None) -> np.ndarray:
     """(n, 5) float32 class, cx, cy, w, h in 0..1; empty when there is no file (an image without objects).
 
-    Boxes a little over the edge are clipped; boxes without area and repetitions of a box are left out, and counted in `left_out`.
-    Raises DataError or TextError ("file:line: found, expected").
+    Boxes a little over the edge are clipped, boxes without area are left out. They and repetitions, which stay (as in Darknet
+    and in the reference, so that scores compare), are counted in `doubtful`. Raises DataError or TextError ("file:line: ...").
     """
     try:
         lines = read_lines(path, "labels (class cx cy w h)")
     except (FileNotFoundError, NotADirectoryError):
         return np.zeros((0, 5), np.float32)
-    rows, left_out = {}, left_out or LeftOut()
+    rows, doubtful = [], Doubtful() if doubtful is None else doubtful
     for line_i, line in enumerate(lines, start=1):
         if words := line.split():
             place = f"{path}:{line_i}"
             row = _read_box(words, classes, place)
-            if row is not None and row not in rows:
-                rows[row] = None
-                continue
-            left_out.first = left_out.first or place
-            left_out.without_area += row is None
-            left_out.repeated += row is not None
-    return np.array(list(rows), np.float32).reshape(-1, 5)
+            doubtful.add(place, without_area=row is None, repeated=row in rows)
+            rows += [] if row is None else [row]
+    return np.array(rows, np.float32).reshape(-1, 5)
 
 
 def _read_box(words: list[str], classes: int, place: str) -> tuple[float, ...] | None:
