@@ -260,7 +260,8 @@ def test_strong_augmentation_is_repeatable_and_keeps_boxes_in_the_picture(tmp_pa
 # ---- lists and folders of other people
 
 def test_an_entry_that_is_a_file_is_that_file_whatever_it_is_called(tmp_path):
-    names = ["#1.png", " leading.png", "trailing.png ", "two  blanks.png", "back\\slash.png", "a\x0cb.png", "手.png", "'q'.png", "b#c.png"]
+    names = ["#1.png", " leading.png", "trailing.png ", "two  blanks.png", "back\\slash.png", "a\x0cb.png", "手.png",
+             "'q'.png", "b#c.png"]
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "list.txt").write_text("# a comment\n" + "\n".join(names) + "\n\n", encoding="utf-8")
@@ -295,9 +296,10 @@ def test_several_lists_and_folders_are_one_dataset(tmp_path):
 
 def huge_png(side):
     """A PNG whose header claims side x side pixels, and that holds none."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-                                          for kind, data in chunks)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(b""), b"IEND": b""}.items()
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + kind + data
+                                          + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
 
 
 @pytest.mark.parametrize("side", [40_000, 30_000])
@@ -311,10 +313,10 @@ def test_an_image_that_claims_to_be_huge_is_one_line(tmp_path, side):
 
 # ---- where labels lie
 
-@pytest.mark.parametrize("images, labels", [("images", "labels"), ("Images", "Labels"), ("Images", "labels"), ("IMAGES", "LABELS"),
-                                            ("IMAGES", "labels"), ("images", "Labels"), ("JPEGImages", "labels"), ("JPEGImages", "Labels"),
-                                            ("images/train", "labels/train"), ("train/images", "train/labels"), ("images", "images"),
-                                            ("obj_train_data", "obj_train_data")])
+@pytest.mark.parametrize("images, labels", [
+    ("images", "labels"), ("Images", "Labels"), ("Images", "labels"), ("IMAGES", "LABELS"), ("IMAGES", "labels"),
+    ("images", "Labels"), ("JPEGImages", "labels"), ("JPEGImages", "Labels"), ("images/train", "labels/train"),
+    ("train/images", "train/labels"), ("images", "images"), ("obj_train_data", "obj_train_data")])
 def test_labels_are_found_where_other_tools_put_them(tmp_path, images, labels):
     for folder in (images, labels):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)

@@ -201,7 +201,8 @@ def test_data_and_yaml_files_say_the_same(tmp_path):
     ("d.data", "classes=2\ntrain x\n", ":2: found"), ("d.data", "classes=two\n", ":1: found classes=two"),
     ("d.yaml", "a: [1\n", "expected YAML"), ("d.yaml", "- 1\n", "expected keys"),
     ("d.yaml", "nc: 3\nnames: [a]\n", "found classes=3 but 1 names"),
-    ("d.yaml", "nc: one\n", "found nc 'one', expected a whole number"), ("d.yaml", "names: 5\n", "found names '5', expected a list"),
+    ("d.yaml", "nc: one\n", "found nc 'one', expected a whole number"),
+    ("d.yaml", "names: 5\n", "found names '5', expected a list"),
     ("d.yaml", "train: {a: b}\n", "found train {'a': 'b'}, expected the path")])
 def test_data_errors_name_the_place(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)

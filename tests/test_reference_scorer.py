@@ -19,7 +19,7 @@ SHAPES = [(640, 480), (48, 96), (33, 21), (64, 64), (101, 203), (7, 500)]
 
 
 def as_the_reference_reads(image_path, label_path, size):
-    """(3, size, size) 0..1 and (n, 4) x1, y1, x2, y2 in pixels of it: utils/datasets.py and test.py of commit 9b0cf5b, in short."""
+    """(3, size, size) 0..1 and (n, 4) x1, y1, x2, y2 in pixels of it: commit 9b0cf5b, in short."""
     pixels = torch.from_numpy(np.asarray(Image.open(image_path).convert("RGB")).copy()).permute(2, 0, 1).float() / 255
     height, width = pixels.shape[1:]
     difference = abs(height - width)
@@ -55,7 +55,8 @@ def arguments(scorer):
 
 def test_each_scorer_sees_the_pixels_that_its_help_promises(tiny_data):
     data = parse_data_config(tiny_data)
-    pixels = {scorer: dataset(arguments(scorer), data, "valid", (64, 64))[0][0] for scorer in ("standard", "compat", "reference")}
+    scorers = ("standard", "compat", "reference")
+    pixels = {scorer: dataset(arguments(scorer), data, "valid", (64, 64))[0][0] for scorer in scorers}
     assert torch.equal(pixels["standard"], pixels["compat"])
     assert not torch.equal(pixels["standard"], pixels["reference"])
     assert (pixels["reference"][:, 0] == 0).all() and (pixels["standard"][:, 0] == 127).all()  # the borders

@@ -25,7 +25,8 @@ def test_every_kind_of_text_is_read_whatever_the_mark_and_the_line_ends(tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ä.jpg").write_bytes(b"")
     files = {"l.txt": "ä.jpg\n", "b.txt": "0 .5 .5 .2 .2\n0 .2 .2 .1 .1\n", "n.names": "hand\n手\n", "c.cfg": CFG,
-             "d.data": "# x\nclasses=2\ntrain=l.txt\nnames=n.names\n", "y.yaml": "nc: 2 # x\ntrain: l.txt\nnames:\n- hand\n- 手\n"}
+             "d.data": "# x\nclasses=2\ntrain=l.txt\nnames=n.names\n",
+             "y.yaml": "nc: 2 # x\ntrain: l.txt\nnames:\n- hand\n- 手\n"}
     for name, text in files.items():
         (tmp_path / name).write_bytes(encode(text.replace("\n", end)))
     assert [path.name for path in read_image_list("l.txt")] == ["ä.jpg"]
@@ -40,7 +41,7 @@ def test_every_kind_of_text_is_read_whatever_the_mark_and_the_line_ends(tmp_path
 @pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
 def test_comments_may_be_in_any_encoding(tmp_path, encoding):
     words = {"latin-1": "réglé à la main", "gbk": "手掌检测"}[encoding].encode(encoding)
-    (tmp_path / "c.cfg").write_bytes(CFG.replace("# c", "# c ").encode().replace(b"# c ", b"# " + words) + b"pad=1 ; " + words + b"\n")
+    (tmp_path / "c.cfg").write_bytes(CFG.encode().replace(b"# c", b"# " + words) + b"pad=1 ; " + words + b"\n")
     (tmp_path / "d.data").write_bytes(b"# " + words + b"\nclasses=1\n  ;" + words + b"\n")
     (tmp_path / "d.yaml").write_bytes(b"# " + words + b"\nnc: 1 # " + words + b"\nnames: [hand]\n")
     assert parse_model_config(tmp_path / "c.cfg")[1]["pad"] == "1"

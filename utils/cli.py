@@ -185,9 +185,9 @@ def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None
     parser.add_argument("--iou_thres", type=ratio, default=0.5,
                         help="a detection counts as right from this IoU with a labelled box")
     parser.add_argument("--scorer", choices=("standard", "compat", "reference"), default="standard",
-                        help="standard: COCO-style matching, all-point AP; reference: what the reference implementation "
-                        "(Lam1360/YOLOv3-model-pruning) prints for these weights and images, by its rules on its input, "
-                        "which is padded with black and resized by nearest neighbour; compat: its rules on the "
+                        help="standard: COCO-style matching, all-point AP; reference: what the reference "
+                        "implementation (Lam1360/YOLOv3-model-pruning) prints for these weights and images, by its rules "
+                        "on its input, which is padded with black and resized by nearest neighbour; compat: its rules on the "
                         "letterboxed images of training and detection, which is not the number that it prints")
 
 

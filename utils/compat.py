@@ -1,9 +1,9 @@
 """The reference implementation's input, NMS and AP, for numbers that compare with those published from it.
 
 Lam1360/YOLOv3-model-pruning (commit 9b0cf5b, utils/utils.py) measures "mAP" by rules of its own. They are kept here
-exactly, and only here; `utils.nms` and `utils.metrics` hold the standard rules. `--scorer compat` applies the rules to the
-pixels that every other part of this project sees, `--scorer reference` to the reference's own (`reference_square`), which a
-net trained on letterboxed images does worse on. The differences in the rules:
+exactly, and only here; `utils.nms` and `utils.metrics` hold the standard rules. `--scorer compat` applies the rules
+to the pixels that every other part of this project sees, `--scorer reference` to the reference's own
+(`reference_square`), on which a net trained on letterboxed images does worse. The differences in the rules:
 
 - IoU counts pixels: the width of a box is x2 - x1 + 1. That depends on the scale, so boxes must be in pixels of the
   network's input, where the reference measures;
@@ -49,8 +49,9 @@ class Square:
 def reference_square(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Square]:
     """The reference's input: (H, W, 3) RGB padded with black to a square, then resized by nearest neighbour.
 
-    size: (width, height), both the same. Commit 9b0cf5b, utils/datasets.py: pad_to_square, then F.interpolate, whose choice
-    of neighbours is kept by calling it. Returns (size, size, 3) uint8 and the way of boxes, like `letterbox.letterbox`.
+    size: (width, height), both the same. Commit 9b0cf5b, utils/datasets.py: pad_to_square, then F.interpolate, whose
+    choice of neighbours is kept by calling it. Returns (size, size, 3) uint8 and the way of boxes, like
+    `letterbox.letterbox`.
     """
     height, width = image.shape[:2]
     fit = Square(width, height, size[0])

@@ -18,7 +18,7 @@ MOST_CLASSES = 100_000  # a larger number is a slip, and would fill the memory w
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a .data or YAML file says: image lists or folders of each part (YAML may name several), and the classes in order.
+    """What a .data or YAML file says: image lists or folders of each part (YAML may name several), classes in order.
 
     Paths are resolved against the working directory or the file's folder; one that does not exist is kept as written.
     """
@@ -34,19 +34,19 @@ class DataConfig:
         return len(self.names)
 
     def lists(self, part: str) -> tuple[Path, ...]:
-        """The image lists (or folders) of part "train" or "valid". Raises CfgError when the file names none or one is missing."""
+        """The image lists (or folders) of "train" or "valid". Raises CfgError when none is named or one is missing."""
         values = getattr(self, part)
         if not values:
             raise CfgError(f"{self.path}:1: found no {part!r} entry, expected {part}=LIST")
         for value in values:
             if not value.exists():
-                raise CfgError(f"{self.path}: found {part}={value}, which does not exist (from the working directory or from "
-                               f"{self.path.parent}); expected a list of images or a folder{origin(value)}")
+                raise CfgError(f"{self.path}: found {part}={value}, which does not exist (from the working directory "
+                               f"or from {self.path.parent}); expected a list of images or a folder{origin(value)}")
         return values
 
 
 def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | None = None) -> DataConfig:
-    """Read a Darknet .data file (key=value) or a YAML one (train, val or valid, nc, names). `class_path` replaces its names.
+    """Read a Darknet .data file (key=value) or a YAML one (train, val or valid, nc, names); `class_path` names others.
 
     Raises CfgError or TextError ("file: found, expected", with the line where one is to blame) or FileNotFoundError.
     """
@@ -64,7 +64,7 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
 # ---- reading
 
 def _read_key_values(path: Path) -> dict[str, str]:
-    """Keys and values of a .data file; # and ; begin a comment at the start of a line alone, as in Darknet: a value may hold them."""
+    """Keys and values of a .data file. Darknet's comments: # or ; at the start of a line, a value may hold them."""
     options = {}
     for line_i, raw in enumerate(read_lines(path, "a .data file", MARK_FIRST), start=1):
         line = raw.strip()
@@ -82,7 +82,7 @@ def _read_key_values(path: Path) -> dict[str, str]:
 
 
 class _Loader(yaml.BaseLoader):
-    """Scalars as they are written: a class may be called `no`, `1.0` or `2024-01-01`. A key that is there twice is an error."""
+    """Scalars as they are written: a class may be called `no`, `1.0` or `2024-01-01`. A key is there once."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         """As yaml's, which keeps the last of equal keys and says nothing."""
@@ -114,7 +114,7 @@ def _read_yaml(path: Path) -> dict:
 def _bases(data_file: Path, root: object, is_yaml: bool) -> list[Path]:
     """Folders that paths of a data file may start from, the likeliest first.
 
-    A .data file is written for the working directory, as in Darknet; a YAML one for its `path:`, else for its own folder.
+    A .data file is written for the working directory, as in Darknet; a YAML one for its `path:`, else its own folder.
     """
     here, beside = Path(), data_file.parent
     if root is None:
@@ -141,8 +141,8 @@ def _part(data_file: Path, options: dict, part: str, bases: list[Path]) -> tuple
     value = options.get(key, [])
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(entry, str) and entry for entry in values):
-        raise CfgError(f"{data_file}: found {key} {shown(value)}, expected the path of an image list or a folder, or a list "
-                       "of such paths")
+        raise CfgError(f"{data_file}: found {key} {shown(value)}, expected the path of an image list or a folder, or a "
+                       "list of such paths")
     return tuple(_find(entry, bases) for entry in values)
 
 
@@ -172,7 +172,8 @@ def _count(data_file: Path, value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, str) or not re.fullmatch("[0-9]{1,9}", value) or int(value) > MOST_CLASSES:
-        raise CfgError(f"{data_file}: found nc {shown(value)}, expected a whole number of classes, at most {MOST_CLASSES}")
+        raise CfgError(f"{data_file}: found nc {shown(value)}, expected a whole number of classes, at most "
+                       f"{MOST_CLASSES}")
     return int(value)
 
 
@@ -180,7 +181,8 @@ def _in_order(data_file: Path, names: dict) -> list:
     """Names by class number, in that order."""
     numbers = [int(key) if re.fullmatch("[0-9]{1,9}", key) else -1 for key in names]
     if sorted(numbers) != list(range(len(names))):
-        raise CfgError(f"{data_file}: found names by {shown(list(names))}, expected the numbers 0 to {len(names) - 1}, each once")
+        raise CfgError(f"{data_file}: found names by {shown(list(names))}, expected the numbers 0 to {len(names) - 1}, "
+                       "each once")
     return [name for _, name in sorted(zip(numbers, names.values()))]
 
 

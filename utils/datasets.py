@@ -35,9 +35,10 @@ class Draw(NamedTuple):
 
 
 def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path]:
-    """Image paths of a list file (entries absolute, or relative to the working directory or to the list), of a folder, or of several.
+    """Image paths of a list file, a folder, or several; entries absolute, or relative to the working directory or the list.
 
-    `notes` gets a line about what was left out. Raises DataError on an empty list or a missing image, TextError on a file that is no text.
+    `notes` gets a line about what was left out. Raises DataError on an empty list or a missing image, TextError on a
+    file that is no text.
     """
     if isinstance(source, (list, tuple)):
         return [path for part in source for path in read_image_list(part, notes)]
@@ -55,7 +56,7 @@ def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path
 
 
 def _images_below(folder: Path, notes: list[str]) -> list[Path]:
-    """Images of a folder and its sub-folders. What has an image's name and is no file (a folder, a dangling link) is left out."""
+    """Images of a folder and its sub-folders, but for what has an image's name and is no file (a dangling link)."""
     named = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     found = [path for path in named if os.path.isfile(path)]
     if not found:
@@ -63,12 +64,13 @@ def _images_below(folder: Path, notes: list[str]) -> list[Path]:
     if others := len(named) - len(found):
         kept = set(found)
         first = next(path for path in named if path not in kept)
-        notes.append(f"{folder}: {others} of {len(named)} images left out: no files (dangling links, folders), such as {first}")
+        notes.append(f"{folder}: {others} of {len(named)} images left out: no files (dangling links, folders), such as "
+                     f"{first}")
     return found
 
 
 def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:
-    """The image that a line of a list names; None for a comment. Whatever is the name of a file is that file: it may hold #, blanks and \\."""
+    """The image that a line of a list names, None for a comment. A name that a file has may hold #, blanks and \\."""
     entry = line.strip()
     for name in dict.fromkeys([line, entry, entry.replace("\\", "/")]):
         for path in (Path(name), source.parent / name):
@@ -76,8 +78,8 @@ def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:
                 return path
     if entry.startswith("#"):
         return None
-    raise DataError(f"{source}:{line_i}: found {shown(entry)}, which is a file neither in {Path.cwd()} nor in {source.parent.absolute()}; "
-                    "expected an image path, absolute or relative to the working directory or to the list")
+    raise DataError(f"{source}:{line_i}: found {shown(entry)}, which is a file neither in {Path.cwd()} nor in "
+                    f"{source.parent.absolute()}; expected an image path, absolute or relative to one of these")
 
 
 def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
@@ -91,7 +93,8 @@ def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole and len(content) else None
     except (cv2.error, MemoryError):  # more than 2^30 pixels, or than fit the memory
-        raise DataError(f"{path}: found an image that is too large to decode, expected at most 2^30 pixels and memory for them") from None
+        raise DataError(f"{path}: found an image that is too large to decode, expected at most 2^30 pixels and "
+                        "memory for them") from None
     if image is None:
         raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, expected an image")
     zoom = max_side / max(image.shape[:2]) if max_side else 1.0
@@ -105,8 +108,8 @@ class ListDataset(Dataset):
     """Images and boxes of a list file or folder, letterboxed to (width, height) `size`, augmented when told to.
 
     Index with a Draw (training) or an int (evaluation). Returns (image (3, H, W) uint8 tensor, boxes (n, 5) tensor).
-    With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops. `notes` are lines
-    about what else was left out or looks wrong.
+    With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops. `notes` are
+    lines about what else was left out or looks wrong.
     """
 
     source: Source
@@ -116,7 +119,7 @@ class ListDataset(Dataset):
     seed: int = 0
     skip_bad: bool = False
     cache_gb: float = 0.0
-    to_canvas: Callable = letterbox  # of an image that is not augmented: (image, size) -> (input, its `to_input` for boxes)
+    to_canvas: Callable = letterbox  # for what is not augmented: (image, size) -> (input, its `to_input` for boxes)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

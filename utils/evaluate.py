@@ -28,7 +28,7 @@ class ScoreOptions:
     iou_thres: float = 0.5
     max_det: int = 300
     max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
-    scorer: str = "standard"  # "compat": the reference's rules; "reference": the same, on the dataset that setup makes for it
+    scorer: str = "standard"  # "compat": the reference's rules; "reference": on its input too, see setup.dataset
 
 
 def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:

@@ -66,7 +66,8 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     elif asked := [flag for flag, value in (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity)) if value]:
         raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of them out")
 
-    if args.recalibrate is None and (recalibration_batches(args) or args.curve) and not (data.train and all(path.exists() for path in data.train)):
+    has_images = bool(data.train) and all(path.exists() for path in data.train)
+    if args.recalibrate is None and (recalibration_batches(args) or args.curve) and not has_images:
         print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
         args.recalibrate = 0
 

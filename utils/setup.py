@@ -95,8 +95,8 @@ def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[i
     """Dataset of part "train" or "valid"; says what was left out and what --skip-bad skipped."""
     if part == "valid" and args.scorer == "reference":
         if size[0] != size[1]:
-            raise ValueError(f"--scorer reference: found an input of {size[0]}x{size[1]}, expected a square, as the reference's is; "
-                             "--img_size makes it one")
+            raise ValueError(f"--scorer reference: found an input of {size[0]}x{size[1]}, expected a square, as the "
+                             "reference's is; --img_size makes it one")
         options["to_canvas"] = reference_square
     made = ListDataset(data.lists(part), size, data.classes, skip_bad=args.skip_bad, cache_gb=args.cache_gb, **options)
     for note in made.notes:

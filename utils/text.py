@@ -1,7 +1,7 @@
 """Text files as people bring them: lists, labels, names, .data, YAML and cfg are all read here.
 
-UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, lines that end in LF, CRLF or CR alone. Comments may
-be in any encoding; the rest may not, since a guess would find other files and other names.
+UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, lines that end in LF, CRLF or CR alone. Comments
+may be in any encoding; the rest may not, since a guess would find other files and other names.
 """
 
 import codecs
@@ -33,10 +33,10 @@ def shown(value: object) -> str:
 
 
 def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes] | None = None) -> list[str]:
-    """Lines of a text file, without their ends; `comment` matches what may hold bytes that are not UTF-8 (they come back as U+FFFD).
+    """Lines of a text file, without their ends.
 
-    `expected` says in words what the file should hold. Raises TextError on a binary file or another encoding, OSError where it cannot be
-    read.
+    expected: what the file should hold, in words; comment: matches what may hold bytes that are not UTF-8 (they come back
+    as U+FFFD). Raises TextError on a binary file or another encoding, OSError where it cannot be read.
     """
     with open(path, "rb") as file:
         content = file.read(4096)
@@ -49,8 +49,8 @@ def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes
     except UnicodeDecodeError as error:
         if not encoding.startswith("utf-8"):
             line_i = 1 + len(_LINE_END.findall(content[:error.start].decode(encoding, "ignore")))
-            raise TextError(f"{path}:{line_i}: found bytes that are not {encoding.upper()}, which its byte order mark says it is; "
-                            f"expected {expected} in UTF-8 or UTF-16") from None
+            raise TextError(f"{path}:{line_i}: found bytes that are not {encoding.upper()}, as its byte order mark "
+                            f"says; expected {expected} in UTF-8 or UTF-16") from None
         text = "\n".join(_decode_lines(content[len(mark):], path, expected, comment))
     if "\0" in text:
         raise _binary(path, expected)
@@ -59,10 +59,12 @@ def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes
 
 
 def _binary(path: str | os.PathLike, expected: str) -> TextError:
-    return TextError(f"{path}:1: found a binary file (or UTF-16 without a byte order mark), expected {expected} in UTF-8 or UTF-16")
+    return TextError(f"{path}:1: found a binary file (or UTF-16 without a byte order mark), expected {expected} in UTF-8 "
+                     "or UTF-16 with its mark")
 
 
-def _decode_lines(content: bytes, path: str | os.PathLike, expected: str, comment: re.Pattern[bytes] | None) -> list[str]:
+def _decode_lines(content: bytes, path: str | os.PathLike, expected: str,
+                  comment: re.Pattern[bytes] | None) -> list[str]:
     """Lines of UTF-8 text whose comments are in another encoding."""
     lines = []
     for line_i, line in enumerate(re.split(rb"\r\n|\r|\n", content), start=1):
@@ -71,6 +73,7 @@ def _decode_lines(content: bytes, path: str | os.PathLike, expected: str, commen
         try:
             lines.append(line[:start].decode() + line[start:].decode(errors="replace"))
         except UnicodeDecodeError as error:
-            raise TextError(f"{path}:{line_i}: found {shown(line[error.start:error.start + 4])}, which is not UTF-8; expected "
-                            f"{expected} in UTF-8 or UTF-16 (save the file as UTF-8)") from None
+            found = shown(line[error.start:error.start + 4])
+            raise TextError(f"{path}:{line_i}: found {found}, which is not UTF-8; expected {expected} in UTF-8 or "
+                            "UTF-16 (save the file as UTF-8)") from None
     return lines

@@ -32,7 +32,8 @@ class Doubtful:
 
     def describe(self) -> str:
         """The counts in words; "" where there is none."""
-        counts = {"without area (left out)": self.without_area, "repeated (kept: each counts in a score)": self.repeated}
+        counts = {"without area (left out)": self.without_area,
+                  "repeated (kept: each counts in a score)": self.repeated}
         words = " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         return f"boxes: {words}; the first is {self.first}" if words else ""
 
@@ -40,8 +41,8 @@ class Doubtful:
 def label_places(image: Path) -> list[Path]:
     """Where the labels of an image may lie, the likeliest first.
 
-    That is the last folder called `images` or `JPEGImages`, in whatever case, swapped for `labels` (its capitals kept, or not), and the
-    image's own folder, where Darknet looks last.
+    That is the last folder called `images` or `JPEGImages`, in whatever case, swapped for `labels` (its capitals kept,
+    or not), and the image's own folder, where Darknet looks last.
     """
     parts = image.with_suffix(".txt").parts
     swapped = [i for i in range(len(parts) - 1) if parts[i].lower() in IMAGE_FOLDERS]
@@ -54,7 +55,7 @@ def label_places(image: Path) -> list[Path]:
 
 
 def label_path(image: Path) -> Path:
-    """The label file of one image: the first of its places where there is one, else the likeliest. For many, see `LabelFinder`."""
+    """The label file of one image: the first of its places where one is, else the likeliest (many: `LabelFinder`)."""
     places = label_places(image)
     return next((place for place in places if os.path.isfile(place)), places[0])
 
@@ -84,8 +85,8 @@ class LabelFinder:
 def read_labels(path: Path, classes: int, doubtful: Doubtful | None = None) -> np.ndarray:
     """(n, 5) float32 class, cx, cy, w, h in 0..1; empty when there is no file (an image without objects).
 
-    Boxes a little over the edge are clipped, boxes without area are left out. They and repetitions, which stay (as in Darknet
-    and in the reference, so that scores compare), are counted in `doubtful`. Raises DataError or TextError ("file:line: ...").
+    Boxes a little over the edge are clipped, boxes without area are left out. They and repetitions, which stay (as in
+    Darknet and in the reference, so that scores compare), are counted in `doubtful`. Raises DataError or TextError.
     """
     try:
         lines = read_lines(path, "labels (class cx cy w h)")
