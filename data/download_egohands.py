@@ -56,7 +56,8 @@ def main(argv=None) -> int:
     except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         print(f"{archive}: cannot be unpacked ({error}); if it is cut short, remove it and try again", file=sys.stderr)
         return 2
-    print(f"{target}: ready; next: python data/import_dataset.py {target} --out {args.root / 'egohands'} --single-class hand")
+    print(f"{target}: ready; next: python data/import_dataset.py {target} --out {args.root / 'egohands'} "
+          "--single-class hand")
     return 0
 
 

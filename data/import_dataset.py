@@ -3,8 +3,9 @@
     python data/import_dataset.py ~/coco --out data/coco --classes person
     python data/import_dataset.py ~/egohands_data --out data/egohands --single-class hand
 
-Formats, told by what SOURCE holds: COCO JSON, Pascal VOC XML (labelImg), YOLO folders (Darknet, ultralytics, Roboflow), LabelMe
-JSON, CSV (TensorFlow, RetinaNet, Open Images), EgoHands. Started again after an interruption, it goes on. See docs/data.md.
+Formats, told by what SOURCE holds: COCO JSON, Pascal VOC XML (labelImg), YOLO folders (Darknet, ultralytics, Roboflow),
+LabelMe JSON, CSV (TensorFlow, RetinaNet, Open Images), EgoHands. Started again after an interruption, it goes on.
+See docs/data.md.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from utils.data.file_names import unique_names  # noqa: E402
 from utils.data.new_set import NewSet  # noqa: E402
 from utils.data.pictures import Journal  # noqa: E402
 from utils.data.source import Source  # noqa: E402
-from utils.datasets import DataError  # noqa: E402
+from utils.data.yolo_labels import DataError  # noqa: E402
 from utils.writing import write_json, write_text  # noqa: E402
 
 
@@ -42,8 +43,9 @@ def renaming(text: str) -> dict[str, str]:
 def flag_names(text: str) -> set[str]:
     """argparse type: flags with commas between them, or none."""
     names = set(comma_list(text)) - {"none"}
-    if names - set(FLAGS):
-        raise argparse.ArgumentTypeError(f"found {', '.join(sorted(names - set(FLAGS)))}, expected none or of {', '.join(FLAGS)}")
+    unknown = ", ".join(sorted(names - set(FLAGS)))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"found {unknown}, expected none or of {', '.join(FLAGS)}")
     return names
 
 
@@ -60,26 +62,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--link", dest="how", action="store_const", const="link", default="link",
                      help="hard-link pictures, copy where that is not possible (the default)")
     how.add_argument("--copy", dest="how", action="store_const", const="copy", help="copy pictures")
-    how.add_argument("--symlink", dest="how", action="store_const", const="symlink", help="link to pictures by their path")
+    how.add_argument("--symlink", dest="how", action="store_const", const="symlink", help="link to pictures by path")
     return p.parse_args(argv)
 
 
 def add_source_flags(group: argparse._ArgumentGroup) -> None:
     """How the source is read."""
     group.add_argument("--format", choices=formats.FORMATS, help="format (default: told by the source's content)")
-    group.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, where it is not beside the annotations")
+    group.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, if annotations do not tell")
     group.add_argument("--background", action=argparse.BooleanOptionalAction, default=None,
-                       help="pictures without an annotation show no object; else they are left out (default: only YOLO means that)")
+                       help="pictures without an annotation show no object, else are left out (default: YOLO's do)")
     group.add_argument("--exif", choices=("auto", "shown", "stored"), default="auto",
-                       help="what the boxes of a picture with an EXIF turn belong to; auto: as the annotated size tells, else shown")
-    group.add_argument("--skip-bad", action="store_true", help="leave out and count pictures at fault instead of stopping")
+                       help="frame of boxes where EXIF turns a picture; auto: as the annotated size tells, else shown")
+    group.add_argument("--skip-bad", action="store_true", help="leave out and count pictures at fault, do not stop")
 
 
 def add_box_flags(group: argparse._ArgumentGroup) -> None:
     """Which boxes are kept, under which names: renamed, then chosen, then merged."""
     group.add_argument("--map", type=renaming, action="append", default=[], metavar="OLD=NEW",
                        help="rename a class; several of one new name become one")
-    group.add_argument("--classes", type=comma_list, metavar="A,B", help="keep these classes, in this order (default: all)")
+    group.add_argument("--classes", type=comma_list, metavar="A,B", help="keep these, in this order (default: all)")
     group.add_argument("--single-class", metavar="NAME", help="all classes that are left become this one")
     group.add_argument("--drop", type=flag_names, default="crowd,difficult", metavar="FLAGS",
                        help=f"leave out boxes that the source flags so: of {', '.join(FLAGS)}, or none")
@@ -88,9 +90,10 @@ def add_box_flags(group: argparse._ArgumentGroup) -> None:
 
 def add_split_flags(group: argparse._ArgumentGroup) -> None:
     """Which pictures are for validation."""
-    group.add_argument("--valid", type=cli.fraction, default=0.2, metavar="SHARE", help="share of the pictures for validation")
+    group.add_argument("--valid", type=cli.fraction, default=0.2, metavar="SHARE",
+                       help="of all pictures, for validation")
     group.add_argument("--split-by", choices=("film", "folder", "none"), default="film",
-                       help="what stays on one side; film: names that differ in a trailing number, in one folder (EgoHands: a game)")
+                       help="what stays on one side; film: a folder's names but for a trailing number, or a game")
     group.add_argument("--seed", type=cli.count, default=0, metavar="N", help="of the split")
     group.add_argument("--resplit", action="store_true", help="split anew, whatever split the source has")
     for part, words in (("valid", "for validation"), ("test", "for neither training nor validation")):
@@ -113,7 +116,7 @@ def choose_boxes(annotations: Annotations, args: argparse.Namespace, counts: Cou
 
 def fit_boxes(annotations: Annotations, journal: Journal, args: argparse.Namespace, faults: Faults,
               counts: Counter) -> list[labels.Entry]:
-    """Measure the pictures and bring the boxes to fractions of them. Raises DataError on a fault, unless these are skipped."""
+    """Measure the pictures and bring the boxes to fractions of them. Raises DataError on a fault, if not skipped."""
     pictures = journal.measure([sample.image for sample in annotations.samples], faults.add)
     entries = []
     for sample in annotations.samples:
@@ -156,8 +159,8 @@ def main(argv: list[str] | None = None) -> None:
     entries = fit_boxes(annotations, Journal(new.journal), args, faults, counts)
     for entry, file_name in zip(entries, unique_names([entry.sample.image for entry in entries])):
         entry.name = file_name
-    about = {"folder": args.out, "name": new.name, "source": args.source, "format": name, "dropped": dropped, "left_out": left_out,
-             "split": split_entries(entries, args)}
+    about = {"folder": args.out, "name": new.name, "source": args.source, "format": name, "dropped": dropped,
+             "left_out": left_out, "split": split_entries(entries, args)}
     counts["bad"] = faults.count
     new.write_pictures(entries, annotations.names, args.how)
     found = report.collect(annotations, entries, counts, about)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -58,7 +59,8 @@ def imported(out: Path) -> dict[str, list]:
         if (out / f"{part}.txt").exists():
             for image in read_image_list(out / f"{part}.txt"):
                 rows = read_labels(label_path(image), data.classes)
-                found[image.name] = [(data.names[int(c)], x - w / 2, y - h / 2, x + w / 2, y + h / 2) for c, x, y, w, h in rows]
+                found[image.name] = [(data.names[int(c)], x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+                                     for c, x, y, w, h in rows]
     return found
 
 
@@ -74,15 +76,21 @@ def assert_boxes(found: list, expected_px: list, size=SIZE, atol=1e-4) -> None:
 def coco_set(root: Path, images=4, **more) -> dict:
     """Official layout: annotations/instances_{train,val}2017.json beside train2017/ and val2017/."""
     for part, first in (("train", 0), ("val", images)):
-        table = {"info": {"description": "made"}, "licenses": [], "images": [], "annotations": [],
-                 "categories": [{"supercategory": "part", "id": 90, "name": "hand"}, {"supercategory": "animal", "id": 18, "name": "dog"}]}
+        table = {
+            "info": {"description": "made"}, "licenses": [], "images": [], "annotations": [],
+            "categories": [{"supercategory": "part", "id": 90, "name": "hand"},
+                           {"supercategory": "animal", "id": 18, "name": "dog"}]
+        }
         for i in range(first, first + images):
             name = f"{i:012d}.jpg"
             draw(root / f"{part}2017" / name, i)
-            table["images"].append({"id": 1000 + i, "file_name": name, "width": SIZE[0], "height": SIZE[1], "license": 1})
+            table["images"].append(
+                {"id": 1000 + i, "file_name": name, "width": SIZE[0], "height": SIZE[1], "license": 1})
             for k in range(i % 3):
-                table["annotations"].append({"id": 10 * i + k, "image_id": 1000 + i, "category_id": (90, 18)[k], "iscrowd": 0,
-                                             "bbox": [5.5 + k, 7.25, 20 + i, 12.125], "area": 9.0, "segmentation": []})
+                table["annotations"].append({
+                    "id": 10 * i + k, "image_id": 1000 + i, "category_id": (90, 18)[k], "iscrowd": 0,
+                    "bbox": [5.5 + k, 7.25, 20 + i, 12.125], "area": 9.0, "segmentation": []
+                })
         (root / "annotations").mkdir(parents=True, exist_ok=True)
         (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(table))
     return table
@@ -98,8 +106,9 @@ def test_coco_boxes_are_those_that_pycocotools_loads(tmp_path):
         assert len(read_image_list(tmp_path / "out" / f"{listed}.txt")) == len(coco.imgs)
         for key, image in coco.imgs.items():
             rows = coco.loadAnns(coco.getAnnIds(key))
-            assert_boxes(found[image["file_name"]], [(coco.cats[a["category_id"]]["name"], *a["bbox"][:2], a["bbox"][0] + a["bbox"][2],
-                                                      a["bbox"][1] + a["bbox"][3]) for a in rows])
+            assert_boxes(found[image["file_name"]], [(coco.cats[a["category_id"]]["name"], *a["bbox"][:2],
+                                                      a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3])
+                                                     for a in rows])
 
 
 def test_coco_crowds_are_left_out_and_counted_unless_kept(tmp_path):
@@ -116,9 +125,12 @@ def test_coco_crowds_are_left_out_and_counted_unless_kept(tmp_path):
 def test_roboflow_coco_export_has_no_class_for_the_project_itself(tmp_path):
     for part, seed in (("train", 1), ("valid", 2)):
         draw(tmp_path / "rf" / part / "a b.jpg", seed)
-        table = {"categories": [{"id": 0, "name": "hands", "supercategory": "none"}, {"id": 1, "name": "hand", "supercategory": "hands"}],
-                 "images": [{"id": 0, "file_name": "a b.jpg", "width": 80, "height": 60}],
-                 "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [8, 6, 16, 12], "iscrowd": 0}]}
+        table = {
+            "categories": [{"id": 0, "name": "hands", "supercategory": "none"},
+                           {"id": 1, "name": "hand", "supercategory": "hands"}],
+            "images": [{"id": 0, "file_name": "a b.jpg", "width": 80, "height": 60}],
+            "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [8, 6, 16, 12], "iscrowd": 0}]
+        }
         (tmp_path / "rf" / part / "_annotations.coco.json").write_text("\ufeff" + json.dumps(table), encoding="utf-8")
     run(tmp_path / "rf", tmp_path / "out")
     found = imported(tmp_path / "out")
@@ -224,9 +236,11 @@ def test_labelimg_folder_with_blanks_and_unicode_is_imported(tmp_path):
 
 def test_voc_layout_keeps_its_lists_counts_pixels_from_one_and_ignores_parts_of_objects(tmp_path):
     root = tmp_path / "VOC2007"
-    part = (b"<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>")
+    part = (b"<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+            b"</object>")
     for i in range(5):
-        content = voc_xml(f"{i:06d}.jpg", [("person", 9, 7, 40, 30)], database="The VOC2007 Database").replace(b"</object>", part)
+        content = voc_xml(f"{i:06d}.jpg", [("person", 9, 7, 40, 30)],
+                          database="The VOC2007 Database").replace(b"</object>", part)
         write_voc(root, f"{i:06d}", content, i, ("JPEGImages", "Annotations"))
         draw(root / "SegmentationClass" / f"{i:06d}.png", 50 + i)
     main = root / "ImageSets" / "Main"
@@ -255,8 +269,8 @@ def test_voc_without_size_with_another_encoding_and_renamed_files(tmp_path):
 def test_voc_difficult_is_left_out_and_rotated_boxes_become_their_hull(tmp_path):
     root = tmp_path / "in"
     write_voc(root, "a", voc_xml("a.jpg", [("hand", 4, 6, 40, 30)], difficult="1"), 1)
-    turned = (b"<annotation><filename>b</filename><object><type>robndbox</type><name>hand</name><robndbox><cx>40</cx><cy>30</cy>"
-              b"<w>20</w><h>10</h><angle>1.5707963</angle></robndbox></object></annotation>")
+    turned = (b"<annotation><filename>b</filename><object><type>robndbox</type><name>hand</name><robndbox><cx>40</cx>"
+              b"<cy>30</cy><w>20</w><h>10</h><angle>1.5707963</angle></robndbox></object></annotation>")
     write_voc(root, "b", turned, 2)
     report = run(root, tmp_path / "out")
     assert report["left_out_by_flag"] == {"difficult": 1}
@@ -279,7 +293,9 @@ def test_any_bytes_are_xml_or_an_error_with_the_file(content):
 
 # YOLO
 
-def yolo_set(root: Path, parts: dict[str, int], images="images/{part}", labels="labels/{part}", label="0 0.5 0.5 0.25 0.5\n") -> None:
+
+def yolo_set(root: Path, parts: dict[str, int], images="images/{part}", labels="labels/{part}",
+             label="0 0.5 0.5 0.25 0.5\n") -> None:
     seed = 0
     for part, count in parts.items():
         for i in range(count):
@@ -307,7 +323,8 @@ def test_ultralytics_layout_with_names_by_number(tmp_path):
 
 def test_roboflow_layout_with_paths_above_the_folder_and_a_test_side(tmp_path):
     yolo_set(tmp_path / "in", {"train": 3, "valid": 2, "test": 1}, "{part}/images", "{part}/labels")
-    data_yaml(tmp_path / "in/data.yaml", train="../train/images", val="../valid/images", test="../test/images", nc=1, names=["hand"])
+    data_yaml(tmp_path / "in/data.yaml", train="../train/images", val="../valid/images", test="../test/images", nc=1,
+              names=["hand"])
     report = run(tmp_path / "in", tmp_path / "out")
     assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 2, "test": 1}
 
@@ -316,7 +333,8 @@ def test_darknet_lists_of_another_machine(tmp_path):
     """CVAT's export: obj.data, obj.names, train.txt with paths under data/, labels beside the pictures."""
     yolo_set(tmp_path / "in", {"train": 2, "valid": 1}, "obj_{part}_data", "obj_{part}_data")
     (tmp_path / "in/obj.names").write_text("hand\n")
-    (tmp_path / "in/obj.data").write_text("classes = 1\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n")
+    (tmp_path / "in/obj.data").write_text(
+        "classes = 1\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n")
     (tmp_path / "in/train.txt").write_text("data/obj_train_data/traina.jpg\n/home/me/data/obj_train_data/trainb.jpg\n")
     (tmp_path / "in/valid.txt").write_text("data\\obj_valid_data\\valida.jpg\n")
     report = run(tmp_path / "in", tmp_path / "out")
@@ -333,7 +351,8 @@ def test_labelimg_yolo_folder_takes_classes_txt_and_missing_labels_as_background
 
 
 def test_polygon_lines_become_boxes_and_keypoints_are_left(tmp_path):
-    yolo_set(tmp_path / "in", {"train": 2, "val": 1}, label="0 0.1 0.2 0.5 0.2 0.4 0.9\n0 0.1 0.1 0.3 0.1 0.3 0.2 0.1 0.2\n")
+    yolo_set(tmp_path / "in", {"train": 2, "val": 1},
+             label="0 0.1 0.2 0.5 0.2 0.4 0.9\n0 0.1 0.1 0.3 0.1 0.3 0.2 0.1 0.2\n")
     data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
     run(tmp_path / "in", tmp_path / "out")
     for rows in imported(tmp_path / "out").values():
@@ -345,8 +364,10 @@ def test_polygon_lines_become_boxes_and_keypoints_are_left(tmp_path):
         assert_boxes(rows, [("hand", 30, 15, 50, 45)])
 
 
-@pytest.mark.parametrize("line", ["0 0.5 0.5 0.2", "0 0.5 0.5 0.2 0.2 0.9", "0 50 50 20 20", "3 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2",
-                                  "hand 0.5 0.5 0.2 0.2", "0 nan 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2"])
+@pytest.mark.parametrize("line", [
+    "0 0.5 0.5 0.2", "0 0.5 0.5 0.2 0.2 0.9", "0 50 50 20 20", "3 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2",
+    "hand 0.5 0.5 0.2 0.2", "0 nan 0.5 0.2 0.2", "-1 0.5 0.5 0.2 0.2"
+])
 def test_a_bad_label_line_is_named(tmp_path, capsys, line):
     yolo_set(tmp_path / "in", {"train": 3, "val": 1})
     data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
@@ -363,7 +384,8 @@ def test_round_trip_yolo_coco_yolo_keeps_every_box(tmp_path):
     for path in (tmp_path / "in/labels").rglob("*.txt"):
         wh = rng.uniform(0.01, 0.4, (5, 2))
         centre = rng.uniform(wh / 2, 1 - wh / 2)
-        path.write_text("".join(f"{k % 2} {x:.8f} {y:.8f} {w:.8f} {h:.8f}\n" for k, ((x, y), (w, h)) in enumerate(zip(centre, wh))))
+        path.write_text("".join(f"{k % 2} {x:.8f} {y:.8f} {w:.8f} {h:.8f}\n"
+                                for k, ((x, y), (w, h)) in enumerate(zip(centre, wh))))
     data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["left", "right"])
     run(tmp_path / "in", tmp_path / "first")
     first = imported(tmp_path / "first")
@@ -372,8 +394,10 @@ def test_round_trip_yolo_coco_yolo_keeps_every_box(tmp_path):
         table["images"].append({"id": i, "file_name": name, "width": SIZE[0], "height": SIZE[1]})
         for label, x1, y1, x2, y2 in rows:
             box = [x1 * SIZE[0], y1 * SIZE[1], (x2 - x1) * SIZE[0], (y2 - y1) * SIZE[1]]
-            table["annotations"].append({"id": len(table["annotations"]), "image_id": i, "category_id": {"left": 5, "right": 9}[label],
-                                         "bbox": [float(v) for v in box]})
+            table["annotations"].append({
+                "id": len(table["annotations"]), "image_id": i, "category_id": {"left": 5, "right": 9}[label],
+                "bbox": [float(v) for v in box]
+            })
     (tmp_path / "coco.json").write_text(json.dumps(table))
     run(tmp_path / "coco.json", tmp_path / "second", "--images", str(tmp_path / "first/images"))
     second = imported(tmp_path / "second")
@@ -386,15 +410,19 @@ def test_round_trip_yolo_coco_yolo_keeps_every_box(tmp_path):
 
 def labelme_json(name: str, shapes: list, **more) -> str:
     """As labelme writes it (label_file.py)."""
-    rows = [{"label": label, "points": points, "group_id": group, "description": "", "shape_type": kind, "flags": {}, "mask": None}
-            for label, kind, points, group in shapes]
+    rows = [{
+        "label": label, "points": points, "group_id": group, "description": "", "shape_type": kind, "flags": {},
+        "mask": None
+    } for label, kind, points, group in shapes]
     return json.dumps({"version": "5.4.1", "flags": {}, "shapes": rows, "imagePath": name, "imageData": None,
                        "imageHeight": SIZE[1], "imageWidth": SIZE[0], **more}, ensure_ascii=False, indent=2)
 
 
 def test_labelme_shapes_become_upright_boxes(tmp_path):
-    shapes = [("hand", "rectangle", [[40, 30], [8, 6]], None), ("hand", "polygon", [[10, 10], [30, 12], [20, 40]], None),
-              ("hand", "circle", [[40, 30], [43, 34]], None), ("hand", "rotation", [[40, 10], [50, 20], [40, 30], [30, 20]], None),
+    shapes = [("hand", "rectangle", [[40, 30], [8, 6]], None),
+              ("hand", "polygon", [[10, 10], [30, 12], [20, 40]], None),
+              ("hand", "circle", [[40, 30], [43, 34]], None),
+              ("hand", "rotation", [[40, 10], [50, 20], [40, 30], [30, 20]], None),
               ("arm", "polygon", [[1, 1], [5, 1], [5, 5]], 3), ("arm", "polygon", [[20, 20], [25, 20], [25, 30]], 3),
               ("tip", "point", [[3, 3]], None)]
     draw(tmp_path / "in/imgs/a.jpg", 1)
@@ -402,8 +430,9 @@ def test_labelme_shapes_become_upright_boxes(tmp_path):
     (tmp_path / "in/a.json").write_text(labelme_json("imgs\\a.jpg", shapes), encoding="utf-8-sig")
     (tmp_path / "in/b.json").write_text(labelme_json("../imgs/b.jpg", shapes[:1]))
     report = run(tmp_path / "in", tmp_path / "out", "--valid", "0.5", "--split-by", "none")
-    assert_boxes(imported(tmp_path / "out")["a.jpg"], [("hand", 8, 6, 40, 30), ("hand", 10, 10, 30, 40), ("hand", 35, 25, 45, 35),
-                                                       ("hand", 30, 10, 50, 30), ("arm", 1, 1, 25, 30)])
+    assert_boxes(imported(tmp_path / "out")["a.jpg"],
+                 [("hand", 8, 6, 40, 30), ("hand", 10, 10, 30, 40), ("hand", 35, 25, 45, 35), ("hand", 30, 10, 50, 30),
+                  ("arm", 1, 1, 25, 30)])
     assert report["classes"] == ["arm", "hand"] and "1 points and lines" in report["notes"][0]
 
 
@@ -414,9 +443,10 @@ HEADERS = {
                    lambda n: [n, 80, 60, "hand", 8, 6, 40, 30]),
     "retinanet": (None, lambda n: [n, 8, 6, 40, 30, "hand"]),
     "automl": (None, lambda n: ["TRAIN", f"gs://bucket/{n}", "hand", 0.1, 0.1, "", "", 0.5, 0.5, "", ""]),
-    "openimages": (["ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax", "IsOccluded", "IsTruncated",
-                    "IsGroupOf", "IsDepiction", "IsInside"],
-                   lambda n: [Path(n).stem, "xclick", "/m/0k65p", 1, 0.1, 0.5, 0.1, 0.5, 0, 0, 0, 0, 0]),
+    "openimages": ([
+        "ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax", "IsOccluded", "IsTruncated",
+        "IsGroupOf", "IsDepiction", "IsInside"
+    ], lambda n: [Path(n).stem, "xclick", "/m/0k65p", 1, 0.1, 0.5, 0.1, 0.5, 0, 0, 0, 0, 0]),
 }
 
 
@@ -455,9 +485,13 @@ def test_csv_row_without_a_box_is_background_and_a_bad_one_is_named(tmp_path, ca
 
 # EgoHands
 
-def egohands(root: Path, videos=("CARDS_COURTYARD_B_T", "CARDS_COURTYARD_T_B", "CHESS_OFFICE_H_S", "CHESS_OFFICE_S_H"), frames=3) -> None:
+
+def egohands(root: Path,
+             videos=("CARDS_COURTYARD_B_T", "CARDS_COURTYARD_T_B", "CHESS_OFFICE_H_S", "CHESS_OFFICE_S_H"),
+             frames=3) -> None:
     """The release: metadata.mat and a folder a video, hands as (N, 2) polygons, empty where there is none."""
-    rows = np.empty((1, len(videos)), dtype=[("video_id", object), ("partner_video_id", object), ("labelled_frames", object)])
+    rows = np.empty((1, len(videos)),
+                    dtype=[("video_id", object), ("partner_video_id", object), ("labelled_frames", object)])
     seed = 0
     for v, video in enumerate(videos):
         fields = ("myleft", "myright", "yourleft", "yourright")
@@ -481,14 +515,18 @@ def test_egohands_polygons_become_boxes_and_a_game_stays_on_one_side(tmp_path, m
         (tmp_path / "in/metadata.mat").unlink()
     report = run(tmp_path / "in", tmp_path / "out", "--valid", "0.5", "--single-class", "hand")
     assert report["format"] == "egohands" and report["classes"] == ["hand"]
-    sides = {part: {image.name[:5] for image in read_image_list(tmp_path / "out" / f"{part}.txt")} for part in ("train", "valid")}
+    sides = {part: {image.name[:5] for image in read_image_list(tmp_path / "out" / f"{part}.txt")}
+             for part in ("train", "valid")}
     assert len(sides["train"]) == len(sides["valid"]) == 1 and sides["train"] != sides["valid"]
     found = imported(tmp_path / "out")
     assert_boxes(found["CARDS_COURTYARD_B_T_frame_0009.jpg"], [("hand", 10.5, 20, 40, 50.25)])
-    assert_boxes(found["CARDS_COURTYARD_B_T_frame_0019.jpg"], [("hand", 10.5, 20, 40, 50.25), ("hand", 20.5, 30, 50, 60)])
+    assert_boxes(found["CARDS_COURTYARD_B_T_frame_0019.jpg"], [("hand", 10.5, 20, 40, 50.25),
+                                                               ("hand", 20.5, 30, 50, 60)])
     run(tmp_path / "in", tmp_path / "named", "--valid-groups", "CHESS_OFFICE_H_S")
     assert {image.name[:5] for image in read_image_list(tmp_path / "named/valid.txt")} == {"CHESS"}
-    with pytest.raises(DataError, match="--test-groups: found CHESS, expected groups by film: CARDS_COURTYARD_B_T, CHESS_OFFICE_H_S"):
+    with pytest.raises(
+            DataError,
+            match="--test-groups: found CHESS, expected groups by film: CARDS_COURTYARD_B_T, CHESS_OFFICE_H_S"):
         run(tmp_path / "in", tmp_path / "named", "--valid-groups", "CHESS_OFFICE_H_S", "--test-groups", "CHESS")
 
 
@@ -510,10 +548,12 @@ coordinate = st.floats(-50, 150, allow_nan=False)
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=5), st.integers(1, 4000), st.integers(1, 4000))
+@given(st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=5), st.integers(1, 4000),
+       st.integers(1, 4000))
 def test_fitted_boxes_lie_within_and_inner_ones_are_kept_to_1e_4(corners, width, height):
     counts = Counter()
-    boxes = [Box("a", min(x1, x2) / 100 * width, min(y1, y2) / 100 * height, max(x1, x2) / 100 * width, max(y1, y2) / 100 * height)
+    scale = np.array([width, height, width, height]) / 100
+    boxes = [Box("a", *(scale * [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]).tolist())
              for x1, y1, x2, y2 in corners]
     entry = fit(Sample(Path("a.jpg"), boxes, "a"), picture(width, height), "auto", counts)
     assert len(entry.rows) + counts["empty"] + counts["outside"] + counts["repeated"] == len(boxes)
@@ -523,15 +563,19 @@ def test_fitted_boxes_lie_within_and_inner_ones_are_kept_to_1e_4(corners, width,
     inner = [box for box in boxes if min(box[1:5]) >= 0 and box.x2 <= width and box.y2 <= height
              and box.x2 - box.x1 > 0.01 and box.y2 - box.y1 > 0.01]
     for box in inner:
-        assert any(np.allclose([row.cx - row.w / 2, row.cy - row.h / 2, row.cx + row.w / 2, row.cy + row.h / 2],
-                               [box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height], atol=1e-4) for row in entry.rows)
+        expected = [box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height]
+        fitted = [(row.cx - row.w / 2, row.cy - row.h / 2, row.cx + row.w / 2, row.cy + row.h / 2)
+                  for row in entry.rows]
+        assert any(np.allclose(row, expected, atol=1e-4) for row in fitted)
 
 
 def test_what_is_wrong_with_boxes_is_counted(tmp_path):
     draw(tmp_path / "in/a.jpg", 1)
     draw(tmp_path / "in/b.jpg", 2)
-    rows = ["a.jpg,70,50,90,70,hand", "a.jpg,100,10,120,30,hand", "a.jpg,10,10,10,30,hand", "a.jpg,8,6,40,30,hand", "a.jpg,8,6,40,30,hand",
-            "b.jpg,30,30,8,6,hand"]
+    rows = [
+        "a.jpg,70,50,90,70,hand", "a.jpg,100,10,120,30,hand", "a.jpg,10,10,10,30,hand", "a.jpg,8,6,40,30,hand",
+        "a.jpg,8,6,40,30,hand", "b.jpg,30,30,8,6,hand"
+    ]
     (tmp_path / "in/a.csv").write_text("\n".join(rows))
     report = run(tmp_path / "in", tmp_path / "out")
     assert report["mended"] == {"clipped": 1, "outside": 1, "empty": 1, "repeated": 1}
@@ -559,7 +603,8 @@ def test_boxes_of_a_picture_with_an_exif_turn_belong_to_the_size_that_was_annota
 
 def test_pictures_shrunk_after_they_were_annotated_keep_their_boxes(tmp_path):
     for name in "ab":
-        write_voc(tmp_path / "in", name, voc_xml(f"{name}.jpg", [("hand", 40, 60, 400, 300)], size=(800, 600)), ord(name))
+        write_voc(tmp_path / "in", name, voc_xml(f"{name}.jpg", [("hand", 40, 60, 400, 300)], size=(800, 600)),
+                  ord(name))
     assert run(tmp_path / "in", tmp_path / "out")["mended"] == {"resized": 2}
     assert_boxes(imported(tmp_path / "out")["a.jpg"], [("hand", 4, 6, 40, 30)])
 
@@ -569,10 +614,13 @@ def test_pictures_shrunk_after_they_were_annotated_keep_their_boxes(tmp_path):
 def test_classes_are_renamed_then_chosen_then_merged(tmp_path):
     coco_set(tmp_path / "coco")
     report = run(tmp_path / "coco", tmp_path / "a", "--classes", "hand")
-    assert report["classes"] == ["hand"] and sum(report["left_out_by_class"].values()) == report["left_out_by_class"]["dog"] > 0
+    assert report["classes"] == ["hand"]
+    assert list(report["left_out_by_class"]) == ["dog"] and report["left_out_by_class"]["dog"] > 0
     assert run(tmp_path / "coco", tmp_path / "b", "--single-class", "thing")["classes"] == ["thing"]
-    assert run(tmp_path / "coco", tmp_path / "c", "--map", "dog=pet", "--classes", "hand,pet")["classes"] == ["hand", "pet"]
-    assert run(tmp_path / "coco", tmp_path / "d", "--classes", "dog", "--drop-empty")["parts"]["train"]["images_without_box"] == 0
+    report = run(tmp_path / "coco", tmp_path / "c", "--map", "dog=pet", "--classes", "hand,pet")
+    assert report["classes"] == ["hand", "pet"]
+    report = run(tmp_path / "coco", tmp_path / "d", "--classes", "dog", "--drop-empty")
+    assert report["parts"]["train"]["images_without_box"] == 0
     for flags in (["--classes", "cat"], ["--map", "cat=dog"]):
         with pytest.raises(DataError, match="expected classes of the source: dog, hand"):
             run(tmp_path / "coco", tmp_path / "e", *flags)
@@ -584,7 +632,8 @@ def samples(*paths: str) -> list[Sample]:
     return [Sample(Path(path), [], path) for path in paths]
 
 
-@given(st.dictionaries(st.text(min_size=1), st.integers(1, 50), min_size=2, max_size=40), st.floats(0.01, 0.9), st.integers(0, 5))
+@given(st.dictionaries(st.text(min_size=1), st.integers(1, 50), min_size=2, max_size=40), st.floats(0.01, 0.9),
+       st.integers(0, 5))
 def test_neither_side_of_a_split_is_empty_and_a_seed_repeats(sizes, share, seed):
     chosen = split.choose_groups(sizes, share, seed)
     assert 0 < len(chosen) < len(sizes) and chosen == split.choose_groups(sizes, share, seed)
@@ -636,9 +685,13 @@ def test_near_duplicates_are_found_as_by_brute_force_and_reported(tmp_path):
 
 # Files
 
-@given(st.lists(st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=12), min_size=1, max_size=6, unique=True))
+
+@given(st.lists(st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=12), min_size=1, max_size=6,
+                unique=True))
 def test_names_in_the_new_set_are_unique_by_label_and_safe(names):
-    paths = [Path("/root", folder, f"{name}.jpg") for folder in ("a", "b/c") for name in names if name not in (".", "..")]
+    paths = [
+        Path("/root", folder, f"{name}.jpg") for folder in ("a", "b/c") for name in names if name not in (".", "..")
+    ]
     found = unique_names(paths)
     assert len({name.rpartition(".")[0].casefold() for name in found}) == len(paths)
     assert all(name.encode() and not set(name) & set("\r\n/\\") for name in found)
@@ -663,8 +716,10 @@ def test_a_second_run_touches_nothing_and_one_after_a_kill_goes_on(tmp_path, mon
         patch.setattr("utils.data.pictures.measure", stop)  # nothing is measured again
         run(tmp_path / "in", out)
     assert times == {path: path.stat().st_mtime_ns for path in [*out.glob("images/*"), *out.glob("labels/*")]}
-    assert sorted(path.name for path in out.iterdir()) == [".import.jsonl", "contact_sheet.jpg", "images", "labels", "out.data", "out.names",
-                                                          "out.yaml", "report.json", "report.md", "train.txt", "valid.txt"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".import.jsonl", "contact_sheet.jpg", "images", "labels", "out.data", "out.names", "out.yaml", "report.json",
+        "report.md", "train.txt", "valid.txt"
+    ]
 
 
 @pytest.mark.parametrize("how", ["link", "copy", "symlink"])
@@ -724,7 +779,8 @@ def test_a_source_that_is_none_is_one_line(tmp_path, kind):
 
 
 def test_what_is_imported_trains_and_its_suggestion_is_a_command_that_runs(tmp_path):
-    yolo_set(tmp_path / "in", {"train": 4, "val": 2}, label="".join(f"0 0.5 0.5 0.{k}5 0.{k + 1}\n" for k in range(1, 5)))
+    yolo_set(tmp_path / "in", {"train": 4, "val": 2},
+             label="".join(f"0 0.5 0.5 0.{k}5 0.{k + 1}\n" for k in range(1, 5)))
     report = run(tmp_path / "in", tmp_path / "my set")
     data = parse_data_config(tmp_path / "my set/my set.data")
     dataset = ListDataset(data.lists("train"), (64, 64), data.classes)
@@ -734,8 +790,7 @@ def test_what_is_imported_trains_and_its_suggestion_is_a_command_that_runs(tmp_p
     np.testing.assert_allclose(boxes[0, 1:3], [0.5, 0.5], atol=1e-6)
     np.testing.assert_allclose(boxes[0, 3] * 64, 0.15 * fit_.resized[0], atol=1e-3)
     command = shlex.split(report["suggestion"]["commands"][0])
-    script = Path(__file__).parent.parent / command[1]
-    spec = importlib.util.spec_from_file_location("create_hand_model", script)
+    spec = importlib.util.spec_from_file_location("create_hand_model", ROOT / command[1])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     flags = command[2:]
@@ -748,8 +803,9 @@ def test_what_is_imported_trains_and_its_suggestion_is_a_command_that_runs(tmp_p
 
 def documented() -> list[str]:
     """Every command of docs/data.md: of its blocks and of its tables."""
-    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
-    return [line.strip() for line in re.findall(r"(?:^    |`)(python [^`\n]+)", text, re.MULTILINE) if "SOURCE" not in line]
+    text = (ROOT / "docs" / "data.md").read_text()
+    lines = re.findall(r"(?:^    |`)(python [^`\n]+)", text.replace("\\\n", " "), re.MULTILINE)
+    return [line.strip() for line in lines if "SOURCE" not in line]
 
 
 def make_source(name: str, root: Path) -> Path:
@@ -767,7 +823,8 @@ def make_source(name: str, root: Path) -> Path:
     elif name == "~/labelme":
         for i in range(5):
             draw(root / f"film{i}_1.jpg", i)
-            (root / f"film{i}_1.json").write_text(labelme_json(f"film{i}_1.jpg", [("hand", "rectangle", [[4, 6], [40, 30]], None)]))
+            (root / f"film{i}_1.json").write_text(
+                labelme_json(f"film{i}_1.jpg", [("hand", "rectangle", [[4, 6], [40, 30]], None)]))
     elif name == "~/openimages":
         head, row = HEADERS["openimages"]
         for i in range(4):
@@ -776,8 +833,9 @@ def make_source(name: str, root: Path) -> Path:
         (root / "train-annotations-bbox.csv").write_text(rows)
         (root / "class-descriptions-boxable.csv").write_text("/m/0k65p,Human hand\n")
     elif name == "data/egohands_data":
-        games = "CARDS_LIVINGROOM_B_T PUZZLE_COURTYARD_B_S CARDS_COURTYARD_H_S CHESS_OFFICE_B_S JENGA_LIVINGROOM_B_H PUZZLE_OFFICE_S_T"
-        egohands(root, [*games.split(), "CHESS_COURTYARD_B_T"], frames=1)
+        games = ["CARDS_LIVINGROOM_B_T", "PUZZLE_COURTYARD_B_S", "CARDS_COURTYARD_H_S", "CHESS_OFFICE_B_S",
+                 "JENGA_LIVINGROOM_B_H", "PUZZLE_OFFICE_S_T", "CHESS_COURTYARD_B_T"]
+        egohands(root, games, frames=1)
     return root
 
 
@@ -794,5 +852,5 @@ def test_other_documented_commands_are_scripts_with_such_flags():
     others = [shlex.split(line) for line in documented() if "import_dataset" not in line]
     assert len(others) == 4
     for _, script, *flags in others:
-        text = (Path(__file__).parent.parent / script).read_text() + (Path(__file__).parent.parent / "utils/cli.py").read_text()
+        text = "".join((ROOT / path).read_text() for path in (script, "utils/cli.py"))
         assert all(f'"{flag}"' in text for flag in flags if flag.startswith("--")), script

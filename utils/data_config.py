@@ -53,15 +53,23 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
     path = Path(path)
     if not path.is_file():
         raise missing(path, "data file")
-    is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    options = _read_yaml(path) if is_yaml else _read_key_values(path)
-    bases = _bases(path, options.get("path"), is_yaml)
+    options = read_options(path)
+    bases = _bases(path, options.get("path"), _is_yaml(path))
     names = _names(path, options, bases, class_path)
     train, valid = (_part(path, options, part, bases) for part in PARTS)
     return DataConfig(path, train, valid, names)
 
 
 # ---- reading
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
+def read_options(path: Path) -> dict:
+    """Keys and values of a data file, scalars as text. Raises CfgError or TextError."""
+    return _read_yaml(path) if _is_yaml(path) else _read_key_values(path)
+
 
 def _read_key_values(path: Path) -> dict[str, str]:
     """Keys and values of a .data file. Darknet's comments: # or ; at the start of a line, a value may hold them."""

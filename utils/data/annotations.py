@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
+from utils.text import TextError, shown
 
 # what a source may say of a box, whatever it calls it: COCO iscrowd and Open Images IsGroupOf are "crowd"
 FLAGS = ("crowd", "difficult", "truncated", "occluded", "depiction", "inside", "rotated", "polygon")
 PARTS = ("train", "valid", "test")
-_PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "valid": "valid", "val": "valid", "validation": "valid",
-               "dev": "valid", "test": "test", "testing": "test"}
+BAD_INPUT = (DataError, TextError)  # what a reader raises for one file or row
+_PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "valid": "valid", "val": "valid",
+               "validation": "valid", "dev": "valid", "test": "test", "testing": "test"}
 
 
 class Box(NamedTuple):
@@ -34,7 +36,7 @@ class Sample:
     image: Path
     boxes: list[Box]
     place: str  # where the source speaks of it, for messages
-    size: tuple[float, float] | None = None  # width, height of the boxes' frame; (1, 1): fractions; None: the picture's pixels
+    size: tuple[float, float] | None = None  # width, height of the boxes' frame; (1, 1): fractions; None: the picture's
     part: str | None = None  # the source's own split: train, valid, test
     group: str | None = None  # what has to stay on one side of a split, where the format knows it
 
@@ -67,8 +69,8 @@ class Faults:
     def stop(self) -> None:
         """Raise DataError if there was a fault and faults are not to be skipped."""
         if self.count and not self.skip_bad:
-            raise DataError(f"found {self.count:,} fault{'s' if self.count > 1 else ''} (above), expected none; nothing was imported: "
-                            "mend the source, or leave such images out with --skip-bad")
+            raise DataError(f"found {self.count:,} fault{'s' if self.count > 1 else ''} (above), expected none; "
+                            "nothing was imported: mend the source, or leave such pictures out with --skip-bad")
 
 
 def numbers(values, count: int | None, place: str) -> list[float]:
@@ -78,13 +80,8 @@ def numbers(values, count: int | None, place: str) -> list[float]:
     except (TypeError, ValueError, OverflowError):
         found = [math.nan]
     if not all(map(math.isfinite, found)) or count not in (None, len(found)):
-        raise DataError(f"{place}: found {_short(values)}, expected {count if count is not None else 'finite'} numbers")
+        raise DataError(f"{place}: found {shown(values)}, expected {count if count is not None else 'finite'} numbers")
     return found
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def hull(xy: list[float], place: str) -> tuple[float, float, float, float]:
@@ -110,6 +107,6 @@ def part_of_folders(path: Path, root: Path) -> str | None:
 
 
 def part_of_file(path: Path, root: Path) -> str | None:
-    """The split that a file's name or its folder speaks of: instances_val2017.json, train_labels.csv, test/_annotations.csv."""
+    """The split that a file's name or folder speaks of: instances_val2017.json, test/_annotations.csv."""
     words = [_PART_WORDS[word] for word in re.findall(r"[a-z]+", path.stem.lower()) if word in _PART_WORDS]
     return words[-1] if words else part_of_folders(path, root)

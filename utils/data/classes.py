@@ -3,11 +3,11 @@
 from collections import Counter
 
 from utils.data.annotations import Annotations
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
 
 def rename(annotations: Annotations, renamed: dict[str, str]) -> None:
-    """Give classes new names; several of one new name become one class. Raises DataError on a name that is not there."""
+    """Give classes new names; several of one new name become one class. Raises DataError on an unknown one."""
     _check_names(renamed, annotations.names, "--map")
     annotations.names = list(dict.fromkeys(renamed.get(name, name) for name in annotations.names))
     for sample in annotations.samples:
@@ -40,7 +40,7 @@ def drop_flagged(annotations: Annotations, flags: set[str]) -> Counter:
 
 
 def join_repeated(annotations: Annotations) -> tuple[int, list[str]]:
-    """One sample a picture. Returns how many entries said the same again, and the faults of those that said otherwise."""
+    """One sample per picture. Returns how many were repeated, and a fault for each that differs from the first."""
     first, repeated, faults = {}, 0, []
     for sample in annotations.samples:
         known = first.setdefault(sample.image, sample)
@@ -48,7 +48,8 @@ def join_repeated(annotations: Annotations) -> tuple[int, list[str]]:
             continue
         repeated += 1
         if sorted(known.boxes) != sorted(sample.boxes):
-            faults.append(f"{sample.place}: found {sample.image} again, with other boxes than in {known.place}; expected it once")
+            faults.append(f"{sample.place}: found {sample.image} again, with other boxes than in {known.place}; "
+                          "expected it once")
     annotations.samples = list(first.values())
     return repeated, faults
 
@@ -56,4 +57,5 @@ def join_repeated(annotations: Annotations) -> tuple[int, list[str]]:
 def _check_names(wanted, names: list[str], flag: str) -> None:
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise DataError(f"{flag}: found {', '.join(unknown)}, expected classes of the source: {', '.join(names)[:300] or 'none'}")
+        raise DataError(f"{flag}: found {', '.join(unknown)}, expected classes of the source: "
+                        f"{', '.join(names)[:300] or 'none'}")

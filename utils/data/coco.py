@@ -6,9 +6,11 @@ from pathlib import Path
 from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part_of_file
 from utils.data.documents import read_json
 from utils.data.source import Source
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
 NEEDED = {"images", "annotations", "categories"}
+FLAG_KEYS = {"iscrowd": "crowd", "ignore": "crowd", "difficult": "difficult", "truncated": "truncated",
+             "occluded": "occluded"}
 
 
 def found(source: Source) -> list[Path]:
@@ -59,7 +61,8 @@ def _read_file(path: Path, source: Source) -> tuple[list[str], list[Sample]]:
         if image["id"] not in broken:
             samples.append(sample)
     for image_id in set(boxes) - set(seen):
-        source.faults.add(f"{path}: {boxes[image_id][0].name}: found a box of image {image_id!r}, which is not in images")
+        source.faults.add(f"{path}: annotations: found a {boxes[image_id][0].name} of image {image_id!r}, "
+                          "expected an id that is in images")
     return _used_names(table["categories"], categories, table["annotations"]), samples
 
 
@@ -70,6 +73,11 @@ def picture_folders(path: Path) -> list[Path]:
     return [path.parent, path.parent / "images", above / name, above / "images" / name, above / "images", above]
 
 
+def _has_id(row, key: str) -> bool:
+    """Whether a row is an object with an id under `key`."""
+    return isinstance(row, dict) and isinstance(row.get(key), (int, str))
+
+
 def _keys(table) -> str:
     return ", ".join(map(str, list(table)[:8])) or "nothing" if isinstance(table, dict) else type(table).__name__
 
@@ -78,11 +86,12 @@ def _categories(rows: list, path: Path) -> dict:
     """Category id -> name, ascending by id."""
     categories = {}
     for i, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("id"), (int, str)) or not str(row.get("name", "")).strip():
+        if not _has_id(row, "id") or not str(row.get("name", "")).strip():
             raise DataError(f"{path}: categories[{i}]: found {row!r}, expected id and name")
         name = str(row["name"]).strip()
         if categories.setdefault(row["id"], name) != name:
-            raise DataError(f"{path}: categories[{i}]: found the id {row['id']} twice ({categories[row['id']]}, {name})")
+            raise DataError(f"{path}: categories[{i}]: found the id {row['id']} again, of {name}, expected it once "
+                            f"(of {categories[row['id']]})")
     if not categories:
         raise DataError(f"{path}: categories: found none, expected at least one")
     return dict(sorted(categories.items(), key=lambda item: (isinstance(item[0], str), item[0])))
@@ -102,12 +111,12 @@ def _boxes(rows: list, categories: dict, path: Path, source: Source) -> tuple[di
     for i, row in enumerate(rows):
         place = f"{path}: annotations[{i}]"
         try:
-            if not isinstance(row, dict) or not isinstance(row.get("image_id"), (int, str)):
+            if not _has_id(row, "image_id"):
                 raise DataError(f"{place}: found {str(row)[:80]}, expected image_id, category_id and bbox")
             boxes[row["image_id"]].append(_box(row, categories, place))
         except DataError as error:
             source.faults.add(error)
-            broken.add(row.get("image_id") if isinstance(row, dict) and isinstance(row.get("image_id"), (int, str)) else None)
+            broken.add(row["image_id"] if _has_id(row, "image_id") else None)
     return boxes, broken
 
 
@@ -115,9 +124,7 @@ def _box(row: dict, categories: dict, place: str) -> Box:
     category = row.get("category_id")
     if not isinstance(category, (int, str)) or category not in categories:
         raise DataError(f"{place}.category_id: found {category!r}, expected one of {str(list(categories))[:80]}")
-    flags = tuple(flag for flag, keys in {"crowd": ("iscrowd", "ignore"), "difficult": ("difficult",), "truncated": ("truncated",),
-                                          "occluded": ("occluded",)}.items()
-                  if any(str(row.get(key, 0)).lower() in ("1", "true") for key in keys))
+    flags = tuple(dict.fromkeys(flag for key, flag in FLAG_KEYS.items() if str(row.get(key)).lower() in ("1", "true")))
     segments = row.get("segmentation")
     if row.get("bbox") not in (None, []):
         x, y, w, h = numbers(row["bbox"], 4, f"{place}.bbox")
@@ -134,10 +141,10 @@ def _box(row: dict, categories: dict, place: str) -> Box:
 
 def _sample(row, place: str, seen: dict, near: list[Path], source: Source) -> Sample:
     """A sample without its boxes; `seen` remembers image ids."""
-    if not isinstance(row, dict) or not isinstance(row.get("id"), (int, str)) or not isinstance(row.get("file_name"), str):
+    if not _has_id(row, "id") or not isinstance(row.get("file_name"), str):
         raise DataError(f"{place}: found {str(row)[:80]}, expected id and file_name")
     if row["id"] in seen:
-        raise DataError(f"{place}: found the id {row['id']!r} again (first in {seen[row['id']]}), expected one image an id")
+        raise DataError(f"{place}: found the id {row['id']!r} again, expected it once (in {seen[row['id']]})")
     seen[row["id"]] = place
     size = None
     if row.get("width") and row.get("height"):

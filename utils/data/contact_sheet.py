@@ -15,7 +15,8 @@ CAPTION = 18  # px beneath a picture
 COLUMNS = 5
 PICTURES = 20
 BACKGROUND = 40  # grey
-COLOURS = ((255, 80, 60), (80, 200, 255), (120, 230, 90), (255, 210, 60), (230, 110, 255), (255, 255, 255), (60, 110, 255), (255, 150, 180))
+COLOURS = ((255, 80, 60), (80, 200, 255), (120, 230, 90), (255, 210, 60), (230, 110, 255), (255, 255, 255),
+           (60, 110, 255), (255, 150, 180))
 
 
 def chosen(entries: list[Entry], seed: int, count: int = PICTURES) -> list[Entry]:
@@ -62,7 +63,7 @@ def write_contact_sheet(path: Path, entries: list[Entry], images: Path, names: l
     """Draw some entries, whose pictures lie in the folder `images`, as training will read them."""
     shown = chosen(entries, seed)
     height = CAPTION + round(TILE * float(np.clip(np.median([e.size[1] / e.size[0] for e in shown]), 0.4, 2)))
-    tiles = [tile(read_image(images / entry.name, max_side=2 * TILE), entry.rows, names, f"{entry.part}: {entry.name}", height)
+    tiles = [tile(read_image(images / entry.name, 2 * TILE), entry.rows, names, f"{entry.part}: {entry.name}", height)
              for entry in shown]
     columns = min(COLUMNS, len(tiles))
     tiles += [np.full((height, TILE, 3), BACKGROUND, np.uint8)] * (-len(tiles) % columns)

@@ -5,25 +5,28 @@ from pathlib import Path
 from typing import TextIO
 
 from utils.data.annotations import Annotations, Box, Sample, numbers, part_of_file, sorted_corners
-from utils.data.documents import read_text
 from utils.data.source import Source
 from utils.data.voc import unannotated
-from utils.datasets import IMAGE_SUFFIXES, DataError
+from utils.data.yolo_labels import DataError
+from utils.datasets import IMAGE_SUFFIXES
+from utils.text import read_lines
 
 COLUMNS = {  # what is meant: what it is called, in lower case without _ and blanks
     "image": ("filename", "imageid", "image", "imagepath", "imagename", "file", "filepath", "path", "img", "frame"),
     "name": ("class", "labelname", "label", "classname", "category", "name"),
-    "x1": ("xmin", "x1", "left"), "y1": ("ymin", "y1", "top"), "x2": ("xmax", "x2", "right"), "y2": ("ymax", "y2", "bottom"),
+    "x1": ("xmin", "x1", "left"), "y1": ("ymin", "y1", "top"),
+    "x2": ("xmax", "x2", "right"), "y2": ("ymax", "y2", "bottom"),
     "width": ("width", "imagewidth", "imgwidth"), "height": ("height", "imageheight", "imgheight"),
     "part": ("split", "set", "subset"),
-    "crowd": ("isgroupof", "iscrowd"), "occluded": ("isoccluded", "occluded"), "truncated": ("istruncated", "truncated"),
+    "crowd": ("isgroupof", "iscrowd"), "occluded": ("isoccluded", "occluded"),
+    "truncated": ("istruncated", "truncated"),
     "depiction": ("isdepiction",), "inside": ("isinside",), "difficult": ("difficult",)}
 NEEDED = ("image", "name", "x1", "y1", "x2", "y2")
 RETINANET = ("image", "x1", "y1", "x2", "y2", "name")
 AUTOML = ("part", "image", "name", "x1", "y1", "", "", "x2", "y2", "", "")
 FLAGS = ("crowd", "occluded", "truncated", "depiction", "inside", "difficult")
-AUTOML_SETS = {"train": "train", "training": "train", "validate": "valid", "validation": "valid", "valid": "valid", "val": "valid",
-               "test": "test"}
+AUTOML_SETS = {"train": "train", "training": "train", "validate": "valid", "validation": "valid", "valid": "valid",
+               "val": "valid", "test": "test"}
 
 
 def found(source: Source) -> list[Path]:
@@ -72,8 +75,8 @@ def _reader(file: TextIO):
 def _columns(row: list[str]) -> dict[str, int] | None:
     """Meaning -> index, from a header, or from the first row of a table that has none; None for another table."""
     heads = [_plain(cell) for cell in row]
-    columns = {meaning: next((heads.index(name) for name in names if name in heads), None) for meaning, names in COLUMNS.items()}
-    columns = {meaning: i for meaning, i in columns.items() if i is not None}
+    known = {meaning: next((name for name in names if name in heads), None) for meaning, names in COLUMNS.items()}
+    columns = {meaning: heads.index(name) for meaning, name in known.items() if name is not None}
     if all(meaning in columns for meaning in NEEDED):
         return columns
     for layout in (RETINANET, AUTOML):
@@ -95,7 +98,7 @@ def _descriptions(source: Source) -> dict[str, str]:
     names = {}
     for path in source.with_suffix(".csv"):
         if path.name.lower().startswith(("class-descriptions", "oidv")) and not _columns(_first_row(path)):
-            names |= {row[0]: row[1] for row in csv.reader(read_text(path).splitlines()) if len(row) == 2}
+            names |= {row[0]: row[1] for row in csv.reader(read_lines(path, "class codes and names")) if len(row) == 2}
     return names
 
 

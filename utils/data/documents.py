@@ -1,4 +1,4 @@
-"""Text, JSON and XML as strangers write them: any byte order mark, bounded in size, errors that name the line."""
+"""JSON and XML as strangers write them: any byte order mark, bounded in size, errors that name the line."""
 
 import json
 import os
@@ -7,24 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-import yaml
-
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
+from utils.text import MARKS
 
 MAX_JSON_BYTES = 2 << 30
-MAX_TEXT_BYTES = 1 << 30
 MAX_XML_BYTES = 64 << 20
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-
-
-def read_text(path: str | os.PathLike, limit: int = MAX_TEXT_BYTES) -> str:
-    """A text file in UTF-8, or UTF-16 with its mark. Raises DataError."""
-    content = read_bytes(path, limit)
-    try:
-        return content.decode(_encoding(content))
-    except UnicodeDecodeError as error:
-        line = content[:error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: found the byte 0x{content[error.start]:02x}, expected text in UTF-8") from None
 
 
 def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
@@ -33,38 +20,21 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.stat().st_size > limit:
-        raise DataError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {limit:,}; cut it in several files")
+        raise DataError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {limit:,}; split it in several")
     return path.read_bytes()
-
-
-def _encoding(content: bytes) -> str:
-    return next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
 
 
 def read_json(path: str | os.PathLike):
     """Content of a JSON file. Raises DataError (`file:line`)."""
     try:
-        return json.loads(read_text(path, MAX_JSON_BYTES))
+        return json.loads(read_bytes(path, MAX_JSON_BYTES))  # which knows the marks of UTF-8, -16 and -32
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: found no JSON ({error.msg}, column {error.colno})") from None
     except (RecursionError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        text = "brackets in brackets without end" if isinstance(error, RecursionError) else str(error)
+        text = "brackets nested too deep" if isinstance(error, RecursionError) else str(error)
         raise DataError(f"{path}: found {text}, expected JSON") from None
-
-
-def read_yaml(path: str | os.PathLike) -> dict:
-    """Keys and values of a YAML file. Raises DataError (`file:line`)."""
-    try:
-        options = yaml.safe_load(read_text(path, MAX_XML_BYTES))
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "bad YAML"
-        raise DataError(f"{path}:{mark.line + 1 if mark else 1}: found {problem}, expected YAML") from None
-    if not isinstance(options, dict):
-        raise DataError(f"{path}:1: found {type(options).__name__}, expected keys such as train, val, names")
-    return options
 
 
 @dataclass
@@ -87,7 +57,7 @@ class Element:
 
 
 def read_xml(path: str | os.PathLike) -> Element:
-    """Root of an XML file. Raises DataError (`file:line`); a DOCTYPE is refused, so no entity can grow or fetch anything."""
+    """Root of an XML file. Raises DataError (`file:line`), at a DOCTYPE too: no entity can grow or fetch anything."""
     return parse_xml(read_bytes(path, MAX_XML_BYTES), path)
 
 
@@ -122,9 +92,9 @@ def parse_xml(content: bytes, path: str | os.PathLike) -> Element:
 def _xml_text(content: bytes, path: str | os.PathLike) -> str:
     """The document in Unicode: by its mark, else by the encoding that it declares, else UTF-8."""
     declared = re.match(rb"""\s*<\?xml[^>]*\sencoding\s*=\s*["']([\w.:-]+)["']""", content)
-    marked = _encoding(content) != "utf-8"
-    encoding = _encoding(content) if marked or not declared else declared[1].decode("ascii")
+    marked = next((name for mark, name in MARKS if content.startswith(mark)), None)
+    encoding = marked or (declared[1].decode("ascii") if declared else "utf-8")
     try:
         return content.decode(encoding).lstrip("\r\n\t ")
     except (UnicodeDecodeError, LookupError) as error:
-        raise DataError(f"{path}:1: found bytes that are not {encoding} ({error}), expected the encoding it declares") from None
+        raise DataError(f"{path}:1: found bytes that are not {encoding} ({error}), expected what it declares") from None

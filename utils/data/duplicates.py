@@ -9,7 +9,7 @@ _CHUNK = 1 << 20  # pairs compared at a time
 
 
 def difference_hash(image: np.ndarray) -> str:
-    """256-bit dHash of an (H, W, 3) RGB image, 64 hexadecimal digits: whether brightness rises from each of 16 x 17 cells to the next."""
+    """256-bit dHash of an (H, W, 3) RGB image, 64 hex digits: which of 16 x 17 cells are darker than the next."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     cells = cv2.resize(grey, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
     return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes().hex()

@@ -12,7 +12,7 @@ import numpy as np
 from utils.data.annotations import Annotations, Box, Sample
 from utils.data.matlab import MatError, read_mat
 from utils.data.source import Source
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
 HANDS = ("myleft", "myright", "yourleft", "yourright")
 
@@ -65,7 +65,8 @@ def _video(path: Path, labelled: list[int] | None, source: Source) -> list[Sampl
     if polygons is None or not all(isinstance(frame, dict) for frame in _as_list(polygons)):
         raise DataError(f"{path}: found no struct array called polygons, expected one struct a frame")
     polygons = _as_list(polygons)
-    frames = {int(match[1]): item for item in path.parent.iterdir() if (match := re.fullmatch(r"frame_(\d+)\.jpe?g", item.name.lower()))}
+    found_frames = ((re.fullmatch(r"frame_(\d+)\.jpe?g", item.name.lower()), item) for item in path.parent.iterdir())
+    frames = {int(match[1]): item for match, item in found_frames if match}
     order = labelled or sorted(frames)
     if len(order) != len(polygons):
         raise DataError(f"{path}: found polygons of {len(polygons)} frames and {len(order)} frames, expected as many")

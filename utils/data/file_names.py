@@ -1,4 +1,4 @@
-"""Names in the new set: one folder for all pictures, no two labels of one name, nothing that a list file cannot hold."""
+"""Names in the new set: one folder for all pictures, no two labels of one name, nothing that a list cannot hold."""
 
 import hashlib
 import re
@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 MAX_BYTES = 200  # file systems take 255, with room for endings
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\/]|[\ud800-\udfff]')  # what Windows refuses, lists split at or UTF-8 cannot say
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\/]|[\ud800-\udfff]')  # refused by Windows, by lists or by UTF-8
 
 
 def unique_names(images: list[Path]) -> list[str]:

@@ -5,9 +5,10 @@ from types import ModuleType
 from utils.data import classes, coco, csv_table, egohands, labelme, voc, yolo_folder
 from utils.data.annotations import Annotations
 from utils.data.source import Source
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
-FORMATS: dict[str, ModuleType] = {"egohands": egohands, "coco": coco, "voc": voc, "labelme": labelme, "csv": csv_table, "yolo": yolo_folder}
+FORMATS: dict[str, ModuleType] = {"egohands": egohands, "coco": coco, "voc": voc, "labelme": labelme, "csv": csv_table,
+                                  "yolo": yolo_folder}
 
 
 def detect(source: Source) -> str:

@@ -7,7 +7,7 @@ from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part
 from utils.data.documents import read_json
 from utils.data.source import Source
 from utils.data.voc import unannotated
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
 TURNED = ("rotation", "oriented_rectangle", "rotated_rectangle")
 HULLS = ("rectangle", "polygon", "linestrip", "mask", *TURNED)
@@ -75,7 +75,8 @@ def _picture(table: dict, path: Path, source: Source) -> Path:
 
 
 def _box(shape, kind: str, place: str) -> Box:
-    if not isinstance(shape, dict) or not str(shape.get("label") or "").strip() or not isinstance(shape.get("points"), list):
+    named = isinstance(shape, dict) and str(shape.get("label") or "").strip()
+    if not named or not isinstance(shape.get("points"), list):
         raise DataError(f"{place}: found {str(shape)[:80]}, expected label and points")
     points = [value for i, point in enumerate(shape["points"]) for value in numbers(point, 2, f"{place}.points[{i}]")]
     if kind == "circle" and len(points) == 4:
@@ -91,4 +92,5 @@ def _box(shape, kind: str, place: str) -> Box:
 
 def _joined(one: Box, other: Box) -> Box:
     """The box around two."""
-    return Box(one.name, min(one.x1, other.x1), min(one.y1, other.y1), max(one.x2, other.x2), max(one.y2, other.y2), one.flags)
+    corners = min(one.x1, other.x1), min(one.y1, other.y1), max(one.x2, other.x2), max(one.y2, other.y2)
+    return Box(one.name, *corners, one.flags)

@@ -1,4 +1,4 @@
-"""Samples -> YOLO labels: boxes as fractions of the picture as it is written, clipped, and counted where they were wrong."""
+"""Samples -> YOLO labels: boxes as fractions of the picture as it is written, clipped, and what was wrong counted."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from utils.data.annotations import Box, Sample
 from utils.data.pictures import Picture
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
 MIN_SIDE_PX = 1e-3  # a box thinner than this has no area
 BORDER_PX = 0.01  # how far over the border is rounding
@@ -43,7 +43,7 @@ class Entry:
 def fit(sample: Sample, picture: Picture, exif: str, counts: Counter) -> Entry:
     """The labels of a sample. `counts` gains what was mended: clipped, outside, empty, repeated, resized, turned.
 
-    exif: whether boxes belong to the picture as "shown" or as "stored"; "auto": as the annotated size tells, else as shown.
+    exif: boxes belong to the picture as "shown" or as "stored"; "auto": as the annotated size tells, else as shown.
     Raises DataError when the picture has another shape than was annotated.
     """
     as_stored = picture.turned and (exif == "stored" or (exif == "auto" and _is_stored_size(sample, picture)))
@@ -70,8 +70,8 @@ def _check_shape(sample: Sample, frame: tuple[float, float], size: tuple[int, in
     """Raise DataError unless two sizes are of one picture, shrunk or grown."""
     across, down = size[0] / frame[0], size[1] / frame[1]
     if abs(across - down) > SHAPE_TOLERANCE * max(across, down):
-        raise DataError(f"{sample.place}: found an annotated size of {frame[0]:g} x {frame[1]:g} where {sample.image} has "
-                        f"{size[0]} x {size[1]} pixels, expected one shape")
+        raise DataError(f"{sample.place}: found an annotated size of {frame[0]:g} x {frame[1]:g} where {sample.image} "
+                        f"has {size[0]} x {size[1]} pixels, expected one shape")
 
 
 def _row(box: Box, width: float, height: float, pixels: tuple[int, int], counts: Counter) -> Row | None:

@@ -39,7 +39,7 @@ class MatReader:
         self._lock = threading.Lock()
 
     def read(self, path: str | os.PathLike) -> dict:
-        """Variables of a .mat file (up to version 7): cells and struct arrays as lists, structs as dicts. Raises MatError."""
+        """Variables of a .mat file (to version 7): cells, struct arrays as lists, structs as dicts. Raises MatError."""
         path = Path(path)
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -1,4 +1,4 @@
-"""The imported set on disk: images/, labels/, lists, names and data files; what shows that it is whole is written last."""
+"""The imported set on disk: images/, labels/, lists, names and data files; what shows it whole is written last."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 from utils.data.annotations import PARTS
 from utils.data.labels import Entry, label_text
 from utils.data.pictures import JOURNAL, place
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 from utils.writing import write_text
 
 REPORTS = ("report.json", "report.md", "contact_sheet.jpg")

@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.duplicates import difference_hash
-from utils.datasets import DataError, read_image
+from utils.data.yolo_labels import DataError
+from utils.datasets import read_image
 from utils.writing import replacing
 
 JOURNAL = ".import.jsonl"
@@ -131,10 +132,10 @@ def _is_placed(source: Path, target: Path, how: str) -> bool:
     """Whether an earlier run put this very picture there."""
     if not target.is_file() or target.is_symlink() != (how == "symlink"):
         return False
-    same = target.samefile(source)
+    if target.samefile(source):
+        return how != "copy"
     there, here = target.stat(), source.stat()
-    return same if how == "symlink" else (
-        (same and how == "link") or (not same and (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns)))
+    return how != "symlink" and (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns)
 
 
 def _linked(source: Path, target: Path) -> bool:
@@ -148,4 +149,5 @@ def _linked(source: Path, target: Path) -> bool:
 def _write_as_stored(source: Path, target: Path) -> None:
     stored = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     suffix = source.suffix if source.suffix.lower() in (".png", ".bmp", ".tif", ".tiff", ".webp") else ".jpg"
-    target.write_bytes(cv2.imencode(suffix, stored, [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else [])[1].tobytes())
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else []
+    target.write_bytes(cv2.imencode(suffix, stored, quality)[1].tobytes())

@@ -1,5 +1,6 @@
 """What an import found and made: a dict for report.json, text for the screen, Markdown."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +24,8 @@ MENDED = {"clipped": "boxes reached over the border: clipped", "outside": "boxes
           "empty": "boxes had no area: left out", "repeated": "boxes were there twice: one kept",
           "resized": "pictures have another size than annotated, in one shape: boxes scaled",
           "turned": "pictures are written without their EXIF turn, as they were annotated",
-          "listed twice": "pictures were listed more than once: one kept", "bad": "pictures at fault: left out (--skip-bad)",
+          "listed twice": "pictures were listed more than once: one kept",
+          "bad": "pictures at fault: left out (--skip-bad)",
           "dropped empty": "pictures without a box: left out (--drop-empty)"}
 
 
@@ -34,7 +36,8 @@ def part_counts(entries: list[Entry], names: list[str]) -> dict[str, dict]:
         mine = [entry for entry in entries if entry.part == part]
         boxes = Counter(row.name for entry in mine for row in entry.rows)
         if mine:
-            counts[part] = {"images": len(mine), "boxes": sum(boxes.values()), "images_without_box": sum(not e.rows for e in mine),
+            counts[part] = {"images": len(mine), "boxes": sum(boxes.values()),
+                            "images_without_box": sum(not entry.rows for entry in mine),
                             "boxes_per_class": {name: boxes[name] for name in names}}
     return counts
 
@@ -70,22 +73,19 @@ def suggest(entries: list[Entry], folder: Path, name: str, classes: int) -> dict
     anchors = None
     if len(sizes) >= ANCHORS:
         anchors = kmeans_anchors(sizes, ANCHORS).round().clip(min=1).astype(int)
+    cfg = shlex.quote(f"config/{name}.cfg")
     create = f"python config/create_hand_model.py --base yolov3 --classes {classes} --size {side}"
-    create += f" --anchors-from {_quoted(folder / 'train.txt')}" * (anchors is not None) + f" --out config/{_quoted(name)}.cfg"
-    train = f"python train.py --model_def config/{_quoted(name)}.cfg --data {_quoted(folder / f'{name}.data')}"
+    create += f" --anchors-from {shlex.quote(str(folder / 'train.txt'))}" * (anchors is not None) + f" --out {cfg}"
+    train = f"python train.py --model_def {cfg} --data {shlex.quote(str(folder / f'{name}.yaml'))}"
     return {"input_size": side, "anchors": None if anchors is None else anchors.tolist(),
-            "mean_best_iou": None if anchors is None else round(mean_best_iou(sizes, anchors), 3), "commands": [create, train]}
-
-
-def _quoted(text) -> str:
-    """A shell word."""
-    text = str(text)
-    return text if all(letter.isalnum() or letter in "_-./=+@%" for letter in text) else "'" + text.replace("'", "'\\''") + "'"
+            "mean_best_iou": None if anchors is None else round(mean_best_iou(sizes, anchors), 3),
+            "commands": [create, train]}
 
 
 def box_sizes(entries: list[Entry], side: int) -> dict:
-    """Quantiles of the boxes' geometric mean side, in pixels of the pictures and at an input of `side`; shares by COCO's classes of area."""
-    natural = np.array([np.sqrt(row.w * row.h * entry.size[0] * entry.size[1]) for entry in entries for row in entry.rows])
+    """Quantiles of the boxes' sides (root of the area), px, as they are and at an input of `side`; COCO's areas."""
+    areas = [row.w * row.h * entry.size[0] * entry.size[1] for entry in entries for row in entry.rows]
+    natural = np.sqrt(areas)
     if not len(natural):
         return {}
     fitted = np.sqrt(fitted_sizes(entries, side).prod(1))
@@ -103,12 +103,13 @@ def duplicates(entries: list[Entry]) -> dict:
     for part in ("valid", "test"):
         mine = [entry for entry in entries if entry.part == part]
         pairs = near_duplicates([e.picture.hash for e in training], [e.picture.hash for e in mine])
-        found[part] = {"images": len(pairs), "pairs": [[mine[j].name, training[i].name, bits] for i, j, bits in pairs[:SHOWN_PAIRS]]}
+        found[part] = {"images": len(pairs),
+                       "pairs": [[mine[j].name, training[i].name, bits] for i, j, bits in pairs[:SHOWN_PAIRS]]}
     return found
 
 
 def collect(annotations: Annotations, entries: list[Entry], counts: Counter, about: dict) -> dict:
-    """All of the report. about: folder (Path), name, source, format, split (in words), dropped (Counter), left_out (Counter)."""
+    """All of the report. about: folder (Path), name, source, format, split (words), dropped, left_out (Counters)."""
     names = annotations.names
     advice = suggest(entries, about["folder"], about["name"], len(names))
     return {"source": str(about["source"]), "format": about["format"], "classes": names, "split": about["split"],
@@ -122,7 +123,8 @@ def _tables(report: dict) -> list[list[list]]:
     """Rows of the two tables: lists, and classes."""
     parts = report["parts"]
     lists = [["list", "pictures", "boxes", "without a box"]]
-    lists += [[part, *(f"{row[key]:,}" for key in ("images", "boxes", "images_without_box"))] for part, row in parts.items()]
+    keys = ("images", "boxes", "images_without_box")
+    lists += [[part, *(f"{row[key]:,}" for key in keys)] for part, row in parts.items()]
     classes = [["class", *(f"boxes in {part}" for part in parts)]]
     classes += [[name, *(f"{row['boxes_per_class'][name]:,}" for row in parts.values())] for name in report["classes"]]
     return [lists, classes]
@@ -132,7 +134,8 @@ def remarks(report: dict) -> list[str]:
     """What the reader has to know, a line each."""
     lines = [f"split {report['split']}"]
     lines += [f"{count:,} {MENDED[key]}" for key, count in report["mended"].items()]
-    lines += [f"{count:,} boxes flagged {flag}: left out (--drop)" for flag, count in report["left_out_by_flag"].items()]
+    by_flag = report["left_out_by_flag"]
+    lines += [f"{count:,} boxes flagged {flag}: left out (--drop)" for flag, count in by_flag.items()]
     if report["left_out_by_class"]:
         several = report["left_out_by_class"]
         lines.append(f"{sum(several.values()):,} boxes of {len(several)} other classes: left out (--classes)")
@@ -140,12 +143,14 @@ def remarks(report: dict) -> list[str]:
     for part in ("valid", "test"):
         count = report["near_duplicates"][part]["images"]
         if count and part in report["parts"]:
-            lines.append(f"{count:,} of {report['parts'][part]['images']:,} {part} pictures have a near-duplicate in train (at most "
-                         f"{NEAR} of 256 bits apart): scores on them flatter; --split-by film or folder keeps films on one side")
+            whole = report["parts"][part]["images"]
+            lines.append(f"{count:,} of {whole:,} {part} pictures have a near-duplicate in train "
+                         f"(at most {NEAR} of 256 bits apart): scores on them flatter")
     for part, row in report["parts"].items():
         absent = [name for name, count in row["boxes_per_class"].items() if not count]
         if absent:
-            lines.append(f"no box in {part} of: {', '.join(absent[:10])}" + f" and {len(absent) - 10} more" * (len(absent) > 10))
+            more = f" and {len(absent) - 10} more" * (len(absent) > 10)
+            lines.append(f"no box in {part} of: {', '.join(absent[:10])}{more}")
     return lines
 
 
@@ -170,8 +175,9 @@ def as_text(report: dict) -> str:
     lists, classes = _tables(report)
     shown = classes[:SHOWN_CLASSES + 1]
     more = [f"and {len(classes) - len(shown)} more classes: report.md"] if len(classes) > len(shown) else []
+    commands = [f"  {line}" for line in report["suggestion"]["commands"]]
     return "\n".join([f"{report['source']}: {report['format']}", ascii_table(lists), ascii_table(shown), *more,
-                      *sizes_line(report), *remarks(report), "next:", *(f"  {line}" for line in report["suggestion"]["commands"])])
+                      *sizes_line(report), *remarks(report), "next:", *commands])
 
 
 def as_markdown(report: dict) -> str:
@@ -179,5 +185,6 @@ def as_markdown(report: dict) -> str:
     lists, classes = _tables(report)
     parts = [f"# Imported from {report['source']} ({report['format']})", markdown_table(lists), markdown_table(classes),
              "\n".join(f"- {line}" for line in sizes_line(report) + remarks(report)),
-             "Next:", "\n".join(f"    {line}" for line in report["suggestion"]["commands"]), "![Pictures with their boxes](contact_sheet.jpg)"]
+             "Next:", "\n".join(f"    {line}" for line in report["suggestion"]["commands"]),
+             "![Pictures with their boxes](contact_sheet.jpg)"]
     return "\n\n".join(parts) + "\n"

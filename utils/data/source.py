@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from utils.data.annotations import Faults
-from utils.datasets import IMAGE_SUFFIXES, DataError
+from utils.data.yolo_labels import DataError
+from utils.datasets import IMAGE_SUFFIXES
 
 
 class Source:
@@ -29,7 +30,7 @@ class Source:
 
     @cached_property
     def files(self) -> list[Path]:
-        """All files of the folder (of its folder, where the source is a file), sorted; hidden ones and the output left out."""
+        """All files of the folder (that the source lies in, where it is a file), sorted; no hidden ones, no output."""
         return self._walk(self.root)
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
@@ -45,8 +46,9 @@ class Source:
         return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
     def find(self, name: str, near: list[Path], place: str) -> Path:
-        """The picture that an annotation calls `name`: an existing path, else one under `near` folders, else the one picture of
-        that name, else of that name with another ending. Raises DataError (`place: found, expected`)."""
+        """The picture that an annotation calls `name`: below a `near` folder, else the one of that name, else of that
+        name with another ending. Raises DataError (`place: found, expected`).
+        """
         parts = [part for part in str(name).replace("\\", "/").split("/") if part not in ("", ".")]
         if not parts or "\0" in name:
             raise DataError(f"{place}: found the image name {name!r}, expected a file name")
@@ -62,15 +64,15 @@ class Source:
         name = parts[-1].lower()
         for key in (name, PurePosixPath(name).stem):
             found = self._by_name.get(key, [])
-            ranks = [(_common_tail(path, parts), *(_common_head(path, folder) for folder in near[:1])) for path in found]
+            ranks = [(_common_tail(path, parts), _common_head(path, near[0])) for path in found]
             best = [path for path, rank in zip(found, ranks) if rank == max(ranks)]
             if len(best) > 1:
-                raise DataError(f"{place}: found {len(best)} pictures called {parts[-1]!r} ({best[0]}, {best[1]}), expected one; "
-                                "name their folder with --images")
+                raise DataError(f"{place}: found {len(best)} pictures called {parts[-1]!r} ({best[0]}, {best[1]}), "
+                                "expected one; name their folder with --images")
             if best:
                 return best[0]
-        raise DataError(f"{place}: found no picture {'/'.join(parts)!r} (looked in {near[0] if near else self.root} and everywhere "
-                        f"below {self.images or self.root}), expected it; name its folder with --images")
+        raise DataError(f"{place}: found no picture {'/'.join(parts)!r} (looked in {near[0]} and everywhere below "
+                        f"{self.images or self.root}), expected it; name its folder with --images")
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -95,7 +97,7 @@ class Source:
 
 
 def locate(value: str, folders: list[Path]) -> Path | None:
-    """A path as another machine wrote it: under one of the folders, with as few of its leading parts dropped as can be."""
+    """A path as another machine wrote it: under one of the folders, its leading parts dropped as far as needed."""
     parts = [part for part in value.strip().replace("\\", "/").split("/") if part not in ("", ".")]
     if Path(value).is_absolute() and Path(value).exists():
         return Path(value)
@@ -108,11 +110,15 @@ def locate(value: str, folders: list[Path]) -> Path | None:
 
 def _common_tail(path: Path, parts: list[str]) -> int:
     """How many of the last folders agree."""
-    pairs = zip(reversed(path.parts[:-1]), reversed(parts[:-1]))
-    return next((i for i, (one, other) in enumerate(pairs) if one.lower() != other.lower()), min(len(parts), len(path.parts)) - 1)
+    return _common_start([part.lower() for part in path.parts[-2::-1]], [part.lower() for part in parts[-2::-1]])
 
 
 def _common_head(path: Path, folder: Path) -> int:
     """How many of the first folders agree."""
-    pairs = zip(path.parts, folder.parts)
-    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(path.parts), len(folder.parts)))
+    return _common_start(path.parts, folder.parts)
+
+
+def _common_start(ones, others) -> int:
+    """How many elements agree before the first that differ."""
+    pairs = zip(ones, others)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(ones), len(others)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.annotations import Sample
-from utils.datasets import DataError
+from utils.data.yolo_labels import DataError
 
 # IMG_7_jpg.rf.0f1e2d: Roboflow's name of each augmented copy of IMG_7.jpg
 _EXPORTED = re.compile(r"_(jpg|jpeg|png|bmp|webp|tiff?)\.rf\.[0-9a-z]+$", re.IGNORECASE)
@@ -20,7 +20,7 @@ def original_stem(path: Path) -> str:
 
 
 def group_of(sample: Sample, by: str) -> str:
-    """What has to stay on one side: by film (names that differ in a trailing number, in one folder), folder, or none (the picture)."""
+    """What has to stay on one side: by film (names of one folder that differ in a trailing number), folder, or none."""
     folder = str(sample.image.parent)
     if by == "none":
         return f"{folder}/{original_stem(sample.image)}"
@@ -40,7 +40,7 @@ def source_parts(samples: list[Sample]) -> list[str] | None:
 
 
 def split_parts(samples: list[Sample], by: str, share: float, seed: int) -> tuple[list[str], str]:
-    """train or valid for each sample, `share` of them valid as nearly as whole groups allow, and how it was done in words."""
+    """train or valid for each sample, `share` of them valid as nearly as whole groups allow; and how, in words."""
     groups = defaultdict(list)
     for i, sample in enumerate(samples):
         groups[group_of(sample, by)].append(i)
@@ -48,7 +48,7 @@ def split_parts(samples: list[Sample], by: str, share: float, seed: int) -> tupl
         return ["train"] * len(samples), "no validation side (--valid 0)"
     if len(groups) == 1:
         valid = _block([sample.image for sample in samples], share, seed)
-        how = f"one {by} only: a block of consecutive names is the validation side, near-duplicates at its two ends are likely"
+        how = f"one {by} only: a block of consecutive names is for validation; near-duplicates at its ends are likely"
     else:
         chosen = choose_groups({name: len(members) for name, members in groups.items()}, share, seed)
         valid = {i for name in chosen for i in groups[name]}

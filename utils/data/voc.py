@@ -1,15 +1,17 @@
-"""Pascal VOC: an XML file a picture, in the VOC layout, in labelImg's flat folder, or in folders named train and valid."""
+"""Pascal VOC: an XML file per picture, in the VOC layout, labelImg's flat folder, or folders named train and valid."""
 
 from math import cos, sin
 from pathlib import Path
 
-from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part_of_folders, sorted_corners
-from utils.data.documents import Element, read_text, read_xml
+from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders, sorted_corners
+from utils.data.documents import Element, read_xml
 from utils.data.source import Source
-from utils.datasets import IMAGE_SUFFIXES, DataError
+from utils.data.yolo_labels import DataError
+from utils.datasets import IMAGE_SUFFIXES
+from utils.text import read_lines
 
 FLAGS = ("difficult", "truncated", "occluded")
-MAIN_LISTS = {"trainval.txt": "train", "train.txt": "train", "val.txt": "valid", "test.txt": "test"}  # a later list wins
+MAIN_LISTS = {"trainval.txt": "train", "train.txt": "train", "val.txt": "valid", "test.txt": "test"}  # a later one wins
 
 
 def found(source: Source) -> list[Path]:
@@ -35,7 +37,7 @@ def read(source: Source) -> Annotations:
             continue
         try:
             sample = _sample(path, source)
-        except DataError as error:
+        except BAD_INPUT as error:
             source.faults.add(error)
             continue
         sample.part = listed[path.stem] if listed else part_of_folders(path, source.root)
@@ -46,11 +48,12 @@ def read(source: Source) -> Annotations:
 
 
 def unannotated(source: Source, samples: list[Sample]) -> list[Sample]:
-    """Pictures that no sample is of, as samples without a box, where the source was said to mean that (--background)."""
+    """Pictures without an annotation, as samples without a box, where that is what they mean (--background)."""
     if not source.background:
         return []
     known = {sample.image for sample in samples}
-    return [Sample(path, [], str(path), part=part_of_folders(path, source.root)) for path in source.pictures if path not in known]
+    return [Sample(path, [], str(path), part=part_of_folders(path, source.root))
+            for path in source.pictures if path not in known]
 
 
 def _image_sets(folder: Path) -> dict[str, str]:
@@ -59,7 +62,7 @@ def _image_sets(folder: Path) -> dict[str, str]:
     for name, part in MAIN_LISTS.items():
         path = folder.parent / "ImageSets" / "Main" / name
         if path.is_file():
-            parts |= {line.strip(): part for line in read_text(path).splitlines() if line.strip()}
+            parts |= {line.strip(): part for line in read_lines(path, "stems of pictures") if line.strip()}
     return parts
 
 
@@ -75,7 +78,7 @@ def _sample(path: Path, source: Source) -> Sample:
 
 
 def _picture(root: Element, path: Path, source: Source) -> Path:
-    """The picture of the file's own stem (labelImg's rule, and right where files were renamed), else the one it names."""
+    """The picture of the file's own stem (labelImg's rule, right where both were renamed), else the one it names."""
     above = path.parent.parent
     folders = [path.parent, above / "JPEGImages", above / "images", above / "Images", above]
     said = root.value("filename") or ""
@@ -107,12 +110,14 @@ def _box(element: Element, offset: float, path: Path) -> Box:
         return Box(name, *_rotated_hull(rotated, path), flags + ("rotated",))
     if bndbox is not None:
         place = f"{path}:{bndbox.line}: <bndbox>"
-        x1, y1, x2, y2 = sorted_corners(*numbers([bndbox.value(tag) for tag in ("xmin", "ymin", "xmax", "ymax")], 4, place))
+        values = [bndbox.value(tag) for tag in ("xmin", "ymin", "xmax", "ymax")]
+        x1, y1, x2, y2 = sorted_corners(*numbers(values, 4, place))
         return Box(name, x1 - offset, y1 - offset, x2, y2, flags)
     if polygon is not None:
-        points = [[child.text for child in polygon.children if child.tag[:1] == axis] for axis in "xy"]
-        xs, ys = (numbers(values, None, f"{path}:{polygon.line}: <polygon>") for values in points)
-        return Box(name, *hull([v for pair in zip(xs, ys) for v in pair], f"{path}:{polygon.line}"), flags + ("polygon",))
+        place = f"{path}:{polygon.line}: <polygon>"
+        axes = [[child.text for child in polygon.children if child.tag[:1] == axis] for axis in "xy"]
+        points = zip(*(numbers(values, None, place) for values in axes))
+        return Box(name, *hull([value for point in points for value in point], place), flags + ("polygon",))
     raise DataError(f"{path}:{element.line}: found an <object> without <bndbox>, expected xmin, ymin, xmax, ymax")
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part_of_folders
-from utils.data.documents import read_text, read_yaml
+from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders
 from utils.data.source import Source, locate
-from utils.data.yolo_labels import label_path, label_places
-from utils.datasets import IMAGE_SUFFIXES, DataError
+from utils.data.yolo_labels import DataError, label_path, label_places
+from utils.data_config import parse_data_config, read_names, read_options
+from utils.datasets import IMAGE_SUFFIXES
+from utils.parse_config import CfgError
+from utils.text import HASH_FIRST, TextError, read_lines, shown
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
 PART_KEYS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
@@ -29,30 +31,23 @@ def _data_files(source: Source) -> list[Path]:
 
 def _describes_data(path: Path) -> bool:
     try:
-        options = _options(path)
-    except DataError:
+        options = read_options(path)
+    except (CfgError, TextError):
         return False
     return "names" in options and any(key in options for keys in PART_KEYS.values() for key in keys)
-
-
-def _options(path: Path) -> dict:
-    """Keys and values of a YAML or .data file."""
-    if path.suffix.lower() != ".data":
-        return read_yaml(path)
-    lines = (line.split("#")[0].partition("=") for line in read_text(path).splitlines())
-    return {key.strip(): value.strip() for key, equals, value in lines if equals}
 
 
 def read(source: Source) -> Annotations:
     """All pictures of the source's lists, else all pictures; those without a label file show no object."""
     data_file = next(iter(_data_files(source)), None)
-    options = _options(data_file) if data_file else {}
+    options = read_options(data_file) if data_file else {}
     names = _names(options, data_file, source)
     pictures = _listed_pictures(options, data_file, source)
     notes = []
     if not pictures:
         pictures = [(path, part_of_folders(path, source.root)) for path in source.pictures]
-        notes += [f"{data_file.name} names no list or folder that is there: all pictures below it are taken"] if data_file else []
+        if data_file:
+            notes.append(f"{data_file.name} names no list or folder that is there: all pictures below it are taken")
     samples, unlabelled = [], 0
     for image, part in pictures:
         label = find_label(image)
@@ -61,7 +56,7 @@ def read(source: Source) -> Annotations:
             continue
         try:
             boxes = read_label(label, names, "kpt_shape" in options) if label else []
-        except DataError as error:
+        except BAD_INPUT as error:
             source.faults.add(error)
             continue
         samples.append(Sample(image, boxes, str(label or image), (1.0, 1.0), part))
@@ -69,7 +64,7 @@ def read(source: Source) -> Annotations:
         raise DataError(f"{source.path}: found no label file for {len(pictures):,} pictures, expected one such as "
                         f"{label_path(pictures[0][0])}")
     if unlabelled and source.background is not False:
-        notes.append(f"{unlabelled:,} pictures have no label file: taken as pictures without an object (--no-background leaves them out)")
+        notes.append(f"{unlabelled:,} pictures have no label file: background (--no-background leaves them out)")
     return Annotations(names or _numbered(samples), samples, notes)
 
 
@@ -80,34 +75,17 @@ def _numbered(samples: list[Sample]) -> list[str]:
 
 
 def _names(options: dict, data_file: Path | None, source: Source) -> list[str]:
-    """Class names by number: of the data file, the file it names, or a file such as classes.txt; empty where nothing says."""
-    names = options.get("names")
-    if isinstance(names, dict):
-        if not all(str(key).strip().isdigit() for key in names):
-            raise DataError(f"{data_file}: found names {list(names)[:5]}, expected names by number")
-        by_number = {int(str(key)): name for key, name in names.items()}
-        if sorted(by_number) != list(range(len(by_number))):
-            raise DataError(f"{data_file}: found names numbered {sorted(by_number)[:10]}, expected 0 to {len(by_number) - 1}")
-        names = [by_number[i] for i in range(len(by_number))]
-    if isinstance(names, str):
-        path = locate(names, [data_file.parent, data_file.parent.parent, Path()])
-        if path is None:
-            raise DataError(f"{data_file}: found names={names}, which is not there; expected a file of class names")
-        names = _lines(path)
-    if names is None:
-        path = next((path for path in source.files if path.name.lower() in NAME_FILES or path.suffix.lower() == ".names"), None)
-        names = _lines(path) if path else []
-    if not isinstance(names, list):
-        raise DataError(f"{data_file}: found names {names!r}, expected a list of names")
-    return [str(name).strip() for name in names]
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    """Class names by number: of the data file, the file it names, or a file such as classes.txt; empty without any."""
+    if "names" in options:
+        named = options["names"]
+        folders = [data_file.parent, data_file.parent.parent, Path()]
+        return list(parse_data_config(data_file, locate(named, folders) if isinstance(named, str) else None).names)
+    paths = [path for path in source.files if path.name.lower() in NAME_FILES or path.suffix.lower() == ".names"]
+    return read_names(paths[0]) if paths else []
 
 
 def _listed_pictures(options: dict, data_file: Path | None, source: Source) -> list[tuple[Path, str]]:
-    """(picture, part) of the lists and folders that the data file names, or of train.txt, valid.txt, ... in the source."""
+    """(picture, part) of the lists and folders that the data file names, or of train.txt, valid.txt, ... beside it."""
     here = data_file.parent if data_file else source.root
     bases = ([here / str(options["path"])] if options.get("path") else []) + [here, here.parent, Path()]
     pictures = []
@@ -127,12 +105,12 @@ def _pictures_of(path: Path, source: Source) -> list[Path]:
     if path.is_dir():
         return sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES and item.name[0] != ".")
     pictures = []
-    for i, line in enumerate(read_text(path).splitlines(), start=1):
+    for i, line in enumerate(read_lines(path, "a list of images", HASH_FIRST), start=1):
         if not line.strip() or line.lstrip()[0] == "#":
             continue
         image = locate(line, [path.parent, source.root, path.parent.parent, Path()])
         if image is None or not image.is_file():
-            source.faults.add(f"{path}:{i}: found {line.strip()[:120]!r}, which is not there, expected a picture")
+            source.faults.add(f"{path}:{i}: found {shown(line.strip())}, which is not there, expected a picture")
         else:
             pictures.append(image)
     return pictures
@@ -144,12 +122,12 @@ def find_label(image: Path) -> Path | None:
 
 
 def read_label(path: Path, names: list[str], has_keypoints: bool = False) -> list[Box]:
-    """Boxes of a label file, as fractions: `class cx cy w h`, a polygon `class x y x y ...` or, with keypoints, both. Raises DataError.
+    """Boxes of a label file, as fractions: `class cx cy w h` (keypoints may follow) or a polygon `class x y x y ...`.
 
-    Without names, classes are called class0, class1, ...
+    Without names, classes are called class0, class1, ... Raises DataError.
     """
     boxes = []
-    for i, line in enumerate(read_text(path).splitlines(), start=1):
+    for i, line in enumerate(read_lines(path, "labels (class cx cy w h)"), start=1):
         if line.strip():
             boxes.append(_read_line(line.split(), names, has_keypoints, f"{path}:{i}"))
     return boxes
@@ -158,13 +136,15 @@ def read_label(path: Path, names: list[str], has_keypoints: bool = False) -> lis
 def _read_line(words: list[str], names: list[str], has_keypoints: bool, place: str) -> Box:
     label, *values = numbers(words, None, place)
     if label % 1 or label < 0 or (names and label >= len(names)):
-        raise DataError(f"{place}: found class {label:g}, expected a whole number from 0" + f" to {len(names) - 1}" * bool(names))
+        highest = f" to {len(names) - 1}" * bool(names)
+        raise DataError(f"{place}: found class {label:g}, expected a whole number from 0{highest}")
     if has_keypoints and len(values) > 4:
         values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise DataError(f"{place}: found {len(values)} numbers after the class, expected cx cy w h, or x and y of three or more points")
+        raise DataError(f"{place}: found {len(values)} numbers after the class, expected cx cy w h, or x and y of "
+                        "three or more points")
     if not all(-0.5 <= value <= 1.5 for value in values):
-        raise DataError(f"{place}: found {' '.join(words)[:80]!r}, expected fractions of the image, not pixels")
+        raise DataError(f"{place}: found {shown(' '.join(words))}, expected fractions of the image, not pixels")
     if len(values) == 4:
         cx, cy, w, h = values
         corners, flags = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), ()
