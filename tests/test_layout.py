@@ -1,6 +1,7 @@
 """The shape of the code: which way imports go, and the habits that are kept everywhere."""
 
 import ast
+import re
 import sys
 
 import pytest
@@ -79,3 +80,10 @@ def test_stem_is_the_name_without_hand(cfg, stem):
                                               ("pruned/yolov3-pruned3.cfg", "yolov3", 3)])
 def test_pruned_names_count(cfg, name, times):
     assert cli.pruned_name(cfg) == (name, times)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda path: path.name)
+def test_no_test_takes_a_fixed_port(path):
+    """A port that another run holds aborts the process group: torchrun --standalone, or port 0, takes a free one."""
+    numbers = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not [text for text in numbers if re.match(r"--(master|rdzv)[-_]\w+=.*[1-9]", text)], path

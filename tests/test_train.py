@@ -621,7 +621,7 @@ def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path,
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
     gammas = []
     for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518", "--", str(ROOT / "train.py"), "--cfg",
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--", str(ROOT / "train.py"), "--cfg",
                    str(tiny_cfg), "--data", str(tmp_path / "d.data"), "--n_cpu", "0", "--device", "cpu", "--batch_size", "4", "--name", name, *ONE_STEP, *flags]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-2000:]
@@ -750,7 +750,7 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
 def test_two_processes_train_one_model(tiny_cfg, tmp_path):
     listing = make_dataset(tmp_path / "set", 16)
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", str(ROOT / "train.py"), "--cfg", str(tiny_cfg),
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(ROOT / "train.py"), "--cfg", str(tiny_cfg),
                "--data", str(tmp_path / "d.data"), "--epochs", "1", "--batch_size", "4", "--n_cpu", "0", "--name", "ddp", "--device", "cpu", "-sr"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
