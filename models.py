@@ -20,7 +20,10 @@ BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on net
 
 
 class MaxPool(nn.Module):
-    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning (-inf). stride: of both, or down and right."""
+    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning (-inf).
+
+    stride: one for both directions, or (down, right).
+    """
 
     def __init__(self, size: int, stride: int | tuple[int, int], padding: int):
         super().__init__()
@@ -35,8 +38,10 @@ class MaxPool(nn.Module):
         return F.max_pool2d(F.pad(x, pad, value=float("-inf")) if any(pad) else x, self.size, self.stride)
 
     def reached(self, x: Tensor) -> tuple[int, int, int, int]:
-        """Padding (left, right, top, bottom) without what no window reaches at right and bottom: it changes nothing but costs a copy."""
-        spare = [(length + self.before + self.after - self.size) % stride for length, stride in zip(x.shape[2:], self.stride)]
+        """Padding (left, right, top, bottom) without what no window reaches at right and bottom, which would only cost a
+        copy."""
+        beside = self.before + self.after - self.size
+        spare = [(length + beside) % stride for length, stride in zip(x.shape[2:], self.stride)]
         return self.before, max(self.after - spare[1], 0), self.before, max(self.after - spare[0], 0)
 
 
@@ -78,8 +83,11 @@ class Route(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """Sum of the inputs, then an activation (a sum is a new tensor, so an in-place activation is safe). Where another input has fewer
-    channels than the first, the first's others pass; where it has more, its others are left out (darknet's shortcut_cpu)."""
+    """Sum of the inputs, then an activation (a sum is a new tensor, so an in-place activation is safe).
+
+    Where another input has fewer channels than the first, the first's others pass; where it has more, its others are
+    left out (darknet's shortcut_cpu).
+    """
 
     def __init__(self, act: str):
         super().__init__()
@@ -90,7 +98,9 @@ class Shortcut(nn.Module):
         total, channels = first, first.shape[1]
         for other in others:
             lacking = channels - other.shape[1]
-            total = total + (other if lacking == 0 else other[:, :channels] if lacking < 0 else F.pad(other, (0, 0, 0, 0, 0, lacking)))
+            if lacking:  # pads with zeros, or where negative cuts
+                other = F.pad(other, (0, 0, 0, 0, 0, lacking))
+            total = total + other
         return self.act(total)
 
 
@@ -122,7 +132,8 @@ class Reorg(nn.Module):
 
 
 class Reorg3d(nn.Module):
-    """Space-to-depth, AlexeyAB's [reorg3d]: channel `offset C + c` is channel c at row offset // s, column offset % s of each s x s square."""
+    """Space-to-depth, AlexeyAB's [reorg3d]: channel `offset C + c` is channel c at row offset // s, column offset % s
+    of each s x s square."""
 
     def __init__(self, stride: int):
         super().__init__()
@@ -211,10 +222,10 @@ class RegionLayer(YOLOLayer):
 
 
 class GaussianYOLOLayer(YOLOLayer):
-    """The head of Choi et al. 2019 (Gaussian YOLOv3), as in darknet gaussian_yolo_layer.c: beside each of the four numbers of a box stands
-    its uncertainty, which lowers the score of what is detected. Training leaves the uncertainties as they are: the loss is that of [yolo]."""
+    """The head of Choi et al. 2019 (Gaussian YOLOv3), as in darknet gaussian_yolo_layer.c: beside each of the four
+    numbers of a box stands its uncertainty, which lowers the score. The loss is that of [yolo]: it teaches no uncertainty."""
 
-    ENTRIES = (0, 2, 4, 6)  # of x, y, w, h among x, its uncertainty, y, its uncertainty, ...; then objectness and classes
+    ENTRIES = (0, 2, 4, 6)  # of x, y, w, h, each followed by its uncertainty; then come objectness and classes
     objectness_entry = 8
 
     def entries(self, raw: Tensor) -> Tensor:
@@ -232,7 +243,7 @@ class GaussianYOLOLayer(YOLOLayer):
         bias.view(len(self.anchors), -1)[:, [i + 1 for i in self.ENTRIES]] = -4.6
 
     def decode(self, raw: Tensor, image_width: int, image_height: int) -> Tensor:
-        """(B, A (9 + K), H, W) -> (B, A H W, 5 + K) as [yolo]'s, objectness times 1 - the mean of the four uncertainties."""
+        """(B, A (9 + K), H, W) -> (B, A H W, 5 + K) as [yolo]'s, objectness times 1 - the mean uncertainty."""
         boxes, objectness, classes = super().decode(raw, image_width, image_height).split([4, 1, self.classes], dim=-1)
         uncertainty = self.entries(raw)[..., [i + 1 for i in self.ENTRIES]].sigmoid().mean(-1)
         return torch.cat([boxes, objectness * (1 - uncertainty.reshape(len(raw), -1, 1)), classes], dim=-1)
@@ -243,7 +254,8 @@ def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -
     filters = integer(section, "filters")
     make = nn.Conv2d if initialise else partial(nn.utils.skip_init, nn.Conv2d)
     window = conv_window(section)
-    conv = make(channels, filters, window.size, window.stride, window.padding, window.dilation, integer(section, "groups", 1), not normalised)
+    conv = make(channels, filters, window.size, window.stride, window.padding, window.dilation,
+                integer(section, "groups", 1), not normalised)
     modules = nn.Sequential()
     modules.add_module(f"conv_{layer_i}", conv)
     if normalised:
@@ -294,8 +306,9 @@ class Darknet(nn.Module):
     config: path of a cfg, or module_defs ([net] first; copied, never edited). `model.train()(images)` returns the list of
     raw maps, (B, A (5 + K), H, W) each, in cfg order; `model.eval()(images)` returns (B, N, 5 + K): cx, cy, w, h in input
     pixels, objectness, class probabilities; head by head, anchor by anchor, then row, then column.
-    images: (B, 3, height, width) RGB in 0..1. Raises CfgError when the cfg cannot be built. initialise=False leaves the kernels
-    undefined, for a net whose whole state_dict is loaded next: drawing 61 million random numbers twice takes half a second.
+    images: (B, `channels`, height, width) in 0..1, RGB or grey. Raises CfgError when the cfg cannot be built.
+    initialise=False leaves the kernels undefined, for a net whose whole state_dict is loaded next: drawing 61 million
+    random numbers twice takes half a second.
     """
 
     def __init__(self, config: str | os.PathLike | list[dict], initialise: bool = True):
@@ -323,6 +336,11 @@ class Darknet(nn.Module):
                 nn.init.zeros_(conv.bias)
                 if not head.new_coords:
                     head.start(conv.bias.data)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images it takes: 3, red, green and blue, or 1, brightness."""
+        return integer(self.module_defs[0], "channels", 3)
 
     def convolutions(self):
         """Yields (layer index, Conv2d, BatchNorm2d or None) of every convolutional layer, in cfg order."""

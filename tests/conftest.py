@@ -252,8 +252,9 @@ ODD = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
     "[route]\nlayers=20\n", "[upsample]\nstride=2\n", "[route]\nlayers=-1,13\n", convolution(8, 3),  # 23 to 26
     convolution(12, normalised=0, act="linear"),  # 27
     "[yolo]\nmask=0,1\nanchors=10,10, 20,20\nclasses=1\nnum=2\n"])  # 28
-# layers of other people's cfgs: shortcuts of unequal widths (the other input narrower, wider, two of them, chained; their own others read
-# by padded convolutions), dilation, strides that differ, [reorg3d], [local_avgpool], scaled upsampling, [se], [depthwise], [Gaussian_yolo]
+# layers of other people's cfgs: shortcuts of unequal widths (the other input narrower, wider, two of them, chained; what
+# they do not add is read by padded convolutions), dilation, strides that differ, [reorg3d], [local_avgpool], scaled
+# upsampling, [se], [depthwise], [Gaussian_yolo]
 FOREIGN = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
     convolution(8, 3, stride=2),  # 0
     convolution(12, 3).replace("stride=1", "stride_x=1\nstride_y=2"),  # 1

@@ -11,7 +11,7 @@ from utils.backends import make_backend
 from utils.datasets import Draw, ListDataset, TrainSampler, evaluation_loader, read_image, training_loader
 from utils.detection import Detector
 from utils.evaluate import ScoreOptions, collect_detections
-from utils.letterbox import letterbox, to_input
+from utils.letterbox import letterbox, planes, to_input
 
 SIZE = (96, 64)
 SHAPES = {  # (width, height)
@@ -100,6 +100,13 @@ def test_an_exported_net_is_fed_the_same_pixels(pictures, tiny_cfg, monkeypatch)
     collect_detections(predict, torch.device("cpu"), evaluation_loader(dataset, 4, 0), ScoreOptions(), quiet=True)
     assert_same_pixels(by_detect, fed_by_detect(pictures))
     assert_same_pixels(fed, by_detect)
+
+
+def test_grey_input_is_opencvs_brightness():
+    picture = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    grey = to_input(planes(picture)[None], torch.device("cpu"), channels=1)
+    assert grey.shape == (1, 1, 24, 32)
+    assert np.abs(255 * grey[0, 0].numpy() - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)).max() <= 0.51  # OpenCV rounds
 
 
 def test_the_cache_changes_no_pixel(pictures):

@@ -205,15 +205,19 @@ def test_sam_and_scale_channels_multiply(tmp_path):
 
 FORMULAS = {  # as Darknet's activations.c writes them, for one number
     "linear": lambda x: x, "logistic": lambda x: 1 / (1 + math.exp(-x)), "loggy": lambda x: 2 / (1 + math.exp(-x)) - 1,
-    "relu": lambda x: x * (x > 0), "relu6": lambda x: min(max(x, 0), 6), "elu": lambda x: x if x >= 0 else math.exp(x) - 1,
+    "relu": lambda x: x * (x > 0), "relu6": lambda x: min(max(x, 0), 6),
+    "elu": lambda x: x if x >= 0 else math.exp(x) - 1,
     "selu": lambda x: 1.0507 * x if x >= 0 else 1.0507 * 1.6732 * (math.exp(x) - 1),
-    "gelu": lambda x: 0.5 * x * (1 + math.tanh(0.797885 * x + 0.035677 * x ** 3)), "relie": lambda x: x if x > 0 else 0.01 * x,
-    "ramp": lambda x: x * (x > 0) + 0.1 * x, "leaky": lambda x: x if x > 0 else 0.1 * x, "revleaky": lambda x: x if x > 0 else 0.1 * x,
+    "gelu": lambda x: 0.5 * x * (1 + math.tanh(0.797885 * x + 0.035677 * x ** 3)),
+    "relie": lambda x: x if x > 0 else 0.01 * x,
+    "ramp": lambda x: x * (x > 0) + 0.1 * x, "leaky": lambda x: x if x > 0 else 0.1 * x,
+    "revleaky": lambda x: x if x > 0 else 0.1 * x,
     "tanh": lambda x: 2 / (1 + math.exp(-2 * x)) - 1, "mish": lambda x: x * math.tanh(math.log(math.exp(x) + 1)),
     "swish": lambda x: x / (1 + math.exp(-x)), "hard_mish": lambda x: x if x > 0 else x * x / 2 + x if x > -2 else 0,
     "plse": lambda x: 0.01 * (x + 4) if x < -4 else 0.01 * (x - 4) + 1 if x > 4 else 0.125 * x + 0.5,
     "stair": lambda x: math.floor(x / 2) if math.floor(x) % 2 == 0 else x - math.floor(x) + math.floor(x / 2),
-    "hardtan": lambda x: min(max(x, -1), 1), "lhtan": lambda x: 0.001 * x if x < 0 else 0.001 * (x - 1) + 1 if x > 1 else x}
+    "hardtan": lambda x: min(max(x, -1), 1),
+    "lhtan": lambda x: 0.001 * x if x < 0 else 0.001 * (x - 1) + 1 if x > 1 else x}
 FORMULAS |= dict.fromkeys(("h_sigmoid", "hard_sigmoid"), lambda x: min(max(x + 3, 0), 6) / 6)
 FORMULAS |= dict.fromkeys(("h_swish", "hswish", "hard_swish"), lambda x: x * min(max(x + 3, 0), 6) / 6)
 
@@ -230,8 +234,8 @@ def test_activations_follow_their_formulas_and_the_table_says_which_are_homogene
 
 
 def test_a_convolution_without_its_keys_has_darknets_defaults(tmp_path):
-    (tmp_path / "a.cfg").write_text("[net]\nwidth=32\nheight=32\n[convolutional]\nfilters=4\n[maxpool]\n[maxpool]\nstride=2\n[upsample]\n[shortcut]\nfrom=0\n"
-                                    "[convolutional]\nfilters=75\nactivation=linear\n[yolo]\nanchors=1,2,3,4,5,6\n")
+    (tmp_path / "a.cfg").write_text("[net]\nwidth=32\nheight=32\n[convolutional]\nfilters=4\n[maxpool]\n[maxpool]\nstride=2\n"
+                                    "[upsample]\n[shortcut]\nfrom=0\n[convolutional]\nfilters=75\nactivation=linear\n[yolo]\nanchors=1,2,3,4,5,6\n")
     model = Darknet(tmp_path / "a.cfg")
     conv, act = model.module_list[0]
     assert conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.bias is not None
@@ -261,8 +265,9 @@ PLAIN = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 def test_shortcuts_of_unequal_widths_equal_opencv(tmp_path, widths, act):
     conv = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\npad=1\nactivation=leaky\n"
     x = torch.rand(2, 3, 32, 32)
-    ours, model = forward_of(PLAIN + conv.format(widths[0]) + conv.format(widths[1]) + f"[shortcut]\nfrom=-2\nactivation={act}\n" + conv.format(5),
-                             tmp_path, x)
+    shortcut = f"[shortcut]\nfrom=-2\nactivation={act}\n"
+    text = PLAIN + conv.format(widths[0]) + conv.format(widths[1]) + shortcut + conv.format(5)
+    ours, model = forward_of(text, tmp_path, x)
     model.save_darknet_weights(tmp_path / "a.weights")
     net = cv2.dnn.readNetFromDarknet(str(tmp_path / "a.cfg"), str(tmp_path / "a.weights"))
     net.setInput(x.numpy())
@@ -278,8 +283,8 @@ def test_a_shortcut_adds_the_common_channels_and_passes_the_others_of_its_own_in
     assert np.allclose(Shortcut("linear")(first, wide, narrow).numpy(), total, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("keys", ["dilation=2\npad=1", "dilation=3\npad=1\nstride=2", "stride_x=2\nstride_y=1\npad=1", "stride=2\nstride_x=3\npadding=2",
-                                  "groups=3\ndilation=2\npad=1", "size=1\ndilation=4"])
+@pytest.mark.parametrize("keys", ["dilation=2\npad=1", "dilation=3\npad=1\nstride=2", "stride_x=2\nstride_y=1\npad=1",
+                                  "stride=2\nstride_x=3\npadding=2", "groups=3\ndilation=2\npad=1", "size=1\ndilation=4"])
 def test_dilation_and_strides_equal_a_plain_loop(tmp_path, keys):
     """Darknet's im2col: pixels dilation apart, padding times the dilation; a size of 1 knows no dilation."""
     x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
@@ -304,7 +309,7 @@ def test_dilation_and_strides_equal_a_plain_loop(tmp_path, keys):
 
 def test_dilation_that_darknet_itself_gets_wrong_is_refused(tmp_path):
     (tmp_path / "a.cfg").write_text(PLAIN + "[convolutional]\nfilters=6\nsize=3\ndilation=2\n")
-    with pytest.raises(CfgError, match="found dilation=2 with size=3 and 0 pixels of padding, expected an odd size and pad=1"):
+    with pytest.raises(CfgError, match="found dilation=2 with size=3 and 0 pixels of padding, expected an odd size and"):
         Darknet(tmp_path / "a.cfg")
 
 
@@ -317,7 +322,7 @@ def test_pools_of_unequal_strides_and_means_equal_a_plain_loop(size, stride, kin
     assert out.shape[2:] == (rows, columns)
     for row, column in np.ndindex(rows, columns):
         top, left = row * stride[0] - padding // 2, column * stride[1] - padding // 2
-        window = x[:, :, max(top, 0):top + size, max(left, 0):left + size]  # what lies in the map: Darknet divides by its count
+        window = x[:, :, max(top, 0):top + size, max(left, 0):left + size]  # what lies in the map: Darknet counts that
         assert torch.allclose(out[:, :, row, column], window.mean((2, 3)) if mean else window.amax((2, 3)))
 
 
@@ -328,7 +333,8 @@ def test_reorg3d_follows_alexeyabs_loops():
     w, h, c = W // s, H // s, C * s * s  # of the output
     for b, k, j, i in np.ndindex(B, c, h, w):  # reorg_cpu called with the output's sizes, forward = 0
         c2, offset = k % C, k // C
-        out[i + w * (j + h * (k + c * b))] = flat[i * s + offset % s + w * s * (j * s + offset // s + h * s * (c2 + C * b))]
+        there = i * s + offset % s + w * s * (j * s + offset // s + h * s * (c2 + C * b))
+        out[i + w * (j + h * (k + c * b))] = flat[there]
     assert torch.equal(Reorg3d(s)(x).flatten(), torch.tensor(out))
 
 
@@ -353,17 +359,20 @@ def test_squeeze_and_excitation_equals_its_definition(tmp_path):
 @pytest.mark.parametrize("scale", [1.0, 1.2])
 def test_a_gaussian_head_lowers_scores_by_its_uncertainty(tmp_path, scale):
     (tmp_path / "a.cfg").write_text(PLAIN + "[convolutional]\nfilters=22\nactivation=linear\n"
-                                    f"[Gaussian_yolo]\nmask=2,1\nanchors=9,9, 10,14, 23,27\nnum=3\nclasses=2\nscale_x_y={scale}\n")
+                                    "[Gaussian_yolo]\nmask=2,1\nanchors=9,9, 10,14, 23,27\nnum=3\nclasses=2\n"
+                                    f"scale_x_y={scale}\n")
     head = Darknet(tmp_path / "a.cfg").heads()[0]
     raw = torch.randn(2, 22, 2, 3)
     found = head.decode(raw, 3 * 8, 2 * 8)
     sigmoid = FORMULAS["logistic"]
     for n, (a, row, column) in enumerate(np.ndindex(2, 2, 3)):
-        t = raw[1, a * 11:(a + 1) * 11, row, column].tolist()  # x, its uncertainty, y, ..., objectness, classes (gaussian_yolo_layer.c)
+        # x, its uncertainty, y, its uncertainty, ..., objectness, classes (gaussian_yolo_layer.c)
+        t = raw[1, a * 11:(a + 1) * 11, row, column].tolist()
         certain = 1 - sum(sigmoid(t[i]) for i in (1, 3, 5, 7)) / 4
         anchor = [(23, 27), (10, 14)][a]
-        expected = [(sigmoid(t[0]) * scale - (scale - 1) / 2 + column) * 8, (sigmoid(t[2]) * scale - (scale - 1) / 2 + row) * 8,
-                    math.exp(t[4]) * anchor[0], math.exp(t[6]) * anchor[1], sigmoid(t[8]) * certain, sigmoid(t[9]), sigmoid(t[10])]
+        x, y = (sigmoid(t[i]) * scale - (scale - 1) / 2 for i in (0, 2))
+        expected = [(x + column) * 8, (y + row) * 8, math.exp(t[4]) * anchor[0], math.exp(t[6]) * anchor[1],
+                    sigmoid(t[8]) * certain, sigmoid(t[9]), sigmoid(t[10])]
         assert found[1, n].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

@@ -61,7 +61,8 @@ def test_parsing_and_rebuilding_leave_their_input_alone(tiny_cfg):
     ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0,1,2\nanchors=1,2,3\nclasses=1\n", 5, "anchor"),
     ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0,1,9\nanchors=1,2,3,4,5,6\nclasses=1\n", 5, "mask index 9"),
     ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0\nanchors=[[1 2]]\nclasses=1\n", 7, "numbers separated by commas"),
-    ("[net]\n[convolutional]\nfilters=18\n[yolo]\nnum=4\nmask=0\nanchors=1,2,3,4,5,6\nclasses=1\n", 4, "found 6 anchor numbers, expected 8"),
+    ("[net]\n[convolutional]\nfilters=18\n[yolo]\nnum=4\nmask=0\nanchors=1,2,3,4,5,6\nclasses=1\n", 4,
+     "found 6 anchor numbers, expected 8"),
     ("[net]\n[convolutional]\nfilters=8\nxnor=1\n", 4, "binary weights and inputs (XNOR-Net) are not supported"),
     ("[net]\n[convolutional]\nfilters=8\nshare_index=3\n", 4, "weights shared between layers"),
     ("[net]\n[convolutional]\nfilters=8\n[shortcut]\nfrom=-1\nweights_type=per_feature\n", 6, "weighted shortcuts"),
@@ -102,7 +103,8 @@ def test_of_two_training_keys_the_first_counts_and_a_note_says_so(tmp_path, caps
     defs = read(tmp_path, NET + "batch=1\nbatch=64\n" + HEAD.format("anchors=1,2,3,4,5,6\njitter=.3\njitter=.1"))
     assert defs[0]["batch"] == "1" and defs[2]["jitter"] == ".3"
     words = capsys.readouterr().out
-    assert f"{tmp_path / 'a.cfg'}:5: a second 'batch' in this [net]: the first counts, 1" in words and "a second 'jitter'" in words
+    assert f"{tmp_path / 'a.cfg'}:5: a second 'batch' in this [net]: the first counts, 1" in words
+    assert "a second 'jitter'" in words
 
 
 def test_a_key_said_twice_alike_is_no_error(tmp_path):
@@ -111,8 +113,9 @@ def test_a_key_said_twice_alike_is_no_error(tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in SECTION_KEYS if kind != "se"])
 def test_every_key_that_a_darknet_reads_is_known_and_kept(tmp_path, kind):
-    needed = {"filters": "18", "layers": "0", "from": "0", "anchors": "1,2", "mask": "0", "activation": "leaky", "weights_type": "none",
-              "weights_normalization": "none", "yolo_point": "center", "groups": "1", "group_id": "0", "batch_normalize": "1"}
+    needed = {"filters": "18", "layers": "0", "from": "0", "anchors": "1,2", "mask": "0", "activation": "leaky",
+              "weights_type": "none", "weights_normalization": "none", "yolo_point": "center", "groups": "1",
+              "group_id": "0", "batch_normalize": "1"}
     allowed = {key: value for key, (value, _) in NOT_COMPUTED.get(kind, {}).items() if value is not None}
     keys = {key: needed.get(key, "1") for key in SECTION_KEYS[kind]} | allowed
     text = "".join(f"{key}={value}\n" for key, value in keys.items())
@@ -132,7 +135,8 @@ def test_a_key_that_would_change_the_function_is_refused_by_name(tmp_path, kind)
 
 def test_a_key_of_another_section_means_nothing_as_in_darknet(tmp_path, capsys):
     defs = read(tmp_path, NET + "[convolutional]\nfilters=8\n[maxpool]\nsize=2\nbatch_normalize=1\n")
-    assert defs[2]["batch_normalize"] == "1" and "'batch_normalize' means nothing in [maxpool]" in capsys.readouterr().out
+    assert defs[2]["batch_normalize"] == "1"
+    assert "'batch_normalize' means nothing in [maxpool]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("written, expected", [
@@ -141,7 +145,8 @@ def test_a_key_of_another_section_means_nothing_as_in_darknet(tmp_path, capsys):
     ("anchors=1 0,1 3, 16,30, 33,23\nnum=3", [(10, 13), (16, 30), (33, 23)]),  # Darknet takes the blanks out
     ("anchors=10,13 16,30 33,23\nnum=3", [(10, 13), (16, 30), (33, 23)]),
     ("anchors=10 13 16 30 33 23", [(10, 13), (16, 30), (33, 23)]),
-    ("anchors=10,13, 16,30, 33,23, 99,98, 97\nnum=3", [(10, 13), (16, 30), (33, 23)])])  # Darknet reads the first 2 x num
+    # Darknet reads the first 2 x num
+    ("anchors=10,13, 16,30, 33,23, 99,98, 97\nnum=3", [(10, 13), (16, 30), (33, 23)])])
 def test_anchors_are_read_however_they_are_divided(tmp_path, written, expected):
     assert head_anchors(read(tmp_path, NET + HEAD.format(written))[2]) == expected
 
@@ -152,14 +157,18 @@ def test_comments_in_another_encoding_are_no_matter(tmp_path):
 
 
 def test_sections_of_forks_become_the_layers_that_compute_the_same(tmp_path):
-    defs = read(tmp_path, NET + "[convolutional]\nfilters=16\n[se]\nreduction=8\n[depthwise]\nbatch_normalize=1\nfilters=16\nsize=5\npad=1\n"
-                "activation=h_swish\n[se]\nfilters=16\n[route_lhalf]\nlayers=2,-2\n[shortcut]\nfrom=-5\n[route]\nlayers=-6,0\n")
+    defs = read(tmp_path, NET + "[convolutional]\nfilters=16\n[se]\nreduction=8\n[depthwise]\nbatch_normalize=1\nfilters=16\n"
+                "size=5\npad=1\nactivation=h_swish\n[se]\nfilters=16\n[route_lhalf]\nlayers=2,-2\n[shortcut]\nfrom=-5\n"
+                "[route]\nlayers=-6,0\n")
     kinds = ["avgpool", "convolutional", "convolutional", "scale_channels"]
-    assert [section["type"] for section in defs[1:]] == ["convolutional", *kinds, "convolutional", *kinds, "route", "shortcut", "route"]
+    assert [section["type"] for section in defs[1:]] == [
+        "convolutional", *kinds, "convolutional", *kinds, "route", "shortcut", "route"]
     assert [defs[1 + i]["filters"] for i in (2, 3, 7, 8)] == ["2", "16", "4", "16"] and defs[6]["groups"] == "16"
     assert layer_inputs(4, defs[5]) == [3, 0] and layer_inputs(9, defs[10]) == [8, 5]
-    assert layer_inputs(10, defs[11]) == [5, 5] and defs[11]["groups"] == "2" and defs[11]["group_id"] == "0"  # the layer of old index 2
-    assert layer_inputs(11, defs[12]) == [10, 0] and layer_inputs(12, defs[13]) == [0, 0] and defs[13]["layers"] == "-12,0"
+    assert layer_inputs(10, defs[11]) == [5, 5]  # layer 2 of the file
+    assert defs[11]["groups"] == "2" and defs[11]["group_id"] == "0"
+    assert layer_inputs(11, defs[12]) == [10, 0] and layer_inputs(12, defs[13]) == [0, 0]
+    assert defs[13]["layers"] == "-12,0"
 
 
 def test_missing_file_says_so(tmp_path):

@@ -193,7 +193,8 @@ def test_compact_equals_masked_in_float32(families, base):
     assert worst(masked, compact) < 1e-4
 
 
-NETS = {"mixed": MIXED, "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD), "foreign": FOREIGN}
+NETS = {"mixed": MIXED, "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD),
+        "foreign": FOREIGN}
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -220,7 +221,8 @@ def test_every_activation_is_exact(tmp_path, act):
 PARTIAL = "[net]\nwidth=32\nheight=32\n" + "".join([
     convolution(6, 3), convolution(4, 3), "[shortcut]\nfrom=-2\n",  # 2: 4 channels, of layer 0 the first 4
     convolution(9, 3), "[shortcut]\nfrom=-2\n",  # 4: 9 channels, the first 4 with layer 2's
-    convolution(8, 3), convolution(18, normalised=0, act="linear"), "[yolo]\nmask=0,1,2\nanchors=1,2,3,4,5,6\nclasses=1\n"])
+    convolution(8, 3), convolution(18, normalised=0, act="linear"),
+    "[yolo]\nmask=0,1,2\nanchors=1,2,3,4,5,6\nclasses=1\n"])
 
 
 def test_a_shortcut_of_unequal_widths_ties_what_it_adds_and_no_more(tmp_path):

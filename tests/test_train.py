@@ -6,11 +6,13 @@ import csv
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ADD, FOREIGN, ODD, ROOT, make_dataset, randomise, without_labels, worst
@@ -22,6 +24,7 @@ from utils.channel_cost import saved_macs
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import file_bytes
 from utils.datasets import DataError
+from utils.detection import Detector
 from utils.distill import distillation_loss
 from utils.ema import ModelEma
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
@@ -75,9 +78,10 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
 
 @pytest.mark.parametrize("act", ["leaky", "h_swish"])
 def test_a_net_of_foreign_layers_trains_with_sparsity(arguments, tmp_path, act):
-    """Shortcuts of unequal widths, dilation, [reorg3d], [se], [Gaussian_yolo] and the others, under prox with whatever rescaling fits."""
+    """Shortcuts of unequal widths, dilation, [reorg3d], [se], [Gaussian_yolo], under prox with the rescaling that fits."""
     (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
-    trainer = Trainer(arguments("--cfg", str(tmp_path / "foreign.cfg"), "-sr", "--s", "0.05", "--sparsity", "prox", "--rescale", "auto"))
+    trainer = Trainer(arguments("--cfg", str(tmp_path / "foreign.cfg"), "-sr", "--s", "0.05", "--sparsity", "prox",
+                                "--rescale", "auto"))
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     run_epochs(trainer, 1)
     after = trainer.model.state_dict()
@@ -86,8 +90,9 @@ def test_a_net_of_foreign_layers_trains_with_sparsity(arguments, tmp_path, act):
     assert {key for key in after if "conv" in key and key.endswith("weight")} <= moved
 
 
-@pytest.mark.parametrize("act, reasons", [("leaky", ["layer 13 [scale_channels] multiplies two maps", "layer 12 [convolutional] has activation h_sigmoid"]),
-                                          ("h_swish", ["layer 0 [convolutional] has activation h_swish"])])
+@pytest.mark.parametrize("act, reasons", [
+    ("leaky", ["layer 13 [scale_channels] multiplies two maps", "layer 12 [convolutional] has activation h_sigmoid"]),
+    ("h_swish", ["layer 0 [convolutional] has activation h_swish"])])
 def test_what_stands_in_the_way_of_rescaling_is_named(tmp_path, act, reasons):
     (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
     assert set(reasons) <= set(rescale_obstacles(parse_model_config(tmp_path / "foreign.cfg")))
@@ -104,12 +109,12 @@ def test_foreign_layers_that_are_homogeneous_are_rescaled_exactly(tmp_path):
 
 
 def test_field_cases_of_training_keys_and_unequal_shortcuts_train(shared, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     for name in ("net_training_keys/twice", "net_training_keys/step", "net_training_keys/adam", "partial_residual/partial"):
         case = shared / "field_cases" / name
-        args = train.parse_args(["--cfg", f"{case}.cfg", "--data", str(case.parent / "d" / "my.data"), "--weights", "none", "--epochs", "1", "--n_cpu", "0",
-                                 "--no-publish", "--name", case.name])
-        run_epochs(Trainer(args), 1)
+        shutil.copytree(case.parent, tmp_path / case.name)
+        monkeypatch.chdir(tmp_path / case.name)  # the data file's names are relative to it
+        run_epochs(Trainer(train.parse_args(["--cfg", f"{case.name}.cfg", "--data", "d/my.data", "--weights", "none",
+                                             "--epochs", "1", "--n_cpu", "0", "--no-publish"])), 1)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(arguments):
@@ -499,10 +504,21 @@ def rescaling_error(model):
     return max(*errors, worst(model, twin))
 
 
-def test_a_cfg_for_grey_pictures_is_refused_in_one_line(arguments, tiny_cfg):
-    tiny_cfg.write_text(tiny_cfg.read_text().replace("channels=3", "channels=1"))
-    with pytest.raises(CfgError, match="found channels=1 .*expected 3"):
+def test_a_cfg_for_neither_colour_nor_grey_pictures_is_refused_in_one_line(arguments, tiny_cfg):
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("channels=3", "channels=2"))
+    with pytest.raises(CfgError, match="found channels=2 .*expected 3 .* or 1"):
         Trainer(arguments())
+
+
+def test_a_net_for_grey_pictures_trains_and_sees_no_colour(arguments, tiny_cfg):
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("channels=3", "channels=1"))
+    trainer = run_epochs(Trainer(arguments("-sr", "--s", "0.01")), 1)
+    assert trainer.model.module_list[0][0].in_channels == 1
+    detector = Detector(trainer.model, ["hand"], (64, 64), conf_thres=1e-4)
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    grey = np.rint(picture @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    found, grey_found = detector(picture), detector(np.dstack([grey] * 3))
+    assert len(found) and np.abs(found[:5] - grey_found[:5]).max() < 0.5  # but for rounding of the grey levels
 
 
 def test_rescaling_leaves_nets_that_read_a_heads_raw_map_alone_or_says_why(tmp_path):

@@ -64,7 +64,7 @@ def first_line(error: Exception) -> str:
 @torch.inference_mode()
 def _seconds(model: nn.Module, size: tuple[int, int]) -> float:
     """Of one forward pass by torch, the second of two."""
-    fast, image = model.optimize(), torch.zeros(1, 3, size[1], size[0])
+    fast, image = model.optimize(), torch.zeros(1, model.channels, size[1], size[0])
     fast(image)
     started = time.perf_counter()
     fast(image)
@@ -85,7 +85,7 @@ def _compiled(model: nn.Module, size: tuple[int, int]) -> Predict:
     # freezing makes the weights constants, so that kernels are chosen and packed for them
     fast = torch.compile(model.optimize(), options={"freezing": True})
     with torch.inference_mode():  # compiles now, where a compiler that is missing can be reported
-        fast(torch.zeros(1, 3, size[1], size[0], device=next(model.parameters()).device))
+        fast(torch.zeros(1, model.channels, size[1], size[0], device=next(model.parameters()).device))
     return fast
 
 

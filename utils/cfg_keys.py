@@ -1,41 +1,41 @@
-"""The words of a cfg: every section and key that one of the two public Darknets reads, and the few that PyTorch forks added.
+"""The words of a cfg: every section and key that one of the two public Darknets reads, and the few of PyTorch forks.
 
-Source: src/parser.c of pjreddie/darknet (f6afaab) and of AlexeyAB/darknet (0d0144e), the `option_find...` calls of each parse_... function.
-A key's kind is that of its value. Kind "any" marks what only training, loading or drawing reads: such keys are kept and written back,
-their values are not looked at. All other kinds are of keys that decide what a net computes.
+Source: src/parser.c of pjreddie/darknet (61c9d02) and of AlexeyAB/darknet (0d0144e), the `option_find...` calls of each
+parse_... function. A key's kind is that of its value. Kind "any" marks what only training, loading or drawing reads:
+such keys are kept and written back, their values are not looked at. All other keys decide what a net computes.
 """
-
-from utils.layers import ACTIVATIONS
 
 
 def _any(keys: str) -> dict[str, str]:
     return dict.fromkeys(keys.split(), "any")
 
 
-_EVERY_LAYER = _any("clip onlyforward dont_update burnin_update stopbackward train_only_bn dontload dontloadscales learning_rate smooth truth "
-                    "stream wait_stream")
-_HEAD = {"classes": "int", "num": "int", "anchors": "anchors", "truth_thresh": "float", "ignore_thresh": "float"} | _any(
-    "jitter random resize map max focal_loss thresh")
+_EVERY_LAYER = _any("clip onlyforward dont_update burnin_update stopbackward train_only_bn dontload dontloadscales "
+                    "learning_rate smooth truth stream wait_stream")
+_HEAD = {"classes": "int", "num": "int", "anchors": "anchors", "truth_thresh": "float",
+         "ignore_thresh": "float"} | _any("jitter random resize map max focal_loss thresh")
 _YOLO = _HEAD | {"mask": "ints", "scale_x_y": "float", "new_coords": "int"} | _any(
-    "show_details max_delta counters_per_class label_smooth_eps objectness_smooth iou_normalizer obj_normalizer cls_normalizer delta_normalizer "
-    "uc_normalizer iou_loss iou_thresh_kind beta_nms nms_kind iou_thresh track_history_size sim_thresh dets_for_track dets_for_show "
-    "track_ciou_norm embedding_layer track")
+    "show_details max_delta counters_per_class label_smooth_eps objectness_smooth iou_normalizer obj_normalizer "
+    "cls_normalizer delta_normalizer uc_normalizer iou_loss iou_thresh_kind beta_nms nms_kind iou_thresh "
+    "track_history_size sim_thresh dets_for_track dets_for_show track_ciou_norm embedding_layer track")
 _POOL = {"size": "int", "stride": "int", "stride_x": "int", "stride_y": "int", "padding": "int"}
 
 SECTION_KEYS = {
     "net": {"width": "int", "height": "int", "channels": "int"} | _any(
         # training, learning rate, optimiser
-        "max_batches batch subdivisions learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay policy burn_in step scale steps scales "
-        "seq_scales gamma power adam B1 B2 eps loss_scale clip time_steps sequential_subdivisions track augment_speed try_fix_nan notruth "
-        "weights_reject_freq equidistant_point badlabels_rejection_percentage num_sigmas_reject_badlabels ema_alpha max_chart_loss "
-        "adversarial_lr attention "
+        "max_batches batch subdivisions learning_rate learning_rate_min sgdr_cycle sgdr_mult momentum decay policy "
+        "burn_in step scale steps scales seq_scales gamma power adam B1 B2 eps loss_scale clip time_steps "
+        "sequential_subdivisions track augment_speed try_fix_nan notruth weights_reject_freq equidistant_point "
+        "badlabels_rejection_percentage num_sigmas_reject_badlabels ema_alpha max_chart_loss adversarial_lr attention "
         # memory
         "use_cuda_graph dynamic_minibatch optimized_memory workspace_size_limit_MB show_receptive_field "
         # pictures
-        "inputs max_crop min_crop max_ratio min_ratio center flip blur gaussian_noise mixup cutmix mosaic mosaic_bound letter_box contrastive "
-        "contrastive_jit_flip contrastive_color unsupervised label_smooth_eps resize resize_step angle aspect saturation exposure hue random"),
-    "convolutional": {"batch_normalize": "int", "filters": "int", "size": "int", "stride": "int", "stride_x": "int", "stride_y": "int",
-                      "dilation": "int", "pad": "int", "padding": "int", "groups": "int", "activation": "activation", "cbn": "int"}
+        "inputs max_crop min_crop max_ratio min_ratio center flip blur gaussian_noise mixup cutmix mosaic mosaic_bound "
+        "letter_box contrastive contrastive_jit_flip contrastive_color unsupervised label_smooth_eps resize "
+        "resize_step angle aspect saturation exposure hue random"),
+    "convolutional": {"batch_normalize": "int", "filters": "int", "size": "int", "stride": "int", "stride_x": "int",
+                      "stride_y": "int", "dilation": "int", "pad": "int", "padding": "int", "groups": "int",
+                      "activation": "activation", "cbn": "int"}
     | _any("dot angle grad_centr reverse"),
     "maxpool": _POOL | _any("out_channels"),
     "local_avgpool": _POOL,
@@ -58,19 +58,22 @@ for _kind, _keys in SECTION_KEYS.items():
     if _kind != "net":
         _keys.update({_key: "any" for _key in _EVERY_LAYER if _key not in _keys})
 
-# Keys under which a layer computes something that this program does not: section -> key -> (the one value that is allowed, what it asks for)
+# Keys under which a layer computes something that this program does not:
+# section -> key -> (the one value that is allowed, what any other asks for)
 _BLUR = ("0", "blurred downsampling (anti-aliasing)")
-_WEIGHTED = {"weights_type": ("none", "weighted shortcuts"), "alpha": ("1", "scaled shortcuts"), "beta": ("1", "scaled shortcuts")}
+_DEFORMED = ("0", "deformed kernels")
+_WEIGHTED = {"weights_type": ("none", "weighted shortcuts"), "alpha": ("1", "scaled shortcuts"),
+             "beta": ("1", "scaled shortcuts")}
 _SPATIAL = {"reverse": ("0", "the reverse order"), "flatten": ("0", "flattening"), "extra": ("0", "an extra output")}
 NOT_COMPUTED = {
     "convolutional": {"xnor": ("0", "binary weights and inputs (XNOR-Net)"), "binary": ("0", "binary weights"),
-                      "bin_output": ("0", "binary outputs"), "flipped": ("0", "transposed kernels"), "antialiasing": _BLUR,
-                      "share_index": (None, "weights shared between layers"), "assisted_excitation": ("0", "assisted excitation"),
-                      "sway": ("0", "deformed kernels"), "rotate": ("0", "deformed kernels"), "stretch": ("0", "deformed kernels"),
-                      "stretch_sway": ("0", "deformed kernels"), "coordconv": ("0", "coordinate channels"),
+                      "bin_output": ("0", "binary outputs"), "flipped": ("0", "transposed kernels"),
+                      "share_index": (None, "weights shared between layers"), "antialiasing": _BLUR,
+                      "assisted_excitation": ("0", "assisted excitation"), "sway": _DEFORMED, "rotate": _DEFORMED,
+                      "stretch": _DEFORMED, "stretch_sway": _DEFORMED, "coordconv": ("0", "coordinate channels"),
                       "bflip": ("0", "flipped kernels")},
-    "maxpool": {"maxpool_depth": ("0", "pooling over channels"), "maxpool_zero_nonmax": ("0", "zeroed losers of the pooling"),
-                "antialiasing": _BLUR},
+    "maxpool": {"maxpool_depth": ("0", "pooling over channels"), "antialiasing": _BLUR,
+                "maxpool_zero_nonmax": ("0", "zeroed losers of the pooling")},
     "shortcut": _WEIGHTED,
     "scale_channels": {"scale_wh": ("0", "scales per place")},
     "reorg": _SPATIAL,
@@ -80,22 +83,28 @@ NOT_COMPUTED = {
     "Gaussian_yolo": {"yolo_point": ("center", "boxes given by a corner")},
 }
 for _kind in SECTION_KEYS.keys() - {"net"}:
-    NOT_COMPUTED.setdefault(_kind, {}).update(dontsave=("0", "layers left out of the weights file"), numload=("0", "kernels read in part"))
+    NOT_COMPUTED.setdefault(_kind, {}).update(dontsave=("0", "layers left out of the weights file"),
+                                              numload=("0", "kernels read in part"))
 
-_CLASSIFIER, _RECURRENT = "it belongs to a classifier or to YOLOv1; this program takes detectors with anchors", "it remembers earlier frames"
-NOT_SUPPORTED = dict.fromkeys(("connected", "local", "softmax", "cost", "crop", "detection", "normalization", "deconvolutional", "iseg"), _CLASSIFIER) \
-    | dict.fromkeys(("crnn", "rnn", "gru", "lstm", "conv_lstm", "history"), _RECURRENT) \
-    | {"batchnorm": "a batch norm of its own is not supported", "activation": "an activation of its own is not supported",
-       "implicit": "learned constants (YOLOR) are not supported", "contrastive": "tracking by embeddings is not supported",
-       "l2norm": "normalised maps are not supported", "logistic": _CLASSIFIER, "empty": "empty layers are not supported"}
+# Sections that either Darknet builds and this program does not, and why
+_CLASSIFIER = "it belongs to a classifier or to YOLOv1; this program takes detectors with anchors"
+_RECURRENT = "it remembers earlier frames; this program takes single pictures"
+NOT_SUPPORTED = {
+    **dict.fromkeys(("connected", "local", "softmax", "logistic", "cost", "crop", "detection", "normalization",
+                     "deconvolutional", "iseg"), _CLASSIFIER),
+    **dict.fromkeys(("crnn", "rnn", "gru", "lstm", "conv_lstm", "history"), _RECURRENT),
+    "batchnorm": "a batch norm of its own is not supported", "activation": "an activation of its own is not supported",
+    "implicit": "learned constants (YOLOR) are not supported", "contrastive": "tracking by embeddings is not supported",
+    "l2norm": "normalised maps are not supported", "empty": "empty layers are not supported"}
 
-REQUIRED_KEYS = {"convolutional": ("filters",), "route": ("layers",), "shortcut": ("from",), "scale_channels": ("from",), "sam": ("from",),
-                 "yolo": ("anchors",), "Gaussian_yolo": ("anchors",), "region": ("anchors",)}
-SPELLINGS = {"conv": "convolutional", "network": "net", "max": "maxpool", "avg": "avgpool", "local_avg": "local_avgpool", "soft": "softmax",
-             "conn": "connected", "lrn": "normalization", "deconv": "deconvolutional", "silence": "empty", "gaussian_yolo": "Gaussian_yolo"}
-# Sections of PyTorch forks that say the same as one of Darknet's: their type and what they mean beside what they say
+REQUIRED_KEYS = {"convolutional": ("filters",), "route": ("layers",), "shortcut": ("from",),
+                 "scale_channels": ("from",), "sam": ("from",), "yolo": ("anchors",), "Gaussian_yolo": ("anchors",), "region": ("anchors",)}
+SPELLINGS = {"conv": "convolutional", "network": "net", "max": "maxpool", "avg": "avgpool",
+             "local_avg": "local_avgpool", "soft": "softmax", "conn": "connected", "lrn": "normalization", "deconv": "deconvolutional",
+             "silence": "empty", "gaussian_yolo": "Gaussian_yolo"}
+# Sections of PyTorch forks that are one of Darknet's with something understood: filters as conv groups; the first half
 FORKS = {"depthwise": "convolutional", "route_lhalf": "route"}
-POSITIVE_KEYS = ("filters", "size", "stride", "groups", "classes", "dilation", "stride_x", "stride_y", "num", "reduction", "channels")
+POSITIVE_KEYS = ("filters", "size", "stride", "stride_x", "stride_y", "dilation", "groups", "classes", "num",
+                 "reduction", "channels")
 KIND_WORDS = {"int": "a whole number", "float": "a number", "ints": "whole numbers separated by commas",
               "anchors": "numbers separated by commas"}
-ACTIVATION_WORDS = ", ".join(ACTIVATIONS)

@@ -36,7 +36,7 @@ def seconds_per_mac(model: nn.Module, size: tuple[int, int], repeats: int = 10) 
     0 for layers that are not convolutions."""
     fast = model.optimize()
     device = next(model.parameters()).device
-    image = torch.rand(1, 3, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, model.channels, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
     convolutions = {layer_i: module for layer_i, module in enumerate(fast.module_list) if isinstance(module, nn.Sequential)}
     started, times = {}, {layer_i: [] for layer_i in convolutions}
 

@@ -17,7 +17,7 @@ from utils.data_config import parse_data_config, read_names
 from utils.datasets import DataError
 from utils.deploy.drawing import draw
 from utils.deploy.sources import Item, frame_count, frames, read_picture
-from utils.letterbox import letterbox, planes, to_input
+from utils.letterbox import input_channels, letterbox, planes, to_input
 from utils.nms import non_max_suppression
 from utils.tables import counted
 from utils.writing import replacing, write_json
@@ -33,7 +33,7 @@ class Detector:
     def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
                  conf_thres: float = 0.5, nms_thres: float = 0.5):
         self.names, self.size = list(names), size
-        self.device = next(model.parameters()).device
+        self.device, self.channels = next(model.parameters()).device, input_channels(model)
         self.predict = predict or model.optimize()
         self.conf_thres, self.nms_thres = conf_thres, nms_thres
 
@@ -46,7 +46,7 @@ class Detector:
             raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) "
                              "RGB of type uint8")
         canvas, fit = letterbox(image, self.size)
-        predictions = self.predict(to_input(planes(canvas)[None], self.device)).float()
+        predictions = self.predict(to_input(planes(canvas)[None], self.device, self.channels)).float()
         rows = non_max_suppression(predictions, self.conf_thres, self.nms_thres)[0].cpu()
         rows = rows[rows[:, 4] >= self.conf_thres]
         return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()

@@ -9,7 +9,7 @@ TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value 
 def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
     """(1, 3, height, width) a fixed random image of the net's type, on its device."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, 3, size[1], size[0], generator=generator).to(next(model.parameters()))
+    return torch.rand(1, model.channels, size[1], size[0], generator=generator).to(next(model.parameters()))
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms, score_compat
-from utils.letterbox import to_input
+from utils.letterbox import input_channels, to_input
 from utils.metrics import EvalResult, score
 from utils.nms import non_max_suppression
 
@@ -40,11 +40,12 @@ def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> lis
 
 @torch.inference_mode()
 def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device, loader: DataLoader, options: ScoreOptions,
-                       quiet: bool = False) -> tuple[list, list]:
-    """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, 3, H, W) -> (B, N, 5 + K)."""
+                       quiet: bool = False, channels: int = 3) -> tuple[list, list]:
+    """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, channels, H, W) ->
+    (B, N, 5 + K)."""
     detections, truths = [], []
     for images, targets in tqdm(loader, desc="evaluate", leave=False, disable=None if not quiet else True):
-        predictions = predict(to_input(images, device)).float()
+        predictions = predict(to_input(images, device, channels)).float()
         if options.scorer != "standard":
             found = merge_nms(predictions, options.conf_thres, options.nms_thres)
         else:
@@ -59,7 +60,8 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
              quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
     """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.backends), or with batch norms folded."""
     device = next(model.parameters()).device
-    detections, truths = collect_detections(model.optimize() if predict is None else predict, device, loader, options, quiet)
+    detections, truths = collect_detections(model.optimize() if predict is None else predict, device, loader, options,
+                                            quiet, input_channels(model))
     if options.scorer != "standard":
         result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
         return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")

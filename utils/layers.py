@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise activation. function: Tensor -> a new Tensor; module: makes the layer of a net, None for a plain call of the
-    function; homogeneous: f(a x) = a f(x) for every a > 0."""
+    """An elementwise activation. function: Tensor -> a new Tensor; module: makes the layer of a net, None for a plain
+    call of the function; homogeneous: f(a x) = a f(x) for every a > 0."""
 
     function: Callable[[Tensor], Tensor]
     module: Callable[[], nn.Module] | None = None
@@ -39,7 +39,8 @@ def _leaky(slope: float) -> Activation:
 _HARD_SWISH = Activation(F.hardswish, nn.Hardswish)
 _HARD_SIGMOID = Activation(F.hardsigmoid, nn.Hardsigmoid)
 
-# Darknet's names and constants (activations.c of both public ones), then those of PyTorch forks for MobileNetV3 (Howard et al. 2019, section 5.2)
+# Darknet's names and constants (activations.c of both public ones), then those of PyTorch forks for MobileNetV3
+# (Howard et al. 2019, section 5.2)
 ACTIVATIONS: dict[str, Activation] = {
     "linear": Activation(lambda x: x, nn.Identity, homogeneous=True),
     "leaky": _leaky(0.1),
@@ -64,7 +65,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "h_swish": _HARD_SWISH, "hswish": _HARD_SWISH, "hard_swish": _HARD_SWISH,
     "h_sigmoid": _HARD_SIGMOID, "hard_sigmoid": _HARD_SIGMOID,
 }
-MIXING = ("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval")  # Darknet's, not elementwise
+# Darknet's others, which are not elementwise
+MIXING = ("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval")
 
 
 class Elementwise(nn.Module):
@@ -99,7 +101,8 @@ def activation_of(section: dict) -> Callable[[Tensor], Tensor]:
 
 
 def carrier_beta(section: dict) -> float:
-    """Beta for which the layer's activation gives 1; 0 where it gives something there already (logistic), 1 where it never gets to 1."""
+    """Beta for which the layer's activation gives 1; 0 where it gives something there already (logistic), 1 where it
+    never gets to 1 (tanh)."""
     function = activation_of(section)
 
     def value(x: float) -> float:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+BRIGHTNESS = (0.299, 0.587, 0.114)  # shares of red, green and blue
 GREY = 127  # letterbox border, as Darknet's 0.5
 
 
@@ -88,7 +89,20 @@ def planes(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 in 0..1 on `device`, channels last."""
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a net takes: 3, as every net that does not say, or 1, brightness alone."""
+    return getattr(model, "channels", 3)
+
+
+def to_input(images: Tensor, device: torch.device, channels: int = 3) -> Tensor:
+    """(B, 3, H, W) uint8 RGB -> (B, channels, H, W) float32 in 0..1 on `device`, channels last.
+
+    channels: `input_channels` of the net. Brightness is that of ITU-R BT.601, as in OpenCV and so in Darknet, but not
+    rounded to whole levels.
+    """
     images = images.to(device, non_blocking=True)
-    return images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
+    pixels = images.to(dtype=torch.float32, memory_format=torch.channels_last) / 255
+    if channels == 1:
+        shares = pixels.new_tensor(BRIGHTNESS)
+        return torch.einsum("bchw,c->bhw", pixels, shares)[:, None].contiguous(memory_format=torch.channels_last)
+    return pixels

@@ -43,7 +43,7 @@ def _program(model: nn.Module, size: tuple[int, int]):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.onnx.export(twin, (torch.zeros(2, 3, size[1], size[0]),), dynamo=True, input_names=["images"],
+            return torch.onnx.export(twin, (torch.zeros(2, model.channels, size[1], size[0]),), dynamo=True, input_names=["images"],
                                      output_names=["predictions"], opset_version=OPSET, verbose=False,
                                      dynamic_shapes=({0: torch.export.Dim("batch")},))
     finally:
@@ -65,7 +65,7 @@ def _compare(model: nn.Module, path: Path, size: tuple[int, int]) -> str:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     twin, deviations = copy.deepcopy(model).cpu().eval(), []
     for batch in (1, 3):
-        images = torch.rand(batch, 3, size[1], size[0], generator=torch.Generator().manual_seed(batch))
+        images = torch.rand(batch, model.channels, size[1], size[0], generator=torch.Generator().manual_seed(batch))
         expected, found = twin(images), torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
         if found.shape != expected.shape:
             raise ExportError(f"{path}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; nothing was written")

@@ -11,14 +11,16 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from utils.cfg_keys import (FORKS, KIND_WORDS, NOT_COMPUTED, NOT_SUPPORTED, POSITIVE_KEYS, REQUIRED_KEYS, SECTION_KEYS, SPELLINGS)
+from utils.cfg_keys import (FORKS, KIND_WORDS, NOT_COMPUTED, NOT_SUPPORTED, POSITIVE_KEYS, REQUIRED_KEYS,
+                            SECTION_KEYS, SPELLINGS)
 from utils.layers import ACTIVATIONS, MIXING
 from utils.origin import missing
 from utils.text import MARK_ANYWHERE, TextError, read_lines
 from utils.writing import write_text
 
 HEADS = ("yolo", "region", "Gaussian_yolo")
-REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "sam": "from"}  # the key that names other layers
+# the key that names other layers
+REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "sam": "from"}
 DEFAULT_CLASSES = 20  # of a detection layer that does not say, as in Darknet
 SE_REDUCTION = 4  # of a [se] section that does not say (MobileNetV3's, Howard et al. 2019, section 5.3)
 
@@ -28,8 +30,8 @@ class CfgError(ValueError):
 
 
 class Section(dict):
-    """One section of a cfg: a plain dict that remembers its place in the file (`where`, "file:line") for error messages, and the name it had
-    there if only forks know it."""
+    """One section of a cfg: a plain dict that remembers its place in the file (`where`, "file:line") for error messages
+    and, if only forks know it, its name there (`fork`)."""
 
     where = ""
     fork = ""
@@ -86,9 +88,9 @@ def layer_inputs(layer_i: int, section: dict) -> list[int]:
 def parse_model_config(path: str | os.PathLike) -> list[dict]:
     """Read a Darknet cfg: `[net]` first, then one dict a layer, values as strings.
 
-    `#` and `;` start a comment anywhere on a line. Sections that only PyTorch forks know ([se], [depthwise], [route_lhalf]) come back as
-    the layers of Darknet that compute the same. Raises CfgError ("file:line: found, expected") for anything that could not be built,
-    FileNotFoundError when there is no such file.
+    `#` and `;` start a comment anywhere on a line. Sections that only PyTorch forks know ([se], [depthwise],
+    [route_lhalf]) come back as the layers of Darknet that compute the same. Raises CfgError ("file:line: found,
+    expected") for anything that could not be built, FileNotFoundError when there is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -134,7 +136,8 @@ def _read_header(line: str, place: str, first: bool) -> Section:
     if kind in NOT_SUPPORTED:
         raise CfgError(f"{place}: found section [{kind}], expected a layer that can be built: {NOT_SUPPORTED[kind]}")
     if kind not in SECTION_KEYS and kind not in FORKS:
-        raise CfgError(f"{place}: found section [{kind}], expected one of {', '.join(SECTION_KEYS)}{_hint(kind, SECTION_KEYS)}")
+        raise CfgError(f"{place}: found section [{kind}], expected one of {', '.join(SECTION_KEYS)}"
+                       f"{_hint(kind, SECTION_KEYS)}")
     if (kind == "net") != first:
         raise CfgError(f"{place}: found [{kind}], expected [net] as the first section and only there")
     section = Section(type=FORKS.get(kind, kind))
@@ -148,7 +151,8 @@ def _read_key(section: Section, key: str, value: str, place: str) -> None:
     known = SECTION_KEYS[kind]
     if key in section and key != "type":
         if value != section[key] and known.get(key, "any") != "any":
-            raise CfgError(f"{place}: found a second {key!r} in this [{kind}], {value} after {section[key]}, expected it once")
+            raise CfgError(f"{place}: found a second {key!r} in this [{kind}], {value} after {section[key]}, "
+                           "expected it once")
         note(f"{place}: a second {key!r} in this [{kind}]: the first counts, {section[key]}, as in Darknet")
         return
     if key in NOT_COMPUTED.get(kind, {}):
@@ -168,8 +172,9 @@ def _check_allowed(kind: str, key: str, value: str, place: str) -> None:
     except (TypeError, ValueError):
         harmless = False
     if not harmless:
-        raise CfgError(f"{place}: found {key}={value} in [{kind}], expected {f'{key}={allowed}' if allowed else f'no {key!r}'}: "
-                       f"{words} are not supported, the net would compute something else")
+        expected = f"{key}={allowed}" if allowed else f"no {key!r}"
+        raise CfgError(f"{place}: found {key}={value} in [{kind}], expected {expected}: {words} are not supported, "
+                       "the net would compute something else")
 
 
 def _check_stray(kind: str, key: str, place: str) -> None:
@@ -180,7 +185,8 @@ def _check_stray(kind: str, key: str, place: str) -> None:
     if key != "type" and (elsewhere or (kind in ("net", *HEADS) and not hint)):
         note(f"{place}: {key!r} means nothing in [{kind}], as in Darknet")
         return
-    raise CfgError(f"{place}: found unknown key {key!r} in [{kind}], expected one of {', '.join(SECTION_KEYS[kind])}{hint}")
+    raise CfgError(f"{place}: found unknown key {key!r} in [{kind}], expected one of "
+                   f"{', '.join(SECTION_KEYS[kind])}{hint}")
 
 
 @lru_cache(maxsize=None)
@@ -197,7 +203,8 @@ def _hint(word: str, known) -> str:
 def _check_value(kind: str, key: str, value: str, place: str) -> None:
     if kind == "activation" and value not in ACTIVATIONS:
         mixed = ", not one that mixes channels" if value in MIXING else ""
-        raise CfgError(f"{place}: found {key}={value}, expected one of {', '.join(ACTIVATIONS)}{mixed}{_hint(value, ACTIVATIONS)}")
+        raise CfgError(f"{place}: found {key}={value}, expected one of {', '.join(ACTIVATIONS)}{mixed}"
+                       f"{_hint(value, ACTIVATIONS)}")
     if kind not in KIND_WORDS:
         return
     try:
@@ -210,7 +217,7 @@ def _check_value(kind: str, key: str, value: str, place: str) -> None:
 
 
 def _items(kind: str, value: str) -> list[str]:
-    """The numbers in a value, as text. A comma at the end is common in published cfgs; an empty item between two is none."""
+    """The numbers in a value, as text. Published cfgs have commas at the end; nothing between two commas is an error."""
     if not kind.endswith("s"):
         return [value]
     items = value.strip(", \t").split(",")
@@ -240,12 +247,12 @@ def _check_references(defs: list[Section]) -> None:
     for layer_i, section in enumerate(defs[1:]):
         for source in layer_inputs(layer_i, section):
             if not (-1 if source == layer_i - 1 else 0) <= source < layer_i:
-                raise CfgError(f"{section.where}: found a reference to layer {source} in layer {layer_i} [{section['type']}], "
-                               f"expected a layer from 0 to {layer_i - 1}")
+                raise CfgError(f"{section.where}: found a reference to layer {source} in layer {layer_i} "
+                               f"[{section['type']}], expected a layer from 0 to {layer_i - 1}")
 
 
 def _check_anchors(section: Section) -> None:
-    """Darknet reads the first 2 x num anchors. It takes blanks out of a line, but where only blanks divide them they are divided."""
+    """Darknet reads the first 2 x num anchors. It takes blanks out of a line; here they divide where nothing else does."""
     text = section["anchors"]
     divided = _items("anchors", text)
     joined = ["".join(item.split()) for item in text.strip(", \t").split(",")]
@@ -273,13 +280,15 @@ def _expanded(defs: list[Section]) -> list[Section]:
         if section["type"] == "se":
             fresh += _squeeze_and_excitation(section, defs[:1 + old_i])
         else:
-            fresh.append(renumbered(section, old_i, len(fresh) - 1, place) if place[old_i - 1] != old_i - 1 else section)
+            moved = len(fresh) - 1 != old_i
+            fresh.append(renumbered(section, old_i, len(fresh) - 1, place) if moved else section)
         place[old_i] = len(fresh) - 2
     return fresh
 
 
 def renumbered(section: Section, old_i: int, new_i: int, place: dict[int, int]) -> Section:
-    """A copy of layer `old_i`, now layer `new_i`, whose references follow `place`, old index -> new index; relative ones stay relative."""
+    """A copy of layer `old_i`, now layer `new_i`, its references moved by `place`, old index -> new index; relative ones
+    stay relative."""
     twin = section.copy()
     if key := REFERENCES.get(section["type"]):
         refs = integers(section, key)
@@ -289,16 +298,18 @@ def renumbered(section: Section, old_i: int, new_i: int, place: dict[int, int]) 
 
 
 def _squeeze_and_excitation(section: Section, before: list[Section]) -> list[Section]:
-    """The layers of a [se] section (Hu et al. 2018; the hard sigmoid of Howard et al. 2019, section 5.3): mean over the map, two 1x1
-    convolutions, the second as wide as the map, product."""
+    """The layers of a [se] section (Hu et al. 2018; the hard sigmoid of Howard et al. 2019, section 5.3): mean over the
+    map, two 1x1 convolutions, the second as wide as the map, product."""
     widths = [other["filters"] for other in before if other["type"] == "convolutional"]
     if "filters" not in section and not widths:
-        raise CfgError(f"{section.where}: found [se] without 'filters' and no convolution before it, expected filters=...")
+        raise CfgError(f"{section.where}: found [se] without 'filters' and no convolution before it, "
+                       "expected filters=...")
     channels = integer(section, "filters", int(widths[-1]) if widths else 0)
     hidden = max(1, channels // integer(section, "reduction", SE_REDUCTION))
-    gate = [{"type": "convolutional", "filters": str(filters), "size": "1", "stride": "1", "pad": "1", "activation": act}
-            for filters, act in ((hidden, "relu"), (channels, "h_sigmoid"))]
-    layers = [Section(layer) for layer in ({"type": "avgpool"}, *gate, {"type": "scale_channels", "from": "-4"})]
+    dense = {"type": "convolutional", "size": "1", "stride": "1", "pad": "1"}
+    layers = [Section(layer) for layer in (
+        {"type": "avgpool"}, {**dense, "filters": str(hidden), "activation": "relu"},
+        {**dense, "filters": str(channels), "activation": "h_sigmoid"}, {"type": "scale_channels", "from": "-4"})]
     for layer in layers:
         layer.where = section.where
     return layers
@@ -344,7 +355,7 @@ def head_anchors(section: dict) -> list[tuple[float, float]]:
 
 
 def head_entries(section: dict) -> int:
-    """Channels per anchor of a detection layer: box, objectness and classes; [Gaussian_yolo] has four uncertainties as well."""
+    """Channels per anchor of a detection layer: box, objectness, classes; of [Gaussian_yolo] also four uncertainties."""
     return (9 if section["type"] == "Gaussian_yolo" else 5) + integer(section, "classes", DEFAULT_CLASSES)
 
 

@@ -36,7 +36,8 @@ def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int
     """Latency of each Darknet on a (width, height) image: batch norms folded, models timed in turn (A B A B ...) in one run,
     so that a machine whose speed drifts treats all alike. Decoding is included, NMS is not."""
     device = next(models[0].parameters()).device
-    images = torch.rand(batch, 3, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(batch, models[0].channels, size[1], size[0], device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     fast = [model.optimize() for model in models]
     for _ in range(warmup):
         for model in fast:

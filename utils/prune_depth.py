@@ -26,8 +26,8 @@ class Block:
 
 
 def residual_blocks(defs: list[dict]) -> list[Block]:
-    """Blocks that can be left out: a plain shortcut of equal widths over a chain of convolutions, perhaps with dropout, that nothing else reads; the last
-    convolution with batch norm and an activation that maps 0 to 0."""
+    """Blocks that can be left out: a plain shortcut of equal widths over a chain of convolutions, perhaps with dropout,
+    that nothing else reads; the last convolution with batch norm and an activation that maps 0 to 0."""
     readers: dict[int, list[int]] = {}
     for layer_i, section in enumerate(defs[1:]):
         for j in layer_inputs(layer_i, section):

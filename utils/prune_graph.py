@@ -1,8 +1,8 @@
 """Which channels of a net belong together, from module_defs alone.
 
 Every output channel of every layer gets an id. Layers that only pass channels on (pooling, upsample, dropout, plain routes)
-pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds (of inputs of different widths
-the common ones), a depthwise
+pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds (of inputs of
+different widths the common ones), a depthwise
 convolution maps one to one, or that sit at the same place of each group of a grouped convolution or route (so that all groups
 keep equal counts). The connected components of the ties are the groups that are scored and cut as one. A group that
 holds a frozen id (a channel something depends on by its number) cannot be cut.
@@ -129,8 +129,9 @@ def _head(build: _Builder, section: dict, inputs: list[np.ndarray]) -> np.ndarra
     return inputs[0]
 
 
-_OUTPUT_OF = {"convolutional": _convolution, "route": _route, "shortcut": _shortcut, "sam": _tied, "scale_channels": _tied,
-              "reorg": _reorg, "reorg3d": _reorg3d, "yolo": _head, "region": _head, "Gaussian_yolo": _head}
+_OUTPUT_OF = {"convolutional": _convolution, "route": _route, "shortcut": _shortcut, "sam": _tied,
+              "scale_channels": _tied, "reorg": _reorg, "reorg3d": _reorg3d,
+              "yolo": _head, "region": _head, "Gaussian_yolo": _head}
 
 
 def channel_graph(defs: list[dict], strategy: str = "group") -> ChannelGraph:

@@ -8,7 +8,7 @@ from torch import nn
 
 from utils import prune_scores, prune_search, sparsity
 from utils.channel_cost import saved_macs, seconds_per_mac
-from utils.letterbox import to_input
+from utils.letterbox import input_channels, to_input
 from utils.deviation import TOLERANCE, deviation
 from utils.evaluate import evaluate
 from utils.loss import yolo_loss
@@ -107,7 +107,7 @@ def layer_prices(job: Job) -> list[float] | None:
 
 def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The training loss of one batch in eval mode, scalar."""
-    images = to_input(images, next(model.parameters()).device)
+    images = to_input(images, next(model.parameters()).device, input_channels(model))
     return yolo_loss(model.raw_maps(images), model.heads(), targets, (images.shape[3], images.shape[2])).total()
 
 

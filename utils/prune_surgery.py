@@ -178,8 +178,8 @@ def _carrier_constants(defs, graph: ChannelGraph, carriers: dict[int, int]) -> t
 
 
 def _later_terms(defs: list[dict], graph: ChannelGraph) -> dict[int, int]:
-    """Convolutions whose output only ever enters a shortcut as its newer term (the block's last layer of a residual net) -> how many of
-    their channels, from the first, are added to an older term each time."""
+    """Convolutions whose output only ever enters a shortcut as its newer term (the last layer of a residual block)
+    -> how many of their channels, from the first, are added to an older term each time."""
     users: dict[int, list[tuple[int, dict]]] = {}
     for layer_i, section in enumerate(defs[1:]):
         for j in layer_inputs(layer_i, section):

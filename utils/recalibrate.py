@@ -5,7 +5,7 @@ from typing import Iterable
 import torch
 from torch import nn
 
-from utils.letterbox import to_input
+from utils.letterbox import input_channels, to_input
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def recalibrate(model: nn.Module, batches: Iterable) -> nn.Module:
                 bn.reset_running_stats()
                 bn.momentum = None  # a plain average over all batches
                 bn.train()
-        model.raw_maps(to_input(images, device))
+        model.raw_maps(to_input(images, device, input_channels(model)))
     for bn, momentum in zip(norms, momenta):
         bn.momentum = momentum
     return model.eval()

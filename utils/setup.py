@@ -16,17 +16,17 @@ from utils.datasets import ListDataset
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads
 
 
-def colour_defs(cfg: Path) -> list[dict]:
-    """module_defs of `cfg`. Raises CfgError when it is not made for colour pictures, which is what every dataset gives."""
+def picture_defs(cfg: Path) -> list[dict]:
+    """module_defs of `cfg`. Raises CfgError when it is made for neither colour nor grey pictures."""
     defs = parse_model_config(cfg)
-    if (channels := integer(defs[0], "channels", 3)) != 3:
-        raise CfgError(f"{cfg}: found channels={channels} in [net], expected 3: pictures are read as red, green and blue")
+    if (channels := integer(defs[0], "channels", 3)) not in (1, 3):
+        raise CfgError(f"{cfg}: found channels={channels} in [net], expected 3 (red, green and blue) or 1 (brightness)")
     return defs
 
 
 def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict]:
     """module_defs of `cfg`, its heads rebuilt (and said so) when its class count is not the data's."""
-    defs = colour_defs(cfg)
+    defs = picture_defs(cfg)
     if class_count(defs) != data.classes:
         if not quiet:
             print(f"{cfg}: made for {class_count(defs)} classes, {data.path} has {data.classes}: heads rebuilt for {data.classes}")
@@ -36,7 +36,7 @@ def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict
 
 def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
     """module_defs of `cfg`, its heads rebuilt (and said so) when the checkpoint `weights` was trained for another class count."""
-    defs = colour_defs(cfg)
+    defs = picture_defs(cfg)
     if not Path(weights).is_file() or not is_torch_file(weights):
         return defs
     saved = read_checkpoint(weights).get("module_defs")

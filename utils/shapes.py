@@ -15,8 +15,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Window:
-    """What a convolution or a pooling sees at a time: a square of `size` x `size` pixels, `dilation` apart, moved by `stride` (down,
-    right). padding: pixels a side for a convolution, in all for a pooling."""
+    """What a convolution or a pooling sees at a time: a square of `size` x `size` pixels, `dilation` apart, moved by
+    `stride` (down, right). padding: pixels per side for a convolution, in all for a pooling."""
 
     size: int
     stride: tuple[int, int]
@@ -35,7 +35,7 @@ def _stride(section: dict) -> tuple[int, int]:
 
 
 def conv_window(section: dict) -> Window:
-    """Window of a [convolutional] section: pads size // 2 for pad=1, else `padding`, all times the dilation (darknet's im2col)."""
+    """Window of a [convolutional]: pads size // 2 for pad=1, else `padding`, times the dilation (darknet's im2col)."""
     size = integer(section, "size", 1)
     dilation = integer(section, "dilation", 1) if size > 1 else 1
     padding = size // 2 if integer(section, "pad") else integer(section, "padding")
@@ -73,8 +73,8 @@ def _conv(section, inputs, place):
                        "expected a divisor of both")
     window = conv_window(section)
     if window.dilation > 1 and 2 * window.padding != window.dilation * (window.size - 1):
-        raise CfgError(f"{place}: found dilation={window.dilation} with size={window.size} and {window.padding} pixels of padding, expected an odd "
-                       "size and pad=1 (Darknet computes another size of the map than it fills)")
+        raise CfgError(f"{place}: found dilation={window.dilation} with size={window.size} and {window.padding} pixels "
+                       "of padding, expected an odd size and pad=1 (Darknet fills another size of map than it computes)")
     return filters, *window.count(height, width, 2 * window.padding)
 
 
@@ -104,7 +104,8 @@ def _route(section, inputs, place):
 
 def _shortcut(section, inputs, place):
     if any(shape[1:] != inputs[0][1:] for shape in inputs):
-        raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal shapes (channels may differ)")
+        raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal shapes "
+                       "(channels may differ)")
     return inputs[0]  # where channels differ the common ones are added
 
 
@@ -124,7 +125,7 @@ def _scale_channels(section, inputs, place):
 def _reorg(section, inputs, place):
     channels, height, width = inputs[0]
     stride = integer(section, "stride", 1)
-    unit = stride * stride if section["type"] == "reorg" else 1  # [reorg] reads the map as planes stride times as high and wide
+    unit = stride * stride if section["type"] == "reorg" else 1  # [reorg] reads planes stride times as high and wide
     if height % stride or width % stride or channels % unit:
         raise CfgError(f"{place}: found {inputs[0]} (channels, height, width), expected height and width divisible by "
                        f"{stride} and channels by {unit}")
@@ -134,13 +135,14 @@ def _reorg(section, inputs, place):
 def _detect(section, inputs, place):
     anchors, entries = len(head_anchors(section)), head_entries(section)
     if inputs[0][0] != anchors * entries:
-        raise CfgError(f"{place}: found {inputs[0][0]} input channels, expected {anchors * entries} = {anchors} anchors x {entries} (box, objectness "
-                       f"and classes); set filters={anchors * entries} in the convolution before it")
+        raise CfgError(f"{place}: found {inputs[0][0]} input channels, expected {anchors * entries} = {anchors} anchors "
+                       f"x {entries} (box, objectness and classes); set filters={anchors * entries} in the convolution "
+                       "before it")
     return inputs[0]
 
 
-_SHAPE_OF = {"convolutional": _conv, "maxpool": _pool, "local_avgpool": _pool, "upsample": _upsample, "route": _route, "shortcut": _shortcut,
-             "sam": _sam, "scale_channels": _scale_channels, "reorg": _reorg, "reorg3d": _reorg,
+_SHAPE_OF = {"convolutional": _conv, "maxpool": _pool, "local_avgpool": _pool, "upsample": _upsample, "route": _route,
+             "shortcut": _shortcut, "sam": _sam, "scale_channels": _scale_channels, "reorg": _reorg, "reorg3d": _reorg,
              "yolo": _detect, "region": _detect, "Gaussian_yolo": _detect,
              "avgpool": lambda section, inputs, place: (inputs[0][0], 1, 1),
              "dropout": lambda section, inputs, place: inputs[0]}

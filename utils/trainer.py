@@ -242,7 +242,7 @@ class Trainer:
 
     def _backward(self, images, targets, share: int, last: bool) -> LossParts:
         """Forward and backward pass of one batch, its loss divided by `share`; returns detached parts."""
-        images = to_input(images, self.device)
+        images = to_input(images, self.device, self.model.channels)
         sync = contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync()
         with sync:
             with torch.autocast(self.device.type, torch.bfloat16 if self.args.bf16 else torch.float16, enabled=self.amp):
