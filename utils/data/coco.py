@@ -9,6 +9,7 @@ from utils.data.source import Source
 from utils.data.yolo_labels import DataError
 
 NEEDED = {"images", "annotations", "categories"}
+IDS = (int, float, str)  # as pandas writes them: 1.0 is 1
 FLAG_KEYS = {"iscrowd": "crowd", "ignore": "crowd", "difficult": "difficult", "truncated": "truncated",
              "occluded": "occluded"}
 
@@ -25,8 +26,8 @@ def is_coco(path: Path) -> bool:
         head = file.read(1 << 16)
         file.seek(max(path.stat().st_size - (1 << 16), 0))
         text = (head + file.read()).replace(b"\0", b"")
-    keys = [key for key in (b'"images"', b'"annotations"', b'"categories"') if key in text]
-    return b'"shapes"' not in head and (len(keys) > 1 or (b'"images"' in keys and b'"annotations' in text))
+    keys = [b'"images"', b'"annotations"', b'"categories"', b'"file_name"', b'"image_id"', b'"category_id"']
+    return b'"shapes"' not in head and sum(key in text for key in keys) > 1
 
 
 def read(source: Source) -> Annotations:
@@ -75,7 +76,7 @@ def picture_folders(path: Path) -> list[Path]:
 
 def _has_id(row, key: str) -> bool:
     """Whether a row is an object with an id under `key`."""
-    return isinstance(row, dict) and isinstance(row.get(key), (int, str))
+    return isinstance(row, dict) and isinstance(row.get(key), IDS)
 
 
 def _keys(table) -> str:
@@ -122,7 +123,7 @@ def _boxes(rows: list, categories: dict, path: Path, source: Source) -> tuple[di
 
 def _box(row: dict, categories: dict, place: str) -> Box:
     category = row.get("category_id")
-    if not isinstance(category, (int, str)) or category not in categories:
+    if not isinstance(category, IDS) or category not in categories:
         raise DataError(f"{place}.category_id: found {category!r}, expected one of {str(list(categories))[:80]}")
     flags = tuple(dict.fromkeys(flag for key, flag in FLAG_KEYS.items() if str(row.get(key)).lower() in ("1", "true")))
     segments = row.get("segmentation")

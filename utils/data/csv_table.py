@@ -46,7 +46,7 @@ def read(source: Source) -> Annotations:
             continue
         samples += table.samples()
         if table.absent:
-            notes.append(f"{path.name}: boxes of {len(table.absent):,} pictures that are not here: left out")
+            notes.append(f"{path.name}: pictures that are not here, left out with their boxes: {len(table.absent):,}")
     names = sorted({box.name for sample in samples for box in sample.boxes})
     return Annotations(names, samples + unannotated(source, samples), notes)
 

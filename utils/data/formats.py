@@ -18,8 +18,8 @@ def detect(source: Source) -> str:
         several = ", ".join(f"{name} ({files[0]})" for name, files in found.items())
         raise DataError(f"{source.path}: found annotations in more than one format: {several}; choose with --format")
     if not found:
-        raise DataError(f"{source.path}: found no annotation, expected one of {', '.join(FORMATS)} "
-                        f"({len(source.files):,} files, {len(source.pictures):,} of them pictures)")
+        what = f"{len(source.files):,} files, {len(source.pictures):,} of them pictures, but " * source.path.is_dir()
+        raise DataError(f"{source.path}: found {what}no annotation, expected one of {', '.join(FORMATS)}")
     return next(iter(found))
 
 

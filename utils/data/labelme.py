@@ -40,7 +40,7 @@ def read(source: Source) -> Annotations:
         samples.append(sample)
         without_area += lines
     names = sorted({box.name for sample in samples for box in sample.boxes})
-    notes = [f"{without_area:,} points and lines have no area: left out"] if without_area else []
+    notes = [f"points and lines, which have no area, left out: {without_area:,}"] if without_area else []
     return Annotations(names, samples + unannotated(source, samples), notes)
 
 

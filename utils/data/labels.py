@@ -55,9 +55,8 @@ def fit(sample: Sample, picture: Picture, exif: str, counts: Counter) -> Entry:
     counts["turned"] += as_stored
     for box in sample.boxes:
         row = _row(box, width, height, entry.size, counts)
-        if row in entry.rows:
-            counts["repeated"] += 1
-        elif row is not None:
+        if row is not None:
+            counts["repeated"] += row in entry.rows
             entry.rows.append(row)
     return entry
 

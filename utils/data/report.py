@@ -20,13 +20,13 @@ ANCHOR_BOXES = 20_000  # boxes that are clustered, at most
 SHOWN_CLASSES = 40
 SHOWN_PAIRS = 50
 
-MENDED = {"clipped": "boxes reached over the border: clipped", "outside": "boxes lay outside their picture: left out",
-          "empty": "boxes had no area: left out", "repeated": "boxes were there twice: one kept",
-          "resized": "pictures have another size than annotated, in one shape: boxes scaled",
-          "turned": "pictures are written without their EXIF turn, as they were annotated",
-          "listed twice": "pictures were listed more than once: one kept",
-          "bad": "pictures at fault: left out (--skip-bad)",
-          "dropped empty": "pictures without a box: left out (--drop-empty)"}
+MENDED = {"clipped": "boxes over the border, clipped", "outside": "boxes outside their picture, left out",
+          "empty": "boxes without area, left out", "repeated": "boxes that repeat another of their picture, kept",
+          "resized": "pictures of another size than annotated, of one shape: boxes scaled",
+          "turned": "pictures written without their EXIF turn, as they were annotated",
+          "listed twice": "pictures listed more than once, one kept",
+          "bad": "faults, their pictures left out (--skip-bad)",
+          "dropped empty": "pictures without a box, left out (--drop-empty)"}
 
 
 def part_counts(entries: list[Entry], names: list[str]) -> dict[str, dict]:
@@ -133,19 +133,20 @@ def _tables(report: dict) -> list[list[list]]:
 def remarks(report: dict) -> list[str]:
     """What the reader has to know, a line each."""
     lines = [f"split {report['split']}"]
-    lines += [f"{count:,} {MENDED[key]}" for key, count in report["mended"].items()]
+    lines += [f"{MENDED[key]}: {count:,}" for key, count in report["mended"].items()]
     by_flag = report["left_out_by_flag"]
-    lines += [f"{count:,} boxes flagged {flag}: left out (--drop)" for flag, count in by_flag.items()]
+    lines += [f"boxes flagged {flag}, left out (--drop): {count:,}" for flag, count in by_flag.items()]
     if report["left_out_by_class"]:
         several = report["left_out_by_class"]
-        lines.append(f"{sum(several.values()):,} boxes of {len(several)} other classes: left out (--classes)")
+        lines.append(f"boxes of other classes ({', '.join(list(several)[:5])}{', ...' * (len(several) > 5)}), left out "
+                     f"(--classes): {sum(several.values()):,}")
     lines += report["notes"]
     for part in ("valid", "test"):
         count = report["near_duplicates"][part]["images"]
         if count and part in report["parts"]:
             whole = report["parts"][part]["images"]
-            lines.append(f"{count:,} of {whole:,} {part} pictures have a near-duplicate in train "
-                         f"(at most {NEAR} of 256 bits apart): scores on them flatter")
+            lines.append(f"{part} pictures with a near-duplicate in train (at most {NEAR} of 256 bits apart), on which "
+                         f"scores flatter: {count:,} of {whole:,}")
     for part, row in report["parts"].items():
         absent = [name for name, count in row["boxes_per_class"].items() if not count]
         if absent:

@@ -54,10 +54,10 @@ class Source:
             raise DataError(f"{place}: found the image name {name!r}, expected a file name")
         for tail in (parts, parts[-1:]):
             for folder in ([self.images] if self.images else []) + near:
-                if (found := folder.joinpath(*tail)).is_file():
+                if os.path.isfile(found := folder.joinpath(*tail)):
                     return found
         found = Path(str(name))
-        return found if found.is_absolute() and found.is_file() else self._search(parts, near, place)
+        return found if found.is_absolute() and os.path.isfile(found) else self._search(parts, near, place)
 
     def _search(self, parts: list[str], near: list[Path], place: str) -> Path:
         """The picture whose path ends most like `parts`, by name, else by stem."""
@@ -99,11 +99,11 @@ class Source:
 def locate(value: str, folders: list[Path]) -> Path | None:
     """A path as another machine wrote it: under one of the folders, its leading parts dropped as far as needed."""
     parts = [part for part in value.strip().replace("\\", "/").split("/") if part not in ("", ".")]
-    if Path(value).is_absolute() and Path(value).exists():
+    if os.path.isabs(value) and os.path.exists(value):
         return Path(value)
     for skipped in range(len(parts)):
         for folder in folders:
-            if (found := folder.joinpath(*parts[skipped:])).exists():
+            if os.path.exists(found := folder.joinpath(*parts[skipped:])):
                 return found
     return None
 

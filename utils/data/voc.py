@@ -42,7 +42,7 @@ def read(source: Source) -> Annotations:
             continue
         sample.part = listed[path.stem] if listed else part_of_folders(path, source.root)
         samples.append(sample)
-    notes = [f"{unlisted:,} annotations are in no list of ImageSets/Main: left out"] if unlisted else []
+    notes = [f"annotations in no list of ImageSets/Main, left out: {unlisted:,}"] if unlisted else []
     names = sorted({box.name for sample in samples for box in sample.boxes})
     return Annotations(names, samples + unannotated(source, samples), notes)
 

@@ -64,7 +64,7 @@ def read(source: Source) -> Annotations:
         raise DataError(f"{source.path}: found no label file for {len(pictures):,} pictures, expected one such as "
                         f"{label_path(pictures[0][0])}")
     if unlabelled and source.background is not False:
-        notes.append(f"{unlabelled:,} pictures have no label file: background (--no-background leaves them out)")
+        notes.append(f"pictures without a label file, as background (--no-background leaves them out): {unlabelled:,}")
     return Annotations(names or _numbered(samples), samples, notes)
 
 
