@@ -1,5 +1,6 @@
 """The training run: exact resume, sparsity steps, averages, schedule, rescaling, refusals."""
 
+import shutil
 import argparse
 import copy
 import csv
@@ -27,6 +28,7 @@ from utils.datasets import DataError
 from utils.detection import Detector
 from utils.distill import distillation_loss
 from utils.ema import ModelEma
+from utils.loss import LossParts
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
 from utils.parse_config import CfgError, parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
@@ -791,3 +793,61 @@ def test_a_restored_net_has_gammas_of_root_mean_square_one_and_the_same_output(t
         assert all(torch.allclose(a, b, atol=1e-9 * a.abs().max()) for a, b in zip(before, model.raw_maps(image)))
     alive = torch.cat([bn.weight[bn.weight != 0] for _, _, bn in model.convolutions() if bn is not None])
     assert alive.square().mean().sqrt().item() == pytest.approx(1.0)
+
+
+def typed(*flags):
+    return resumed_arguments(train.parse_args(["--resume", "logs/run", "--n_cpu", "0", *flags]))
+
+
+def test_a_finished_run_that_is_resumed_says_so_and_how_to_go_on(arguments):
+    run_epochs(Trainer(arguments("--no-publish")), 3)
+    with pytest.raises(ValueError, match=r"finished \(3 of 3 epochs\).*--epochs 6.*-pre .*last\.pth"):
+        typed()
+
+
+def test_a_finished_run_whose_publishing_was_cut_off_is_published_on_resume(arguments, capsys):
+    run_epochs(Trainer(arguments()), 3)
+    Trainer(typed()).finish()
+    assert "written: checkpoints/" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="finished"):
+        typed()
+
+
+def test_more_epochs_go_on_by_a_schedule_that_is_said(arguments, capsys):
+    run_epochs(Trainer(arguments("--no-publish")), 3)
+    resumed = Trainer(typed("--epochs", "5"))
+    assert "--epochs 3 -> 5: from epoch 4 on, the learning rate is that of a cosine schedule over 5 epochs" in capsys.readouterr().out
+    assert resumed.total_steps == 5 * resumed.steps_per_epoch and run_epochs(resumed, 5).epoch == 5
+    with pytest.raises(ValueError, match="found --epochs 2, expected 5"):
+        typed("--epochs", "2")
+
+
+def test_flags_that_a_resumed_run_cannot_take_are_refused_by_name(arguments):
+    run_epochs(Trainer(arguments("--no-publish")), 1)
+    with pytest.raises(ValueError, match=r"--lr 0\.5 \(begun with 0\.001\), --mosaic 0\.5"):
+        typed("--lr", "0.5", "--mosaic", "0.5")
+    assert typed("--lr", "0.001", "--threads", "1").threads == 1  # the value it has, and flags of the machine, are no change
+
+
+def test_a_published_file_of_another_run_is_named_and_never_lost(arguments, capsys, tmp_path):
+    run_epochs(Trainer(arguments("--epochs", "1")), 1).finish()
+    run_epochs(Trainer(arguments("--epochs", "1", "--name", "second")), 1).finish()
+    assert "replaces that of the run run (of " in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "logs" / "second")
+    run_epochs(Trainer(arguments("--epochs", "1", "--name", "third")), 1).finish()
+    said = capsys.readouterr().out
+    assert "which is kept as checkpoints/" in said and list((tmp_path / "checkpoints").glob("*-before.pth"))
+    run_epochs(Trainer(arguments("--epochs", "1", "--name", "fourth")), 1).finish()
+    assert "logs/third" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weights_too", [True, False])
+def test_the_error_for_an_infinite_loss_names_its_cause(arguments, monkeypatch, weights_too):
+    trainer = Trainer(arguments("--no-publish"))
+    if weights_too:
+        with torch.no_grad():
+            next(trainer.model.parameters()).fill_(float("nan"))
+    else:
+        monkeypatch.setattr("utils.trainer.yolo_loss", lambda *args: LossParts(*(torch.tensor(float("inf"), requires_grad=True) for _ in range(3))))
+    with pytest.raises(TrainingError, match="steps before were too large" if weights_too else "all weights are finite"):
+        trainer.train_one_epoch(1)

@@ -32,6 +32,17 @@ class Parser(argparse.ArgumentParser):
         """argparse's, of flags in either spelling."""
         return super().parse_known_args(self.spelled(sys.argv[1:] if args is None else args), namespace)
 
+    def named(self, words: Iterable[str] | None = None) -> set[str]:
+        """Destinations of the flags that the command line names; those left at their defaults are not among them."""
+        words, defaults = sys.argv[1:] if words is None else words, {action: action.default for action in self._actions}
+        for action in self._actions:
+            action.default = argparse.SUPPRESS
+        try:
+            return set(vars(self.parse_args(words)))
+        finally:
+            for action, default in defaults.items():
+                action.default = default
+
     def spelled(self, words: Iterable[str]) -> list[str]:
         """Command-line words with the flags as they were declared: --img-size=3 -> --img_size=3; nothing after a -- is a flag."""
         words = list(words)

@@ -7,13 +7,13 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms, score_compat
 from utils.letterbox import input_channels, to_input
 from utils.metrics import EvalResult, score
 from utils.nms import non_max_suppression
+from utils.progress import Progress
 
 PIXELS = {"compat": "on letterboxed images, not on the reference's own input",
           "reference": "on the reference's input (padded with black to a square, nearest neighbour)"}
@@ -44,7 +44,7 @@ def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device
     """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, channels, H, W) ->
     (B, N, 5 + K)."""
     detections, truths = [], []
-    for images, targets in tqdm(loader, desc="evaluate", leave=False, disable=None if not quiet else True):
+    for images, targets in Progress(loader, len(loader), "evaluate", loader.batch_size or 1, not quiet):
         predictions = predict(to_input(images, device, channels)).float()
         if options.scorer != "standard":
             found = merge_nms(predictions, options.conf_thres, options.nms_thres)

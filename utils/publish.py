@@ -8,6 +8,15 @@ from utils import cli
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.darknet_export import usual_scale
 from utils.parse_config import parse_model_config
+from utils.writing import write_text
+
+
+MARK = "published.txt"  # in the run folder: the fixed names that the finished run was copied to
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a finished run's files were copied to the fixed names."""
+    return (folder / MARK).is_file()
 
 
 def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
@@ -17,6 +26,7 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Call
     checkpoint, targets = Path("checkpoints") / f"{name}_ckpt.pth", [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
     kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
     last = read_checkpoint(folder / "last.pth")
+    replaced = [note for path in (checkpoint, *targets) for note in _replaced(path, last["run"])]
     slim = {key: last[key] for key in ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50")}
     save_checkpoint(checkpoint, slim)
     for target in targets:
@@ -24,7 +34,24 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Call
     written = [f"{checkpoint} (last)"] + [f"{target} (best)" for target in targets] + kept
     if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
         written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), build)
-    print(f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}")
+    write_text(folder / MARK, "\n".join(written) + "\n")
+    print("\n".join([f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}", *dict.fromkeys(replaced)]))
+
+
+def _replaced(path: Path, run: str) -> list[str]:
+    """A line that says which other run's file at a fixed name is about to be replaced, and where that run's own files are; one whose run folder
+    is gone is kept as *-before."""
+    if not path.is_file():
+        return []
+    old = read_checkpoint(path)
+    own, begun = str(old.get("run")), f"{old.get('run', 'a run of unknown name')} (of {old.get('cfg', 'an unknown cfg')})"
+    if own == run:
+        return []
+    if (Path("logs") / own / "best.pth").is_file():
+        return [f"{path}: replaces that of the run {begun}, whose own files are in logs/{own}"]
+    kept = path.with_name(f"{path.stem}-before{path.suffix}")
+    copy_file(path, kept)
+    return [f"{path}: replaces that of {begun}, which is kept as {kept}"]
 
 
 def _keep_start(start: str | None, path: Path) -> list[str]:

@@ -8,7 +8,7 @@ DEFAULT_WEIGHTS = "weights/yolov3.weights"
 
 
 def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
-    """Arguments of train.py; `weights_named` says whether --weights was given."""
+    """Arguments of train.py; `weights_named` says whether --weights was given, `named` which flags the command line has."""
     p = cli.Parser(prog="train.py", description=description)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from; none: from scratch "
@@ -24,7 +24,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     args = p.parse_args(argv)
     if bool(args.teacher_cfg) != bool(args.teacher_weights):
         p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
-    args.weights_named = args.weights is not None
+    args.named = sorted(p.named(argv))
+    args.weights_named = "weights" in args.named
     args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args
 
@@ -41,14 +42,14 @@ def _add_training_flags(t) -> None:
     t.add_argument("--warmup", type=cli.amount, default=1.0, metavar="EPOCHS",
                    help="epochs in which the learning rate rises from 0")
     t.add_argument("--accumulate", type=cli.positive_int, default=1, metavar="N", help="batches per optimiser step")
-    t.add_argument("--clip", type=cli.amount, default=500.0, metavar="NORM", 
+    t.add_argument("--clip", type=cli.amount, default=500.0, metavar="NORM",
                    help="gradients of a larger norm are scaled down to it; 0: never (usual norms: about 100)")
-    t.add_argument("--ema", type=cli.fraction, default=0.998, metavar="DECAY", 
+    t.add_argument("--ema", type=cli.fraction, default=0.998, metavar="DECAY",
                    help="decay of the moving average of weights that is scored and saved; 0: no average")
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision, on a GPU")
-    t.add_argument("--bf16", action="store_true", 
+    t.add_argument("--bf16", action="store_true",
                    help="mixed precision in bfloat16, on a CPU too: steps twice as fast where it has AMX units")
-    t.add_argument("--compile", action="store_true", 
+    t.add_argument("--compile", action="store_true",
                    help="run the net through torch.compile: up to 2 minutes to start, then steps about 6 %% faster")
     t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="do not train layers 0 to N-1")
     t.add_argument("--seed", type=cli.count, default=0, help="of initial weights, image order and augmentation")
@@ -57,10 +58,10 @@ def _add_training_flags(t) -> None:
 def _add_loss_flags(loss) -> None:
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou",
                       help="ciou: complete IoU; mse: squared errors of x, y, w, h as in Darknet")
-    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU", 
+    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU",
                       help="every anchor whose IoU with a box is higher learns it; 1: the best anchor alone, as in "
                       "YOLOv3")
-    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU", 
+    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU",
                       help="predictions above this IoU with any box are ignored in the objectness loss")
 
 
@@ -117,6 +118,6 @@ def _add_output_flags(o) -> None:
     o.add_argument("--checkpoint_interval", type=cli.count, default=0, metavar="EPOCHS",
                    help="keep a numbered checkpoint of every EPOCHS epochs; 0: only the last and the best")
     o.add_argument("--tensorboard", action="store_true", help="also write numbers and gamma histograms for TensorBoard")
-    o.add_argument("--no-publish", action="store_true", 
+    o.add_argument("--no-publish", action="store_true",
                    help="write to the run folder only, not to checkpoints/ and weights/")
     cli.add_score_flags(o)

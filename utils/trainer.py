@@ -10,7 +10,6 @@ from typing import Callable
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from utils import cli, distributed, sparsity
 from utils.augmentations import AUGMENTATIONS, Augmentation
@@ -28,7 +27,8 @@ from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS, origin
 from utils.parse_config import rebuild_heads
 from utils.plots import plot_training
 from utils.prune_graph import channel_graph
-from utils.publish import publish
+from utils.progress import Progress
+from utils.publish import is_published, publish
 from utils.rescale import rescale_gammas, rescale_obstacles
 from utils.run_folder import RunFolder, environment, new_run_path, require_tensorboard
 from utils.schedule import learning_rate
@@ -43,15 +43,41 @@ class TrainingError(ValueError):
     """Training cannot go on."""
 
 
+MACHINE = ("resume", "device", "n_cpu", "threads", "cache_gb")  # flags of the machine, not of the run: a resumed run takes them as they are typed
+SCHEDULED = "epochs"  # the one flag of the run that a resumed run may change
+
+
 def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments that the run named by --resume was started with; the machine's (device, processes, threads) stay."""
+    """The arguments that the run named by --resume was begun with; flags of the machine, and more --epochs, are those of now.
+
+    Raises ValueError when another flag was typed with another value, and when the run is finished and published.
+    """
     path = Path(args.resume)
     last = path if path.is_file() else path / "last.pth"
-    stored = read_checkpoint(last).get("args")
+    state = read_checkpoint(last)
+    stored = state.get("args")
     if stored is None:
         raise ValueError(f"{last}: holds no state of a run, expected the last.pth of a run folder")
-    here = {"resume": str(last), "device": args.device, "n_cpu": args.n_cpu, "threads": args.threads}
-    return argparse.Namespace(**{**vars(args), **stored, **here})
+    named = getattr(args, "named", [])
+    _refuse_changes(last, stored, {name: getattr(args, name) for name in named if name not in (*MACHINE, SCHEDULED, "weights_named")})
+    here = {name: getattr(args, name) for name in MACHINE if hasattr(args, name) and (name in named or name != "cache_gb")}
+    epochs = args.epochs if SCHEDULED in named else stored["epochs"]
+    if epochs < state["epoch"]:
+        raise ValueError(f"{last}: found --epochs {epochs}, expected {state['epoch']} or more, which this run has behind it")
+    if epochs == state["epoch"] and (stored["no_publish"] or is_published(last.parent)):
+        raise ValueError(f"{last}: this run is finished ({epochs} of {epochs} epochs); for more of it, --resume {last.parent} --epochs {2 * epochs}; for "
+                         f"another run from its weights, -pre {last}")
+    if epochs != stored["epochs"]:
+        print(f"--epochs {stored['epochs']} -> {epochs}: from epoch {state['epoch'] + 1} on, the learning rate is that of a {stored['schedule']} schedule over "
+              f"{epochs} epochs")
+    return argparse.Namespace(**{**vars(args), **stored, **here, "resume": str(last), "epochs": epochs, "named": named})
+
+
+def _refuse_changes(last: Path, stored: dict, typed: dict) -> None:
+    """Raise ValueError where a typed flag has another value than the run was begun with."""
+    changed = [f"--{name} {value} (begun with {stored.get(name)})" for name, value in typed.items() if stored.get(name) != value]
+    if changed:
+        raise ValueError(f"{last}: found {', '.join(changed)}: a resumed run keeps its flags; leave them out, or begin another run from its weights: -pre {last}")
 
 
 class Trainer:
@@ -214,8 +240,7 @@ class Trainer:
         self.sampler.epoch = epoch
         self._train_mode()
         sums, batches, started = None, len(self.sampler), time.perf_counter()
-        bar = tqdm(self.loader, total=batches, desc=f"epoch {epoch}/{self.args.epochs}", leave=False,
-                   disable=None if self.main else True)
+        bar = Progress(self.loader, batches, f"epoch {epoch}/{self.args.epochs}", self.args.batch_size * self.world_size, self.main)
         for batch_i, (images, targets) in enumerate(bar):
             last = (batch_i + 1) % self.args.accumulate == 0 or batch_i + 1 == batches
             # batches of the last, possibly shorter, accumulation share one step
@@ -228,7 +253,7 @@ class Trainer:
             if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
                 self._check_finite(sums, parts, epoch, batch_i)  # reads the loss, which makes a GPU wait: not every step
             if batch_i % 10 == 9:
-                bar.set_postfix(loss=f"{sum(float(part) for part in sums) / (batch_i + 1):.3f}")
+                bar.note = f"loss {sum(float(part) for part in sums) / (batch_i + 1):.3f}"
         seconds = time.perf_counter() - started
         box, objectness, classes = (float(part) / batches for part in sums)
         return {"lr": rate, "loss": box + objectness + classes, "loss_box": box, "loss_objectness": objectness,
@@ -261,8 +286,11 @@ class Trainer:
     def _check_finite(self, sums: LossParts, parts: LossParts, epoch: int, batch_i: int) -> None:
         if not math.isfinite(float(sums.total())):
             found = ", ".join(f"{name} {float(value):g}" for name, value in parts._asdict().items())
-            raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: the loss is not finite ({found}); lower the learning rate "
-                                f"(--lr {self.args.lr / 3:.2g}) or look at the labels; {self.folder.path if self.main else ''} keeps the last epoch")
+            broken = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
+            cause = (f"{len(broken)} weights are not finite either, {broken[0]} first: the steps before were too large, which a lower --lr (now {self.args.lr:g}) or "
+                     f"--clip (now {self.args.clip:g}) prevents" if broken else "all weights are finite, so this batch's pictures or labels are the cause")
+            raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: the loss is not finite ({found}); {cause}; "
+                                f"{self.folder.path if self.main else 'the run folder'} keeps the last epoch")
 
     def _rate(self, step: int) -> float:
         """Learning rate of an optimiser step of this run."""
