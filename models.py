@@ -407,8 +407,8 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
     pixels, score, class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
     """
     from utils import cli  # here: what builds a net needs nothing of what runs one
-    from utils.detection import Detector, numbered_names
-    from utils.setup import load_net
+    from utils.detection import Detector
+    from utils.setup import load_net, numbered_names
 
     net = load_net(cli.resolve_cfg(cfg), weights, Darknet, img_size)
     names = net.names or numbered_names(net.model.heads()[0].classes)

@@ -14,7 +14,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test.py."""
     p = cli.Parser(description=__doc__)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to score (default: weights/STEM_ckpt.pth)")
-    cli.add_data_flags(p)
+    cli.add_data_flags(p, trained=True)
     cli.add_run_flags(p, batch_size=8)
     cli.add_score_flags(p)
     cli.add_backend_flag(p)
@@ -28,23 +28,26 @@ def main() -> None:
     args = parse_args()
     from models import Darknet
     from utils.backends import make_backend
-    from utils.checkpoint import load_weights
+    from utils.data_config import parse_data_config
     from utils.datasets import evaluation_loader
     from utils.evaluate import ScoreOptions, evaluate
     from utils.plots import plot_pr_curves
-    from utils.setup import labelled_dataset, model_and_data
+    from utils.setup import data_of, labelled_dataset, load_net, require_classes, scored_names
 
-    cfg, defs, data = model_and_data(args)
     device = cli.select_device(args.device, args.threads)
-    size = cli.input_size(args, defs)
-    model = Darknet(defs)
+    cfg = cli.resolve_cfg(args.cfg)
     weights = Path(args.weights or cli.default_weights(cfg))
-    words, _ = load_weights(model, weights)
+    data = parse_data_config(args.data or data_of(weights), args.class_path)
+    net = load_net(cfg, weights, Darknet, args.img_size)
+    model, size = net.model.to(device), net.size
+    require_classes(model.module_defs, weights, data)
+    names = scored_names(net, data)
     valid = labelled_dataset(args, data, "valid", size)
-    backend, predict = make_backend(args.backend, model.to(device), size, len(valid))
-    print(f"{cfg}, {weights}: {words}; {len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
+    backend, predict = make_backend(args.backend, model, size, len(valid))
+    print(f"{cfg}, {weights}: {net.words}; {data.path}, {len(valid)} images at {size[0]}x{size[1]} on {device}, "
+          f"by {backend}")
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
-    result = evaluate(model, evaluation_loader(valid, args.batch_size, args.n_cpu), data.names, options, predict=predict)
+    result = evaluate(model, evaluation_loader(valid, args.batch_size, args.n_cpu), names, options, predict=predict)
     print_result(result, args.iou_thres)
     curve = args.pr or Path("output") / f"pr_{cli.stem(cfg)}.png"
     plot_pr_curves({cli.stem(cfg): result.curve}, f"{cli.stem(cfg)}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)

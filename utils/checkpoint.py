@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
 from utils.origin import missing
-from utils.parse_config import head_anchors, head_indices, rebuild_heads, class_count
+from utils.parse_config import class_count, explicit, head_anchors, head_indices, rebuild_heads
 from utils.writing import replacing
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
 ALL_LAYERS = "all layers"  # load_weights' words when nothing starts from scratch
-# what a missing key of a section means
-_DEFAULTS = {"stride": "1", "size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0",
+# what a missing key of a section means, besides those of utils.parse_config.explicit
+_DEFAULTS = {"size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0",
              "batch_normalize": "0", "scale_x_y": "1", "new_coords": "0", "scale_wh": "0", "reverse": "0", "softmax": "0"}
 
 
@@ -239,7 +239,7 @@ def _check_architecture(model: nn.Module, path: Path, content: dict, strict: boo
         return
     if class_count(saved) != class_count(model.module_defs) and not strict:
         saved = rebuild_heads([dict(section) for section in saved], class_count(model.module_defs))
-    own = model.module_defs
+    saved, own = explicit(saved), explicit(model.module_defs)
     if len(saved) != len(own):
         raise CheckpointError(f"{path}: found weights of a net of {len(saved) - 1} layers, expected {len(own) - 1}{_right_cfg(content)}")
     for layer_i, (theirs, ours) in enumerate(zip(saved[1:], own[1:])):

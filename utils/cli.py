@@ -12,6 +12,8 @@ from typing import Callable, Iterable, NamedTuple, NoReturn
 
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 
+DEFAULT_DATA = "config/oxfordhand.data"
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """--help with the defaults that the parser really has, and the examples of the description as they are."""
@@ -155,10 +157,15 @@ def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | No
                         metavar="FILE", help=f"checkpoint (.pth) or Darknet .weights: {weights_help}")
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """--data_config = --data, --class_path, and how images are read."""
-    parser.add_argument("--data_config", "--data", dest="data", default="config/oxfordhand.data", metavar="FILE",
-                        help=".data or .yaml file that names the image lists and classes")
+def add_data_flags(parser: argparse.ArgumentParser, trained: bool = False) -> None:
+    """--data_config = --data, --class_path, and how images are read.
+
+    trained: --data is by default what the weights were trained on.
+    """
+    words = ".data or .yaml file that names the image lists and classes"
+    default = f" (default: what the checkpoint was trained on, else {DEFAULT_DATA})"
+    parser.add_argument("--data_config", "--data", dest="data", default=None if trained else DEFAULT_DATA,
+                        metavar="FILE", help=words + default * trained)
     parser.add_argument("--class_path", metavar="FILE",
                         help="file of class names, one per line; replaces those of --data")
     parser.add_argument("--skip-bad", action="store_true",

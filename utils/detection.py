@@ -19,6 +19,7 @@ from utils.deploy.drawing import draw
 from utils.deploy.sources import Item, frame_count, frames, read_picture
 from utils.letterbox import input_channels, letterbox, planes, to_input
 from utils.nms import non_max_suppression
+from utils.setup import numbered_names
 from utils.tables import counted
 from utils.writing import replacing, write_json
 
@@ -63,11 +64,6 @@ def class_names(path: str | None, data: str | None, known: Sequence[str] | None,
     if len(names) != classes:
         raise ValueError(f"{path or data}: found {len(names)} names, expected {classes}, the net's class count")
     return list(names)
-
-
-def numbered_names(classes: int) -> list[str]:
-    """What classes are called that nobody named."""
-    return [f"class{i}" for i in range(classes)]
 
 
 def expected_images(items: Sequence[Item], max_frames: int = 0) -> float:

@@ -13,7 +13,7 @@ from utils import cli
 from utils.checkpoint import read_checkpoint
 from utils.origin import missing
 from utils.parse_config import parse_model_config
-from utils.setup import labelled_dataset, model_and_data
+from utils.setup import data_of, labelled_dataset, model_and_data
 from utils.shapes import total_cost
 from utils.tables import ascii_table
 from utils.train_args import parse_train_args
@@ -29,11 +29,13 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
     """Prune args.cfg in args.steps parts, each followed by `train.py` with the flags of --tune; argv: this command line's flags,
     passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its name>-step<i>."""
     parse_train_args("fine-tuning of --steps", shlex.split(args.tune))  # a wrong flag is known before the first step is pruned
+    weights = Path(args.weights or cli.default_weights(args.cfg, "checkpoints"))
+    args.data = args.data or data_of(weights)
     _, defs, data = model_and_data(args, quiet=True)  # and so are images without a box
     for part in ("train", "valid"):
         labelled_dataset(args, data, part, cli.input_size(args, defs))
     out = args.out or Path("pruned") / f"steps-{cli.stem(args.cfg)}"
-    cfg, weights = cli.resolve_cfg(args.cfg), Path(args.weights or cli.default_weights(args.cfg, "checkpoints"))
+    cfg = cli.resolve_cfg(args.cfg)
     shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
     remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights), "prune": [*shares, *passed],
                                   "layers": args.layers, "tune": args.tune})

@@ -334,6 +334,38 @@ def input_size(defs: list[dict]) -> tuple[int, int]:
     return integer(defs[0], "width", 416), integer(defs[0], "height", 416)
 
 
+def resized(defs: list[dict], width: int, height: int) -> list[dict]:
+    """module_defs made for images of that size in pixels; the layers are not copied."""
+    net = defs[0].copy()
+    net["width"], net["height"] = str(width), str(height)
+    return [net, *defs[1:]]
+
+
+def explicit(defs: list[dict]) -> list[dict]:
+    """Copies of module_defs with the keys written out for which Darknet, OpenCV and others assume different values
+    where a cfg leaves them out (parser.c, darknet_io.cpp): a missing activation is linear to OpenCV, logistic to
+    Darknet."""
+    return [_explicit(section) for section in defs]
+
+
+def _explicit(section: dict) -> dict:
+    stride = section.get("stride", "1")
+    pool = {"size": section.get("size", stride), "stride": stride}
+    head = {"classes": str(DEFAULT_CLASSES), "num": str(len(numbers(section, "anchors")) // 2)}
+    defaults = {"net": {"width": "416", "height": "416", "channels": "3"},
+                "convolutional": {"size": "1", "stride": "1", "activation": "logistic"},
+                "maxpool": pool | {"padding": str(integer(pool, "size") - 1)},
+                "upsample": {"stride": "2"}, "reorg": {"stride": "1"}, "reorg3d": {"stride": "1"},
+                "shortcut": {"activation": "linear"}, "scale_channels": {"activation": "linear"},
+                "sam": {"activation": "linear"}, "yolo": head, "Gaussian_yolo": head,
+                "region": head | {"coords": "4"}}
+    defaults["local_avgpool"] = defaults["maxpool"]
+    full = section.copy()
+    for key, value in defaults.get(section["type"], {}).items():
+        full.setdefault(key, value)
+    return full
+
+
 def head_indices(defs: list[dict]) -> list[int]:
     """Layer indices of the detection layers ([yolo], [region]), in cfg order."""
     return [i for i, section in enumerate(defs[1:]) if section["type"] in HEADS]

@@ -11,7 +11,7 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     p = cli.Parser(description=description, allow_abbrev=False)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, "to prune (default: checkpoints/STEM_ckpt.pth)")
-    cli.add_data_flags(model)
+    cli.add_data_flags(model, trained=True)
     cli.add_run_flags(model, batch_size=16)
     cut = p.add_argument_group("what goes")
     cut.add_argument("--percent", type=cli.fraction, default=0.85, help="share of the prunable channels to remove")

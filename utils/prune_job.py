@@ -11,15 +11,17 @@ from torch import nn
 
 from utils import cli
 from utils.checkpoint import ALL_LAYERS, load_weights
-from utils.data_config import DataConfig
+from utils.data_config import DataConfig, parse_data_config
 from utils.datasets import DataError, ListDataset, TrainSampler, evaluation_loader, training_loader
 from utils.evaluate import ScoreOptions, evaluate
 from utils.metrics import EvalResult
+from utils.parse_config import class_count
 from utils.prune_depth import Block
 from utils.prune_graph import ChannelGraph, channel_graph
 from utils.prune_masks import Cut
 from utils.prune_surgery import Surgery, compact_net
-from utils.setup import dataset, labelled_dataset, model_and_data
+from utils.setup import (data_of, dataset, defs_to_prune, given_names, labelled_dataset, names_of,
+                         require_classes)
 
 RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
 
@@ -48,17 +50,21 @@ class Job:
     build: Callable[..., nn.Module]  # models.Darknet
     blocks: list[Block] = field(default_factory=list)  # residual blocks that were removed
     before: EvalResult | None = None  # of the dense net, once it was scored
+    about: dict = field(default_factory=dict)  # "names" of the classes and "data", for the files that are written
 
 
 def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> Job:
     """Build and load the net of --cfg and --weights. A rescaling that its gammas carry stays: ranks do not depend on it."""
-    cfg, defs, data = model_and_data(args)
     device = cli.select_device(args.device, args.threads)
-    model = build(defs)
+    cfg = cli.resolve_cfg(args.cfg)
     weights = Path(args.weights or cli.default_weights(cfg, "checkpoints"))
+    args.data = args.data or data_of(weights)
+    data = parse_data_config(args.data, args.class_path)
+    defs = defs_to_prune(cfg, weights, data, scored=not args.no_eval)
+    model = build(defs)
     words, content = load_weights(model, weights, strict=False)
     if words != ALL_LAYERS:
-        print(f"warning: {weights}: {words}; its mAP means nothing before training")
+        print(f"warning: {weights}: {words}; its mAP means nothing before training (train.py makes heads for the data)")
     size = cli.input_size(args, defs)
     loader = None
     if not args.no_eval:
@@ -75,6 +81,7 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
         """The first `count` batches of training images, not augmented, the same each time."""
         if not count:
             return []
+        require_classes(defs, weights, data)
         images = (labelled_dataset if labelled else dataset)(args, data, "train", size)
         return itertools.islice(training_loader(images, TrainSampler(len(images), args.batch_size, size), 0), count)
 
@@ -83,6 +90,10 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     model = model.eval().to(device)
     job = Job(args, cfg, weights, model, model, channel_graph(model.module_defs, args.strategy), size, data.names, loader, train_batches,
               options, content.get("rescale", 1.0), build)
+    fits = class_count(defs) == data.classes
+    known = words == ALL_LAYERS and names_of(cfg, weights, content, class_count(defs))
+    job.about = {"names": known or (given_names(data) if fits else None),
+                 "data": content.get("data") or (str(data.path) if fits else None)}
     if not job.graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {args.strategy}")
     return job

@@ -8,10 +8,10 @@ import torch
 
 from utils import cli
 from utils.checkpoint import save_checkpoint, weights_content
-from utils.darknet_export import usual_scale
+from utils.darknet_export import export_darknet
 from utils.darknet_weights import darknet_bytes
 from utils.metrics import EvalResult
-from utils.parse_config import write_model_config
+from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
 from utils.profile import Latency, compare_latency
 from utils.prune_scores import gammas_by_layer
@@ -120,11 +120,15 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     for path in (names.cfg, names.darknet_cfg):
         if path.exists() and path.resolve() == job.cfg.resolve():
             raise PruneError(f"{path}: would be written over its own input; choose another place with --out")
-    content = weights_content(compact.model, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
-                              map50=after.map50 if after else None)
-    write_model_config(names.cfg, compact.model.module_defs)
-    write_model_config(names.darknet_cfg, compact.model.module_defs)
-    usual_scale(compact.model, job.rescale).save_darknet_weights(names.darknet_weights)  # the checkpoint keeps the scale it trains well at
+    net = compact.model
+    net.seen = 0  # a start for fine-tuning: Darknet ends a training at once whose count of images is past max_batches
+    net.module_defs = explicit(resized(net.module_defs, *job.size))
+    content = weights_content(net, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
+                              map50=after.map50 if after else None, size=job.size, **job.about)
+    # the checkpoint keeps the scale it trains well at
+    words = export_darknet(net, job.rescale, names.darknet_weights, job.size, job.about.get("names"))
+    print(f"{names.darknet_weights}: {words}")
+    write_model_config(names.cfg, net.module_defs)
     for path in (names.checkpoint, names.weights):
         save_checkpoint(path, content)
     for path in (names.checkpoint, names.weights, names.darknet_weights):  # starts that an earlier tuning kept belong to another pruning

@@ -1,16 +1,16 @@
 """The fixed file names that a finished training run writes beside its own folder."""
 
-import shutil
 from pathlib import Path
 from typing import Callable
 
 from utils import cli
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
-from utils.darknet_export import usual_scale
-from utils.parse_config import parse_model_config
+from utils.darknet_export import export_darknet
+from utils.parse_config import explicit, input_size, parse_model_config
 from utils.writing import write_text
 
-
+# what a published checkpoint holds of a run's last.pth
+KEPT = ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50", "names", "size", "data")
 MARK = "published.txt"  # in the run folder: the fixed names that the finished run was copied to
 
 
@@ -27,7 +27,7 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Call
     kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
     last = read_checkpoint(folder / "last.pth")
     replaced = [note for path in (checkpoint, *targets) for note in _replaced(path, last["run"])]
-    slim = {key: last[key] for key in ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50")}
+    slim = {key: last.get(key) for key in KEPT}
     save_checkpoint(checkpoint, slim)
     for target in targets:
         copy_file(folder / "best.pth", target)
@@ -65,16 +65,19 @@ def _keep_start(start: str | None, path: Path) -> list[str]:
 
 
 def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
-    """Replace the Darknet file `start` by a checkpoint's weights when they fit the cfg beside it, keeping the first start as
+    """Replace the Darknet pair of `start` by a checkpoint's net when it is that of the cfg beside it, keeping the first start as
     *-init.weights; returns what was done."""
     pair = start.with_suffix(".cfg")
-    model = build(content["module_defs"])
-    if not pair.is_file() or parse_model_config(pair)[1:] != content["module_defs"][1:]:
+    if not pair.is_file():
+        return []
+    defs, tuned = explicit(parse_model_config(pair)), explicit(content["module_defs"])
+    if defs[1:] != tuned[1:]:
         return []
     kept = start.with_name(f"{start.stem}-init.weights")
     if not kept.exists():  # a second tuning keeps the first start
-        shutil.copyfile(start, kept)
+        copy_file(start, kept)
+    model = build(defs).eval()
     model.load_state_dict(content["model"])
     model.seen = content["seen"]
-    usual_scale(model, content["rescale"]).save_darknet_weights(start)
-    return [f"{start} (best; the start is kept as {kept.name})"]
+    words = export_darknet(model, content["rescale"], start, content.get("size") or input_size(defs), content.get("names"))
+    return [f"{start} (best; the start is kept as {kept.name}; {words})"]

@@ -9,11 +9,11 @@ from typing import Callable
 from torch import nn
 
 from utils import cli
-from utils.checkpoint import is_torch_file, load_weights, read_checkpoint
+from utils.checkpoint import is_torch_file, load_weights, read_checkpoint, weights_classes
 from utils.compat import reference_square
 from utils.data_config import DataConfig, parse_data_config, read_names
 from utils.datasets import ListDataset
-from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads
+from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads, resized
 
 
 def picture_defs(cfg: Path) -> list[dict]:
@@ -35,15 +35,57 @@ def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict
 
 
 def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
-    """module_defs of `cfg`, its heads rebuilt (and said so) when the checkpoint `weights` was trained for another class count."""
+    """module_defs of `cfg` for a net that is not trained further: with the heads that the file `weights` holds (said
+    where they are not the cfg's) and the input size that it was trained at."""
     defs = picture_defs(cfg)
-    if not Path(weights).is_file() or not is_torch_file(weights):
-        return defs
-    saved = read_checkpoint(weights).get("module_defs")
-    if saved and class_count(saved) != class_count(defs):
-        print(f"{cfg}: made for {class_count(defs)} classes, {weights} for {class_count(saved)}: heads rebuilt for {class_count(saved)}")
-        defs = rebuild_heads(defs, class_count(saved))
+    if not Path(weights).is_file():
+        return defs  # said when it is loaded
+    trained = weights_classes(weights, defs)
+    if trained is not None and trained != class_count(defs):
+        print(f"{cfg}: made for {class_count(defs)} classes, {weights} for {trained}: heads rebuilt for {trained}")
+        defs = rebuild_heads(defs, trained)
+    size = read_checkpoint(weights).get("size") if is_torch_file(weights) else None
+    return resized(defs, *size) if size else defs
+
+
+def defs_to_prune(cfg: Path, weights: str | os.PathLike, data: DataConfig, scored: bool) -> list[dict]:
+    """module_defs of `cfg` for a net that is pruned, and where `scored` is set scored on `data`. Pruning keeps the heads
+    it was given.
+
+    Only a start for training is taken with heads that nobody trained: a cfg made for the data, with weights of other
+    classes or of a backbone. Raises CfgError where the weights were trained for other classes than the data's.
+    """
+    own = picture_defs(cfg)
+    trained = weights_classes(weights, own) if Path(weights).is_file() else None
+    if scored and (trained is None or class_count(own) == data.classes != trained):
+        return defs_for_data(cfg, data)
+    defs = defs_for_weights(cfg, weights)
+    if scored:
+        require_classes(defs, weights, data)
     return defs
+
+
+def require_classes(defs: list[dict], weights: str | os.PathLike, data: DataConfig) -> None:
+    """Raise CfgError when a trained net cannot be scored on `data`, its class count being another."""
+    if class_count(defs) != data.classes:
+        raise CfgError(f"{weights}: made for {class_count(defs)} classes, but {data.path} has {data.classes}; name the data it was trained on "
+                       f"(--data), or train it for this one (train.py --data {data.path} --weights {weights})")
+
+
+def data_of(weights: str | os.PathLike) -> str:
+    """The data description that the checkpoint `weights` was trained on, where it is still there; else the default."""
+    stored = read_checkpoint(weights).get("data") if Path(weights).is_file() and is_torch_file(weights) else None
+    return stored if stored and Path(stored).is_file() else cli.DEFAULT_DATA
+
+
+def numbered_names(classes: int) -> tuple[str, ...]:
+    """What classes are called that nobody named."""
+    return tuple(f"class{i}" for i in range(classes))
+
+
+def given_names(data: DataConfig) -> list[str] | None:
+    """The data's class names; None where it has numbers alone."""
+    return None if data.names == numbered_names(data.classes) else list(data.names)
 
 
 @dataclass(frozen=True)
@@ -82,6 +124,14 @@ def names_of(cfg: Path, weights: str | os.PathLike, content: dict, classes: int)
     if names and len(names) != classes:
         raise ValueError(f"{source}: found {len(names)} names, expected {classes}, the classes of {weights}")
     return tuple(str(name) for name in names) if names else None
+
+
+def scored_names(net: TrainedNet, data: DataConfig) -> tuple[str, ...]:
+    """The data's class names, or the net's where the data has numbers alone. Warns where both name the classes, and not alike."""
+    own = given_names(data)
+    if own and net.names and list(net.names) != own:
+        print(f"warning: the net's classes are {', '.join(net.names)}, those of {data.path} {', '.join(own)}: they are matched by number")
+    return data.names if own or not net.names else net.names
 
 
 def model_and_data(args: argparse.Namespace, quiet: bool = False) -> tuple[Path, list[dict], DataConfig]:

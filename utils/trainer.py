@@ -32,7 +32,7 @@ from utils.publish import is_published, publish
 from utils.rescale import rescale_gammas, rescale_obstacles
 from utils.run_folder import RunFolder, environment, new_run_path, require_tensorboard
 from utils.schedule import learning_rate
-from utils.setup import labelled_dataset, model_and_data
+from utils.setup import given_names, labelled_dataset, model_and_data
 from utils.shapes import largest_stride, total_cost
 from utils.writing import write_json
 
@@ -368,7 +368,8 @@ class Trainer:
             # the average carries no count of images; the header of a .weights file should
             self.averaged.seen = self.model.seen
             content = weights_content(self.averaged, str(self.cfg), self.folder.name, epoch=epoch, rescale=self.rescale,
-                                      map50=result.map50 if result else None)
+                                      map50=result.map50 if result else None, names=given_names(self.data), size=self.size,
+                                      data=str(self.data.path))
             if better:  # before last.pth, which says that this epoch is done
                 save_checkpoint(self.folder.path / "best.pth", content)
             save_checkpoint(self.folder.path / "last.pth", content | self.state())
