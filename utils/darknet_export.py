@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from utils.deviation import TOLERANCE, deviation, probe_image
-from utils.parse_config import ACTIVATIONS, CfgError, explicit, format_model_config, integers, resized
+from utils.layers import ACTIVATIONS
+from utils.parse_config import CfgError, explicit, format_model_config, integers, resized
 from utils.rescale import rescale_gammas, restoring_factor
 from utils.shapes import largest_stride, layer_shapes
 from utils.writing import replacing, write_text
