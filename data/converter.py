@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
+from utils.data.exif import encode_stored, is_turned  # noqa: E402
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
 LISTS = {"train": ("training_dataset/training_data", "validation_dataset/validation_data"),
@@ -120,15 +121,6 @@ def image_size(path: Path) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
 
 
-def is_turned(content: bytes) -> bool:
-    """Whether EXIF asks for a JPEG to be shown otherwise than it is stored: the boxes are those of the stored picture."""
-    if b"Exif" not in content[:65536]:
-        return False
-    data = np.frombuffer(content, np.uint8)
-    stored, shown = (cv2.imdecode(data, cv2.IMREAD_COLOR | flag) for flag in (cv2.IMREAD_IGNORE_ORIENTATION, 0))
-    return stored.shape != shown.shape or bool((stored != shown).any())
-
-
 def find_release(root: Path) -> Path:
     """The folder hand_dataset in `root`. Raises ReleaseError that says how to get or unpack it."""
     for release in (root / "hand_dataset", root / "oxford" / "hand_dataset"):
@@ -174,8 +166,7 @@ def place_image(source: Path, target: Path, copy: bool) -> None:
     content = source.read_bytes()
     try:
         if is_turned(content):
-            stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            temporary.write_bytes(cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+            temporary.write_bytes(encode_stored(content, ".jpg"))
         elif copy:
             raise OSError
         else:

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
 from utils.data.duplicates import difference_hash
+from utils.data.exif import decode_stored, encode_stored, is_turned
 from utils.data.yolo_labels import DataError
 from utils.datasets import read_image
 from utils.writing import replacing
@@ -32,26 +31,14 @@ class Picture:
     hash: str  # 256-bit difference hash, 64 hexadecimal digits
 
 
-def is_turned(content: bytes) -> bool:
-    """Whether EXIF asks for a picture to be shown otherwise than it is stored."""
-    if b"exif" not in content.lower() and content[:4] not in (b"II*\0", b"MM\0*"):
-        return False
-    data = np.frombuffer(content, np.uint8)
-    stored, shown = (cv2.imdecode(data, cv2.IMREAD_COLOR | flag) for flag in (cv2.IMREAD_IGNORE_ORIENTATION, 0))
-    return stored.shape != shown.shape or bool((stored != shown).any())
-
-
 def measure(path: Path) -> Picture:
     """Decode a picture and measure it. Raises DataError where it is damaged."""
     image = read_image(path)
     height, width = image.shape[:2]
     content = path.read_bytes()
     turned = is_turned(content)
-    stored = (width, height)
-    if turned:
-        flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-        stored = cv2.imdecode(np.frombuffer(content, np.uint8), flags).shape[1::-1]
-    return Picture(width, height, turned, tuple(map(int, stored)), difference_hash(image))
+    stored = decode_stored(content).shape[1::-1] if turned else (width, height)
+    return Picture(width, height, turned, stored, difference_hash(image))
 
 
 class Journal:
@@ -119,7 +106,7 @@ def place(source: Path, target: Path, how: str, as_stored: bool = False) -> None
     with replacing(target) as temporary:
         temporary.unlink(missing_ok=True)
         if as_stored:
-            _write_as_stored(source, temporary)
+            temporary.write_bytes(encode_stored(source.read_bytes(), source.suffix))
         elif how == "symlink":
             temporary.symlink_to(source.resolve())
         elif how == "copy" or not _linked(source, temporary):
@@ -144,10 +131,3 @@ def _linked(source: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _write_as_stored(source: Path, target: Path) -> None:
-    stored = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    suffix = source.suffix if source.suffix.lower() in (".png", ".bmp", ".tif", ".tiff", ".webp") else ".jpg"
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else []
-    target.write_bytes(cv2.imencode(suffix, stored, quality)[1].tobytes())
