@@ -159,6 +159,7 @@ FAULTS = {  # what is changed in a COCO table, and what the line says
     "negative size": (lambda t: t["annotations"][0].update(bbox=[1, 1, -2, 3]), "annotations[0].bbox"),
     "unknown category": (lambda t: t["annotations"][0].update(category_id=7), "annotations[0].category_id"),
     "category list": (lambda t: t["annotations"][0].update(category_id=[7]), "annotations[0].category_id"),
+    "unknown image, bad box": (lambda t: t["annotations"][0].update(image_id=7, bbox=1), "annotations[0].bbox"),
     "unknown image": (lambda t: t["annotations"][0].update(image_id=7), "image 7"),
     "annotation of text": (lambda t: t["annotations"].append("x"), "annotations["),
     "missing picture": (lambda t: t["images"][1].update(file_name="none.jpg"), "images[1].file_name"),
@@ -633,6 +634,18 @@ def test_ids_that_are_floats_and_sections_in_any_order_are_coco(tmp_path):
 
 
 # Classes
+
+def test_class_names_are_lines_of_text(tmp_path):
+    coco_set(tmp_path / "coco")
+    for path in (tmp_path / "coco").glob("annotations/*"):
+        path.write_text(path.read_text().replace('"dog"', '"big\\n\\u0000 dog"').replace('"hand"', '"h\\ud800"'))
+    assert run(tmp_path / "coco", tmp_path / "out")["classes"] == ["big dog", "h?"]
+    assert imported(tmp_path / "out")
+    for path in (tmp_path / "coco").glob("annotations/*"):
+        path.write_text(path.read_text().replace("h\\ud800", "\\u0000"))
+    with pytest.raises(DataError, match="a class without a name"):
+        run(tmp_path / "coco", tmp_path / "b")
+
 
 def test_classes_are_renamed_then_chosen_then_merged(tmp_path):
     coco_set(tmp_path / "coco")

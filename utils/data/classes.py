@@ -1,9 +1,15 @@
 """Classes renamed, chosen, merged; flagged boxes left out; a picture that is listed twice is one."""
 
+import re
 from collections import Counter
 
 from utils.data.annotations import Annotations
 from utils.data.yolo_labels import DataError
+
+
+def one_line(name: str) -> str:
+    """A class name as a file of names can hold it: without line ends and control characters, in Unicode."""
+    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", name).encode("utf-8", "replace").decode().split())
 
 
 def rename(annotations: Annotations, renamed: dict[str, str]) -> None:

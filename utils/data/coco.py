@@ -61,7 +61,7 @@ def _read_file(path: Path, source: Source) -> tuple[list[str], list[Sample]]:
         sample.boxes, sample.part = boxes.pop(image["id"], []), part
         if image["id"] not in broken:
             samples.append(sample)
-    for image_id in set(boxes) - set(seen):
+    for image_id in [key for key, found_boxes in boxes.items() if found_boxes and key not in seen]:
         source.faults.add(f"{path}: annotations: found a {boxes[image_id][0].name} of image {image_id!r}, "
                           "expected an id that is in images")
     return _used_names(table["categories"], categories, table["annotations"]), samples

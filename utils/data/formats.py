@@ -27,7 +27,9 @@ def read(name: str, source: Source) -> Annotations:
     """Read all of a source. Faults of single files go to source.faults; raises DataError when nothing is left."""
     annotations = FORMATS[name].read(source)
     source.faults.stop()
-    classes.rename(annotations, {name: " ".join(name.split()) for name in annotations.names})  # a name is one line
+    classes.rename(annotations, {name: classes.one_line(name) for name in annotations.names})
+    if not all(annotations.names):
+        raise DataError(f"{source.path}: found a class without a name, expected one for each of {len(annotations.names)}")
     if not annotations.samples:
         raise DataError(f"{source.path}: found no annotated picture in format {name}, expected at least one")
     return annotations
