@@ -46,8 +46,10 @@ def main() -> None:
         print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, for {out.with_suffix('.cfg')}; {words}")
         return
     words = export_onnx(model.to(device), out, size)
-    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB; images (batch, 3, {size[1]}, {size[0]}) RGB 0..1 -> predictions (batch, boxes, "
-          f"{5 + class_count(model.module_defs)}) cx, cy, w, h in input pixels, objectness, class probabilities; {words}")
+    pixels = f"(batch, {model.channels}, {size[1]}, {size[0]}) {'RGB' if model.channels == 3 else 'grey'} 0..1"
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB; images {pixels} -> predictions "
+          f"(batch, boxes, {5 + class_count(model.module_defs)}) cx, cy, w, h in input pixels, objectness, class "
+          f"probabilities; {words}")
 
 
 if __name__ == "__main__":

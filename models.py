@@ -246,7 +246,7 @@ class GaussianYOLOLayer(YOLOLayer):
         """(B, A (9 + K), H, W) -> (B, A H W, 5 + K) as [yolo]'s, objectness times 1 - the mean uncertainty."""
         boxes, objectness, classes = super().decode(raw, image_width, image_height).split([4, 1, self.classes], dim=-1)
         uncertainty = self.entries(raw)[..., [i + 1 for i in self.ENTRIES]].sigmoid().mean(-1)
-        return torch.cat([boxes, objectness * (1 - uncertainty.reshape(len(raw), -1, 1)), classes], dim=-1)
+        return torch.cat([boxes, objectness * (1 - uncertainty.flatten(1)[..., None]), classes], dim=-1)
 
 
 def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -> nn.Sequential:

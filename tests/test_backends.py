@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from conftest import MIXED, trained
+from conftest import FOREIGN, MIXED, trained
 
 from models import Darknet
 from utils import backends, cli, onnx_export
@@ -141,6 +141,15 @@ def test_every_layer_type_exports(tmp_path, act):
     words = export_onnx(model, tmp_path / "a" / "net.onnx", SIZE)
     assert words.startswith("checked: onnxruntime is within") and (tmp_path / "a" / "net.onnx").stat().st_size > 1000
     assert model.training is False and any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "the original was changed"
+
+
+@pytest.mark.parametrize("act", ["stair"])
+def test_a_grey_net_of_foreign_layers_exports(tmp_path, act):
+    """Shortcuts of unequal widths, dilation, [reorg3d], [local_avgpool], [Gaussian_yolo], activations without a module."""
+    need("onnx", "onnxscript", "onnxruntime")
+    (tmp_path / "net.cfg").write_text(FOREIGN.replace("channels=3", "channels=1").format(act=act))
+    model = trained(tmp_path / "net.cfg", dtype=torch.float32)
+    assert export_onnx(model, tmp_path / "net.onnx", SIZE).startswith("checked: onnxruntime is within")
 
 
 def test_a_wrong_file_is_an_error_and_is_not_written(net, tiny_cfg, tmp_path, monkeypatch):
