@@ -80,7 +80,7 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
 def add_box_flags(group: argparse._ArgumentGroup) -> None:
     """Which boxes are kept, under which names: renamed, then chosen, then merged."""
     group.add_argument("--map", type=renaming, action="append", default=[], metavar="OLD=NEW",
-                       help="rename a class; several of one new name become one")
+                       help="rename a class; several of one new name become one (default: none)")
     group.add_argument("--classes", type=comma_list, metavar="A,B", help="keep these, in this order (default: all)")
     group.add_argument("--single-class", metavar="NAME", help="all classes that are left become this one")
     group.add_argument("--drop", type=flag_names, default="crowd,difficult", metavar="FLAGS",
@@ -94,11 +94,11 @@ def add_split_flags(group: argparse._ArgumentGroup) -> None:
                        help="of all pictures, for validation")
     group.add_argument("--split-by", choices=("film", "folder", "none"), default="film",
                        help="what stays on one side; film: a folder's names but for a trailing number, or a game")
-    group.add_argument("--seed", type=cli.count, default=0, metavar="N", help="of the split")
+    group.add_argument("--seed", type=cli.count, default=0, metavar="N", help="of the split (default: 0)")
     group.add_argument("--resplit", action="store_true", help="split anew, whatever split the source has")
     for part, words in (("valid", "for validation"), ("test", "for neither training nor validation")):
         group.add_argument(f"--{part}-groups", type=comma_list, default=[], metavar="A,B",
-                           help=f"films, folders or games {words}; the others are for training")
+                           help=f"films, folders or games {words}; others train (default: none)")
 
 
 def choose_boxes(annotations: Annotations, args: argparse.Namespace, counts: Counter) -> tuple[Counter, Counter]:
