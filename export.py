@@ -14,8 +14,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of export.py."""
     p = cli.Parser(description=__doc__)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
-    p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size (default: that of the training, else the cfg's "
-                   "width and height)")
+    p.add_argument("--img_size", type=cli.positive_int, metavar="PX",
+                   help="square input size (default: that of the training, else the cfg's width and height)")
     p.add_argument("--out", type=Path, metavar="FILE", help="file to write: .onnx, or .weights with the .cfg beside it "
                    "(default: output/NAME.onnx, of the cfg's name)")
     p.add_argument("--device", default="cpu", metavar="NAME", help="for the sake of all scripts' flags: the export is made and checked on the CPU")

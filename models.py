@@ -398,13 +398,14 @@ class Darknet(nn.Module):
         write_darknet_weights(self, path)
 
 
-def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", img_size: int | None = None, conf_thres: float = 0.5,
-         nms_thres: float = 0.5):
+def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", img_size: int | None = None,
+         conf_thres: float = 0.5, nms_thres: float = 0.5):
     """A trained net to detect with: `load("X.cfg", "X.weights").detect(image)`.
 
-    weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the training, else the
-    cfg's). Returns a utils.detection.Detector: detect(image) takes (H, W, 3) RGB uint8 or a path and returns (n, 6) x1, y1, x2, y2 in
-    pixels, score, class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
+    weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
+    training, else the cfg's). Returns a utils.detection.Detector: detect(image) takes (H, W, 3) RGB uint8 or a path and returns
+    (n, 6) x1, y1, x2, y2 in pixels, score, class; names are the class names. Raises CfgError, CheckpointError,
+    WeightsError, FileNotFoundError.
     """
     from utils import cli  # here: what builds a net needs nothing of what runs one
     from utils.detection import Detector
@@ -412,4 +413,5 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
 
     net = load_net(cli.resolve_cfg(cfg), weights, Darknet, img_size)
     names = net.names or numbered_names(net.model.heads()[0].classes)
-    return Detector(net.model.to(cli.select_device(device)), names, net.size, conf_thres=conf_thres, nms_thres=nms_thres)
+    model = net.model.to(cli.select_device(device))
+    return Detector(model, names, net.size, conf_thres=conf_thres, nms_thres=nms_thres)

@@ -160,9 +160,10 @@ def test_backbones_and_other_heads_of_version_0_0_0_load(tiny_cfg, tmp_path, wor
     randomise(source)
     source.save_darknet_weights(tmp_path / "a.weights")
     first = sum(t.numel() for t in source.module_list[0].state_dict().values() if t.ndim)
-    for name, kind, floats in (("heads", "no heads", floats_of(tmp_path / "a.weights")), ("backbone", "backbone", floats_of(tmp_path / "a.weights")[:first])):
+    floats = floats_of(tmp_path / "a.weights")
+    for name, kind, part in (("heads", "no heads", floats), ("backbone", "backbone", floats[:first])):
         target = Darknet(defs)
-        (tmp_path / name).write_bytes(np.array(words, "<i4").tobytes() + floats.tobytes())
+        (tmp_path / name).write_bytes(np.array(words, "<i4").tobytes() + part.tobytes())
         assert target.load_darknet_weights(tmp_path / name).kind == kind
         assert torch.equal(target.module_list[0][0].weight, source.module_list[0][0].weight)
     assert file_classes(tmp_path / "heads", defs) == 80 and file_classes(tmp_path / "backbone", defs) is None
@@ -171,7 +172,8 @@ def test_backbones_and_other_heads_of_version_0_0_0_load(tiny_cfg, tmp_path, wor
 def test_the_file_of_a_port_loads_as_its_twin(shared):
     case = shared / "field_cases" / "weights_header_0_0_0"
     peer, ours = Darknet(case / "tiny.cfg"), Darknet(case / "tiny.cfg")
-    assert peer.load_darknet_weights(case / "peer.weights").kind == ours.load_darknet_weights(case / "ours.weights").kind == "full"
+    assert peer.load_darknet_weights(case / "peer.weights").kind == "full"
+    assert ours.load_darknet_weights(case / "ours.weights").kind == "full"
     assert states_equal(peer, ours)
 
 
@@ -180,7 +182,8 @@ def test_one_float_over_in_a_file_says_so(tiny_cfg, tmp_path, version):
     model = Darknet(tiny_cfg)
     model.save_darknet_weights(tmp_path / "a.weights")
     count = (7,) if version == (0, 1, 0) else (7, 0)
-    (tmp_path / "b.weights").write_bytes(np.array(version + count, "<i4").tobytes() + floats_of(tmp_path / "a.weights").tobytes() + b"\0" * 4)
+    floats = np.append(floats_of(tmp_path / "a.weights"), np.float32(0))
+    (tmp_path / "b.weights").write_bytes(np.array(version + count, "<i4").tobytes() + floats.tobytes())
     with pytest.raises(WeightsError, match=": 1 over"):
         model.load_darknet_weights(tmp_path / "b.weights")
 

@@ -56,12 +56,14 @@ def test_the_array_is_rgb_and_boxes_are_in_its_own_pixels(pair):
 
 def test_it_works_from_another_folder_with_nothing_but_sys_path(pair, tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom models import load\n"
-            f"net = load('tiny-hand.cfg', {str(pair[1])!r}, conf_thres=0.0)\nprint(net.detect({str(SAMPLE)!r}).shape[1], net.names)")
+            f"net = load('tiny-hand.cfg', {str(pair[1])!r}, conf_thres=0.0)\n"
+            f"print(net.detect({str(SAMPLE)!r}).shape[1], net.names)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.split(maxsplit=1) == ["6", "['class0']\n"], done.stderr
 
 
-@pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32)])
+@pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8),
+                                   np.zeros((8, 8, 3), np.float32)])
 def test_an_array_of_another_kind_is_refused_with_what_was_found(pair, image):
     with pytest.raises(ValueError, match="expected .height, width, 3. RGB"):
         load(*pair).detect(image)

@@ -1,11 +1,12 @@
 """Checkpoints, and one loader for every kind of weights file.
 
-A checkpoint is a dict: "model" (the weights to use: EMA's where there is one), "module_defs", "cfg", "run", "epoch", "map50",
-"rescale" (the factor the gammas still carry, see utils.rescale), "names" (of the classes), "size" (width and height of the input),
-"data" (what it was trained on), and in a run's last.pth all that --resume needs besides.
+A checkpoint is a dict: "model" (the weights to use: EMA's where there is one), "module_defs", "cfg", "run", "epoch",
+"map50", "rescale" (the factor the gammas still carry, see utils.rescale), "names" (of the classes), "size" (width and
+height of the input), "data" (what it was trained on), and in a run's last.pth all that --resume needs besides.
 
-Checkpoints of other Darknet ports load as well: state_dicts whose keys say the layer and whether it is a convolution or a batch norm,
-under any prefix (DataParallel) and in the usual wrappers. Nothing is unpickled but tensors, numbers and plain containers.
+Checkpoints of other Darknet ports load as well: state_dicts whose keys say the layer and whether it is a convolution or
+a batch norm, under any prefix (DataParallel) and in the usual wrappers. Nothing is unpickled but tensors, numbers and
+plain containers.
 """
 
 import argparse
@@ -30,16 +31,19 @@ _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "nu
 ALL_LAYERS = "all layers"  # load_weights' words when nothing starts from scratch
 # what a missing key of a section means, besides those of utils.parse_config.explicit
 _DEFAULTS = {"size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0",
-             "batch_normalize": "0", "scale_x_y": "1", "new_coords": "0", "scale_wh": "0", "reverse": "0", "softmax": "0"}
+             "batch_normalize": "0", "scale_x_y": "1", "new_coords": "0", "scale_wh": "0", "reverse": "0",
+             "softmax": "0"}
 
 
 # where other programs keep a state_dict, the weights meant for inference first
 _WRAPPERS = ("ema", "model", "state_dict", "model_state_dict", "net", "module", "weights")
-# module_list.3.conv_3.weight; others: module_list.3.Conv2d.weight, module.model.module_list.3.BatchNorm2d.bias, models.3.bn2.running_var
+# module_list.3.conv_3.weight; others: module_list.3.Conv2d.weight, module.model.module_list.3.BatchNorm2d.bias,
+# models.3.bn2.running_var
 _KEY = re.compile(r"(?:^|\.)(?:module_list|models|layers)\.(\d+)\.(conv|batch|bn|norm|0(?=\.)|1(?=\.))\w*\."
                   r"(weight|bias|running_mean|running_var|num_batches_tracked)$", re.IGNORECASE)
 # what a checkpoint of ours may hold beside weights, and its type
-_TYPES = {"cfg": str, "run": str, "seen": int, "rescale": (int, float), "names": (list, tuple), "size": (list, tuple), "data": str}
+_TYPES = {"cfg": str, "run": str, "seen": int, "rescale": (int, float), "names": (list, tuple), "size": (list, tuple),
+          "data": str}
 
 
 class CheckpointError(ValueError):
@@ -59,9 +63,11 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def weights_content(model: nn.Module, cfg: str, run: str, **more) -> dict:
-    """Content of a checkpoint that holds weights and their architecture (sections as plain dicts, loadable without pickle)."""
+    """Content of a checkpoint that holds weights and their architecture (sections as plain dicts, loadable without
+    pickle)."""
     return {"model": {key: value.detach().cpu().clone() for key, value in model.state_dict().items()},
-            "module_defs": [dict(section) for section in model.module_defs], "cfg": cfg, "run": run, "seen": model.seen, **more}
+            "module_defs": [dict(section) for section in model.module_defs], "cfg": cfg, "run": run, "seen": model.seen,
+            **more}
 
 
 def is_torch_file(path: str | os.PathLike) -> bool:
@@ -72,8 +78,8 @@ def is_torch_file(path: str | os.PathLike) -> bool:
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
-    """Content of a torch file as a checkpoint, its weights under "model" by our names. Of another program's file the weights and the
-    class names alone are taken.
+    """Content of a torch file as a checkpoint, its weights under "model" by our names. Of another program's file the
+    weights and the class names alone are taken.
 
     Raises CheckpointError, FileNotFoundError.
     """
@@ -96,17 +102,21 @@ def _unpickled(path: Path) -> Mapping:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise CheckpointError(f"{path}: holds a pickled object of the class {found[1]}, expected a state_dict: nothing but tensors is "
-                                  "unpickled; save it with torch.save(model.state_dict(), FILE) where that class is at hand") from None
-        reason = "a TorchScript archive" if "TorchScript" in str(error) else (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}), expected a state_dict saved by torch.save") from None
+            raise CheckpointError(f"{path}: holds a pickled object of the class {found[1]}, expected a state_dict: "
+                                  "nothing but tensors is unpickled; save it with torch.save(model.state_dict(), FILE) "
+                                  "where that class is at hand") from None
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = "a TorchScript archive" if "TorchScript" in str(error) else first
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}), expected a state_dict saved by "
+                              "torch.save") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: found a {type(content).__name__}, expected a checkpoint or a state_dict")
     return content
 
 
 def _plain_types() -> list:
-    """What torch.load may make besides its own: numpy's numbers and arrays (under numpy 1's names and 2's), parsed arguments."""
+    """What torch.load may make besides its own: numpy's numbers and arrays (under numpy 1's names and 2's), parsed
+    arguments."""
     scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdU"}
     return [np.ndarray, np.dtype, *dtypes, argparse.Namespace] + [
@@ -117,14 +127,18 @@ def _plain_types() -> list:
 def _check_own(path: Path, content: Mapping) -> None:
     """Raise CheckpointError where a checkpoint with module_defs is not what weights_content makes."""
     defs = content["module_defs"]
-    if not isinstance(defs, (list, tuple)) or not defs or not all(isinstance(section, Mapping) and "type" in section for section in defs):
-        kinds = sorted({type(section).__name__ for section in defs}) if isinstance(defs, (list, tuple)) else type(defs).__name__
-        raise CheckpointError(f"{path}: found module_defs of {kinds}, expected a list of cfg sections (dicts with a type)")
+    listed = isinstance(defs, (list, tuple))
+    if not listed or not defs or not all(isinstance(section, Mapping) and "type" in section for section in defs):
+        kinds = sorted({type(section).__name__ for section in defs}) if listed else type(defs).__name__
+        raise CheckpointError(f"{path}: found module_defs of {kinds}, expected a list of cfg sections (dicts with a "
+                              "type)")
     for key, kind in _TYPES.items():
         if content.get(key) is not None and not isinstance(content[key], kind):
-            raise CheckpointError(f"{path}: found {key} of type {type(content[key]).__name__}, expected {_kind_name(kind)}")
+            raise CheckpointError(f"{path}: found {key} of type {type(content[key]).__name__}, "
+                                  f"expected {_kind_name(kind)}")
     if not isinstance(content.get("model"), Mapping):
-        raise CheckpointError(f"{path}: found model of type {type(content.get('model')).__name__}, expected a state_dict")
+        raise CheckpointError(f"{path}: found model of type {type(content.get('model')).__name__}, expected a "
+                              "state_dict")
 
 
 def _kind_name(kind: type | tuple[type, ...]) -> str:
@@ -139,12 +153,13 @@ def _unwrapped(path: Path, content: Mapping) -> Mapping:
         if isinstance(content.get(key), Mapping) and content[key]:
             return _unwrapped(path, content[key])
     found = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
-    raise CheckpointError(f"{path}: found the keys {found}, expected a state_dict of a Darknet cfg's net, its keys like "
-                          "module_list.0.conv_0.weight or module_list.0.Conv2d.weight")
+    raise CheckpointError(f"{path}: found the keys {found}, expected a state_dict of a Darknet cfg's net, its keys "
+                          "like module_list.0.conv_0.weight or module_list.0.Conv2d.weight")
 
 
 def _named_state(path: Path, state: Mapping) -> dict[str, Tensor]:
-    """The tensors of convolutions and batch norms by our names; other entries (operation counts, buffers of other heads) are left out."""
+    """The tensors of convolutions and batch norms by our names; other entries (operation counts, buffers of other
+    heads) are left out."""
     named = {}
     for key in sorted(state, key=lambda key: len(str(key))):  # of two copies of a net in one file the outer one counts
         match = _KEY.search(str(key))
@@ -153,14 +168,15 @@ def _named_state(path: Path, state: Mapping) -> dict[str, Tensor]:
         layer_i, kind, name = match[1], "conv" if match[2].lower() in ("conv", "0") else "batch_norm", match[3].lower()
         value = torch.from_numpy(state[key]) if isinstance(state[key], np.ndarray) else state[key]
         if not isinstance(value, Tensor) or value.is_quantized or value.layout != torch.strided:
-            raise CheckpointError(f"{path}: found a {type(value).__name__} as {key}, expected a tensor of plain numbers")
+            raise CheckpointError(f"{path}: found a {type(value).__name__} as {key}, expected a tensor of plain "
+                                  "numbers")
         named.setdefault(f"module_list.{layer_i}.{kind}_{layer_i}.{name}", value)
     return named
 
 
 def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
-    """The class count that the weights file `path`, of the net `defs`, was made for; None where its size or shapes do not tell (a
-    backbone, another net). Raises CheckpointError, FileNotFoundError."""
+    """The class count that the weights file `path`, of the net `defs`, was made for; None where its size or shapes do
+    not tell (a backbone, another net). Raises CheckpointError, FileNotFoundError."""
     if not is_torch_file(path):
         try:
             return file_classes(path, defs)
@@ -172,7 +188,8 @@ def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
     counts = set()
     for head_i in head_indices(defs):
         kernel = content["model"].get(f"module_list.{head_i - 1}.conv_{head_i - 1}.weight")
-        values, rest = divmod(len(kernel), len(head_anchors(defs[1 + head_i]))) if kernel is not None and kernel.ndim else (0, 0)
+        rows = len(kernel) if kernel is not None and kernel.ndim else 0
+        values, rest = divmod(rows, len(head_anchors(defs[1 + head_i])))
         counts.add(values - 5 if not rest else 0)
     return counts.pop() if len(counts) == 1 and min(counts) > 0 else None
 
@@ -198,8 +215,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     _check_architecture(model, path, content, strict)
     own = model.state_dict()
     heads = {key for key in own if int(key.split(".")[1]) + 1 in head_indices(model.module_defs)}
-    state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | state  # a count that old files lack
-    wrong = {key for key in own.keys() | state.keys() if key not in own or key not in state or state[key].shape != own[key].shape}
+    # a count that old files lack
+    state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | state
+    wrong = {key for key in own.keys() | state.keys()
+             if key not in own or key not in state or state[key].shape != own[key].shape}
     if wrong and (strict or not wrong <= heads):
         raise CheckpointError(f"{path}: {_mismatch(own, state, wrong, content)}")
     _check_finite(path, state)
@@ -214,17 +233,21 @@ def _mismatch(own: dict[str, Tensor], state: dict[str, Tensor], wrong: set[str],
     key = min(wrong, key=lambda key: (int(key.split(".")[1]), "batch_norm" in key, key not in state, key))
     layer_i = key.split(".")[1]
     if key not in state:
-        return f"found nothing for layer {layer_i} ({key}), expected {tuple(own[key].shape)}: the file does not hold the whole net"
+        return (f"found nothing for layer {layer_i} ({key}), expected {tuple(own[key].shape)}: the file does not hold "
+                "the whole net")
     if key not in own:
-        return f"found {key} of shape {tuple(state[key].shape)}, expected no such tensor in layer {layer_i}{_right_cfg(content)}"
-    return f"found {tuple(state[key].shape)} in layer {layer_i} ({key}), expected {tuple(own[key].shape)}{_right_cfg(content)}"
+        return (f"found {key} of shape {tuple(state[key].shape)}, expected no such tensor in layer {layer_i}"
+                f"{_right_cfg(content)}")
+    return (f"found {tuple(state[key].shape)} in layer {layer_i} ({key}), expected {tuple(own[key].shape)}"
+            f"{_right_cfg(content)}")
 
 
 def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float64)):
-            raise CheckpointError(f"{path}: found a weight that is not a finite number in layer {key.split('.')[1]} ({key}), expected "
-                                  "finite ones: these weights are damaged, or those of a training that diverged")
+            raise CheckpointError(f"{path}: found a weight that is not a finite number in layer {key.split('.')[1]} "
+                                  f"({key}), expected finite ones: these weights are damaged, or those of a training "
+                                  "that diverged")
 
 
 def _right_cfg(content: dict) -> str:
@@ -241,13 +264,14 @@ def _check_architecture(model: nn.Module, path: Path, content: dict, strict: boo
         saved = rebuild_heads([dict(section) for section in saved], class_count(model.module_defs))
     saved, own = explicit(saved), explicit(model.module_defs)
     if len(saved) != len(own):
-        raise CheckpointError(f"{path}: found weights of a net of {len(saved) - 1} layers, expected {len(own) - 1}{_right_cfg(content)}")
+        raise CheckpointError(f"{path}: found weights of a net of {len(saved) - 1} layers, expected {len(own) - 1}"
+                              f"{_right_cfg(content)}")
     for layer_i, (theirs, ours) in enumerate(zip(saved[1:], own[1:])):
         decides = {"type"} | {key for key, kind in SECTION_KEYS[ours["type"]].items() if kind != "any"} - _TRAINING_KEYS
         for key in sorted((theirs.keys() | ours.keys()) & decides):
             if _value(theirs, key) != _value(ours, key) and (strict or key not in ("anchors", "mask")):
-                raise CheckpointError(f"{path}: found {key}={theirs.get(key)} in layer {layer_i} [{ours['type']}], expected "
-                                      f"{key}={ours.get(key)}{_right_cfg(content)}")
+                raise CheckpointError(f"{path}: found {key}={theirs.get(key)} in layer {layer_i} [{ours['type']}], "
+                                      f"expected {key}={ours.get(key)}{_right_cfg(content)}")
 
 
 def _value(section: dict, key: str):

@@ -25,8 +25,8 @@ OPENCV_TOLERANCE = 1e-3  # of the largest raw value; OpenCV's fast convolutions 
 
 
 def usual_scale(model: nn.Module, rescale: float) -> nn.Module:
-    """A copy whose gammas are at their usual scale, same function: a Darknet file has no place to note the factor `rescale`
-    that they carry."""
+    """A copy whose gammas are at their usual scale, same function: a Darknet file has no place to note the factor
+    `rescale` that they carry."""
     plain = copy.deepcopy(model)
     if rescale != 1.0:
         rescale_gammas(plain, restoring_factor(plain))
@@ -35,10 +35,12 @@ def usual_scale(model: nn.Module, rescale: float) -> nn.Module:
 
 def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int, int],
                    names: Sequence[str] | None = None) -> str:
-    """Write a Darknet (in eval mode) as `path`, the .cfg beside it, made for (width, height) `size`, and its class names as .names.
+    """Write a Darknet (in eval mode) as `path`, the .cfg beside it, made for (width, height) `size`, and its class
+    names as .names.
 
-    Returns in words how far the file is from the network. Prints a warning where OpenCV cannot read the pair or computes something
-    else: Darknet's own rules count. Raises ValueError where reading it back gives another network; then nothing is written.
+    Returns in words how far the file is from the network. Prints a warning where OpenCV cannot read the pair or
+    computes something else: Darknet's own rules count. Raises ValueError where reading it back gives another network;
+    then nothing is written.
     """
     model = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
     defs, small = explicit(resized(model.module_defs, *size)), check_size(model.module_defs, size)
@@ -49,8 +51,8 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
         read.load_darknet_weights(weights)
         worst = deviation(model, read, small)
         if not worst <= TOLERANCE:  # NaN as well
-            raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at most "
-                             f"{TOLERANCE:g}; nothing was written")
+            raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at "
+                             f"most {TOLERANCE:g}; nothing was written")
         words = f"checked: read back it is within {worst:.1e} of the network's largest raw value"
         if complaint := opencv_complaint(cfg, weights, read, small):
             print(f"warning: {path}: {complaint}")
@@ -62,7 +64,8 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
 
 
 def check_size(defs: list[dict], size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a small input, not square, that shows whether two readings of a net agree; `size` where none fits."""
+    """(width, height) of a small input, not square, that shows whether two readings of a net agree; `size` where none
+    fits."""
     stride = largest_stride(defs)
     small = min(3 * stride, size[0]), min(2 * stride, size[1])
     try:
@@ -73,8 +76,8 @@ def check_size(defs: list[dict], size: tuple[int, int]) -> tuple[int, int]:
 
 
 def opencv_complaint(cfg: Path, weights: Path, model: nn.Module, size: tuple[int, int]) -> str:
-    """In words what OpenCV makes of a pair other than `model` (a Darknet in eval mode on the CPU) does, on a random (width, height)
-    image; "" where it computes the same."""
+    """In words what OpenCV makes of a pair other than `model` (a Darknet in eval mode on the CPU) does, on a random
+    image of (width, height) `size`; "" where it computes the same."""
     image = probe_image(model, size)
     try:
         with _quiet_opencv():
@@ -89,7 +92,8 @@ def opencv_complaint(cfg: Path, weights: Path, model: nn.Module, size: tuple[int
     worst = max(_off(raw.numpy(), theirs) for raw, theirs in zip(ours, found))
     if worst <= OPENCV_TOLERANCE:
         return ""
-    return f"OpenCV computes it differently: off by {worst:.2g} of the largest raw value{_first_off(cfg, weights, model, image)}"
+    place = _first_off(cfg, weights, model, image)
+    return f"OpenCV computes it differently: off by {worst:.2g} of the largest raw value{place}"
 
 
 def _off(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -100,7 +104,8 @@ def _off(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _last_layers(net: cv2.dnn.Net) -> dict[int, str]:
-    """cfg layer index -> name of the last of the layers that OpenCV made of it: of conv_3, bn_3, leaky_4 (sic) the activation."""
+    """cfg layer index -> name of the last of the layers that OpenCV made of it: of conv_3, bn_3, leaky_4 (sic) the
+    activation."""
     named = [(name, *name.rsplit("_", 1)) for name in net.getLayerNames()]
     return {int(number) - (kind in ACTIVATIONS): name for name, kind, number in named}
 
@@ -112,8 +117,9 @@ def _first_off(cfg: Path, weights: Path, model: nn.Module, image: torch.Tensor) 
     net.setInput(image.numpy())
     last = _last_layers(net)
     outputs: dict[int, np.ndarray] = {}
-    hooks = [module.register_forward_hook(lambda module, inputs, output, i=i: outputs.__setitem__(i, output.clone().numpy()))
-             for i, module in enumerate(model.module_list) if i in last and i not in model.head_layers()]
+    keep = lambda i: lambda module, inputs, output: outputs.__setitem__(i, output.clone().numpy())
+    hooks = [module.register_forward_hook(keep(i)) for i, module in enumerate(model.module_list)
+             if i in last and i not in model.head_layers()]
     with torch.inference_mode():
         model.raw_maps(image)
     for hook in hooks:
@@ -122,7 +128,8 @@ def _first_off(cfg: Path, weights: Path, model: nn.Module, image: torch.Tensor) 
         if not _off(ours, net.forward(last[layer_i])) <= OPENCV_TOLERANCE:
             section = model.module_defs[1 + layer_i]
             several = section["type"] == "shortcut" and len(integers(section, "from")) > 1
-            return f", from layer {layer_i} [{section['type']}] on" + ", of whose several inputs it adds but one" * several
+            why = ", of whose several inputs it adds but one" * several
+            return f", from layer {layer_i} [{section['type']}] on{why}"
     return ""
 
 

@@ -2,8 +2,9 @@
 
 A header (major, minor, revision: int32; images seen: int64, or int32 in files older than 0.2), then float32s, layer by
 layer: with batch norm beta, gamma, running mean, running variance, else the bias; then the kernel (out, in, height, width).
-Source: darknet parser.c, load_weights_upto and load_convolutional_weights. PyTorch ports (eriklindernoren/PyTorch-YOLOv3 and its
-forks) write version 0.0.0 with five int32s all the same, the last two being a count and 0.
+Source: darknet parser.c, load_weights_upto and load_convolutional_weights. PyTorch ports
+(eriklindernoren/PyTorch-YOLOv3 and its forks) write version 0.0.0 with five int32s all the same, the last two being a
+count and 0.
 
 What a file holds is worked out from its size before its floats are read.
 """
@@ -27,7 +28,8 @@ MOST_CLASSES = 10_000  # of a file with other heads: YOLO9000 has 9,418; more is
 
 
 class WeightsError(ValueError):
-    """A weights file does not fit the net, or holds no weights; the message says how many floats are over or missing."""
+    """A weights file does not fit the net, or holds no weights; the message says how many floats are over or
+    missing."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ def read_darknet_weights(model: nn.Module, path: str | os.PathLike) -> LoadRepor
         report = LoadReport("full", len(layers), f"all {len(layers)} layers with weights")
     elif contents.kind == "backbone":
         count = len(list(model.convolutions()))
-        report = LoadReport("backbone", len(layers), f"the first {len(layers)} of {count} layers with weights; the others start from scratch")
+        report = LoadReport("backbone", len(layers), f"the first {len(layers)} of {count} layers with weights; the "
+                            "others start from scratch")
     else:
         heads = _head_convolutions(defs)
         layers |= {i: [] for i in heads}
-        report = LoadReport("no heads", len(layers) - len(heads), f"all but the {len(heads)} heads, which were made for "
-                            f"{contents.classes} classes and start from scratch for {class_count(defs)}")
+        report = LoadReport("no heads", len(layers) - len(heads), f"all but the {len(heads)} heads, which were made "
+                            f"for {contents.classes} classes and start from scratch for {class_count(defs)}")
     _copy(layers, contents.sizes, floats)
     model.seen = int(np.fromfile(path, contents.header, 1)["seen"][0])
     return report
@@ -91,7 +94,8 @@ def read_darknet_weights(model: nn.Module, path: str | os.PathLike) -> LoadRepor
 def file_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
     """The class count of the heads in a .weights file of the net `defs`; None where it holds none (a backbone).
 
-    Worked out from the file's size. Raises WeightsError or FileNotFoundError where the file does not fit, whatever the class count.
+    Worked out from the file's size. Raises WeightsError or FileNotFoundError where the file does not fit, whatever the
+    class count.
     """
     contents = _contents(Path(path), defs)
     return class_count(defs) if contents.kind == "full" else contents.classes
@@ -115,8 +119,8 @@ def _contents(path: Path, defs: list[dict]) -> _Contents:
             if (contents := found(header, defs, sizes, floats[header])) is not None:
                 return contents
     count, total = floats[headers[0]], sum(sizes.values())
-    raise WeightsError(f"{path}: found {count:,} floats, expected {total:,}: {abs(count - total):,} {'over' if count > total else 'missing'}; "
-                       "is this the cfg these weights were trained with?")
+    raise WeightsError(f"{path}: found {count:,} floats, expected {total:,}: {abs(count - total):,} "
+                       f"{'over' if count > total else 'missing'}; is this the cfg these weights were trained with?")
 
 
 def _headers(path: Path) -> list[np.dtype]:
@@ -131,14 +135,16 @@ def _headers(path: Path) -> list[np.dtype]:
     else:
         headers = [OLD_HEADER] if start.any() else [HEADER, OLD_HEADER]
     if size < headers[0].itemsize or size % 4:
-        raise WeightsError(f"{path}: found {size:,} bytes, expected {headers[0].itemsize} and a multiple of 4: the file is cut off")
+        raise WeightsError(f"{path}: found {size:,} bytes, expected {headers[0].itemsize} and a multiple of 4: the "
+                           "file is cut off")
     return headers
 
 
 def _layer_floats(defs: list[dict]) -> dict[int, int]:
     """Floats of each convolution in a file, by layer index."""
     statistics = lambda section: 2 * integer(section, "filters") if integer(section, "batch_normalize") else 0
-    return {i: cost.parameters + statistics(section) for i, (section, cost) in enumerate(zip(defs[1:], layer_costs(defs)))
+    layers = enumerate(zip(defs[1:], layer_costs(defs)))
+    return {i: cost.parameters + statistics(section) for i, (section, cost) in layers
             if section["type"] == "convolutional"}
 
 
@@ -154,7 +160,8 @@ def _other_heads(header: np.dtype, defs: list[dict], sizes: dict[int, int], foun
     changed = lambda classes: sizes | {i: _head_floats(defs, i, sizes[i], classes) for i in heads}
     total = lambda classes: sum(changed(classes).values())
     classes, rest = divmod(found - total(0), total(1) - total(0))
-    return _Contents("no heads", header, changed(classes), classes) if rest == 0 and 1 <= classes <= MOST_CLASSES else None
+    fits = rest == 0 and 1 <= classes <= MOST_CLASSES
+    return _Contents("no heads", header, changed(classes), classes) if fits else None
 
 
 def _backbone(header: np.dtype, defs: list[dict], sizes: dict[int, int], found: int) -> _Contents | None:
@@ -168,8 +175,8 @@ def _check_finite(path: Path, floats: np.ndarray, sizes: dict[int, int]) -> None
         return
     ends = np.cumsum(list(sizes.values()))
     layer_i = list(sizes)[int(np.searchsorted(ends, np.flatnonzero(~np.isfinite(floats))[0], side="right"))]
-    raise WeightsError(f"{path}: found a weight that is not a finite number in layer {layer_i}, expected finite ones: these weights are "
-                       "damaged, or those of a training that diverged")
+    raise WeightsError(f"{path}: found a weight that is not a finite number in layer {layer_i}, expected finite ones: "
+                       "these weights are damaged, or those of a training that diverged")
 
 
 def _copy(layers: dict[int, list[Tensor]], sizes: dict[int, int], floats: np.ndarray) -> None:

@@ -65,8 +65,8 @@ def _keep_start(start: str | None, path: Path) -> list[str]:
 
 
 def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
-    """Replace the Darknet pair of `start` by a checkpoint's net when it is that of the cfg beside it, keeping the first start as
-    *-init.weights; returns what was done."""
+    """Replace the Darknet pair of `start` by a checkpoint's net when it is that of the cfg beside it, keeping the first
+    start as *-init.weights; returns what was done."""
     pair = start.with_suffix(".cfg")
     if not pair.is_file():
         return []
@@ -79,5 +79,6 @@ def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
     model = build(defs).eval()
     model.load_state_dict(content["model"])
     model.seen = content["seen"]
-    words = export_darknet(model, content["rescale"], start, content.get("size") or input_size(defs), content.get("names"))
+    size = content.get("size") or input_size(defs)
+    words = export_darknet(model, content["rescale"], start, size, content.get("names"))
     return [f"{start} (best; the start is kept as {kept.name}; {words})"]

@@ -49,8 +49,8 @@ def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
 
 
 def defs_to_prune(cfg: Path, weights: str | os.PathLike, data: DataConfig, scored: bool) -> list[dict]:
-    """module_defs of `cfg` for a net that is pruned, and where `scored` is set scored on `data`. Pruning keeps the heads
-    it was given.
+    """module_defs of `cfg` for a net that is pruned, and where `scored` is set scored on `data`. Pruning keeps the
+    heads it was given.
 
     Only a start for training is taken with heads that nobody trained: a cfg made for the data, with weights of other
     classes or of a backbone. Raises CfgError where the weights were trained for other classes than the data's.
@@ -68,8 +68,9 @@ def defs_to_prune(cfg: Path, weights: str | os.PathLike, data: DataConfig, score
 def require_classes(defs: list[dict], weights: str | os.PathLike, data: DataConfig) -> None:
     """Raise CfgError when a trained net cannot be scored on `data`, its class count being another."""
     if class_count(defs) != data.classes:
-        raise CfgError(f"{weights}: made for {class_count(defs)} classes, but {data.path} has {data.classes}; name the data it was trained on "
-                       f"(--data), or train it for this one (train.py --data {data.path} --weights {weights})")
+        raise CfgError(f"{weights}: made for {class_count(defs)} classes, but {data.path} has {data.classes}; name the "
+                       "data it was trained on (--data), or train it for this one (train.py --data "
+                       f"{data.path} --weights {weights})")
 
 
 def data_of(weights: str | os.PathLike) -> str:
@@ -99,8 +100,10 @@ class TrainedNet:
     words: str  # what was loaded
 
 
-def load_net(cfg: Path, weights: str | os.PathLike, build: Callable[[list[dict]], nn.Module], img_size: int | None = None) -> TrainedNet:
-    """The net of `cfg` with all of `weights`, heads and input size being those of the weights (img_size: another square one).
+def load_net(cfg: Path, weights: str | os.PathLike, build: Callable[[list[dict]], nn.Module],
+             img_size: int | None = None) -> TrainedNet:
+    """The net of `cfg` with all of `weights`, heads and input size being those of the weights (img_size: another square
+    one).
 
     build: module_defs -> Darknet. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
     """
@@ -112,7 +115,8 @@ def load_net(cfg: Path, weights: str | os.PathLike, build: Callable[[list[dict]]
 
 
 def names_of(cfg: Path, weights: str | os.PathLike, content: dict, classes: int) -> tuple[str, ...] | None:
-    """Class names that the checkpoint `content` holds, else those of the .names file beside the weights or the cfg; None without any.
+    """Class names that the checkpoint `content` holds, else those of the .names file beside the weights or the cfg;
+    None without any.
 
     Raises ValueError when there are not as many as the net has classes.
     """
@@ -127,10 +131,12 @@ def names_of(cfg: Path, weights: str | os.PathLike, content: dict, classes: int)
 
 
 def scored_names(net: TrainedNet, data: DataConfig) -> tuple[str, ...]:
-    """The data's class names, or the net's where the data has numbers alone. Warns where both name the classes, and not alike."""
+    """The data's class names, or the net's where the data has numbers alone. Warns where both name the classes, and not
+    alike."""
     own = given_names(data)
     if own and net.names and list(net.names) != own:
-        print(f"warning: the net's classes are {', '.join(net.names)}, those of {data.path} {', '.join(own)}: they are matched by number")
+        print(f"warning: the net's classes are {', '.join(net.names)}, those of {data.path} {', '.join(own)}: they are "
+              "matched by number")
     return data.names if own or not net.names else net.names
 
 
