@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Mapping
 
@@ -77,16 +78,17 @@ def is_torch_file(path: str | os.PathLike) -> bool:
     return head == b"PK" or head[:1] == b"\x80"
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict:
+def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
     """Content of a torch file as a checkpoint, its weights under "model" by our names. Of another program's file the
-    weights and the class names alone are taken.
+    weights and the class names alone are taken. mapped: the file is not read but mapped into memory, for who asks for
+    little of it and soon lets go.
 
     Raises CheckpointError, FileNotFoundError.
     """
     path = Path(path)
     if not path.is_file():
         raise missing(path, "checkpoint")
-    content = _unpickled(path)
+    content = _unpickled(path, mapped and zipfile.is_zipfile(path))
     if "module_defs" in content:
         _check_own(path, content)
         return content | {"model": _named_state(path, content["model"])}
@@ -95,11 +97,11 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     return {"model": _named_state(path, _unwrapped(path, content))} | ({"names": names} if named else {})
 
 
-def _unpickled(path: Path) -> Mapping:
+def _unpickled(path: Path, mapped: bool) -> Mapping:
     """torch.load of tensors, numbers and plain containers."""
     try:
         with torch.serialization.safe_globals(_plain_types()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds for a damaged file
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(f"{path}: holds a pickled object of the class {found[1]}, expected a state_dict: "
@@ -182,7 +184,7 @@ def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
             return file_classes(path, defs)
         except WeightsError:  # said when it is loaded
             return None
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, mapped=True)
     if "module_defs" in content:
         return class_count(content["module_defs"])
     counts = set()

@@ -44,7 +44,7 @@ def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
     if trained is not None and trained != class_count(defs):
         print(f"{cfg}: made for {class_count(defs)} classes, {weights} for {trained}: heads rebuilt for {trained}")
         defs = rebuild_heads(defs, trained)
-    size = read_checkpoint(weights).get("size") if is_torch_file(weights) else None
+    size = read_checkpoint(weights, mapped=True).get("size") if is_torch_file(weights) else None
     return resized(defs, *size) if size else defs
 
 
@@ -75,7 +75,8 @@ def require_classes(defs: list[dict], weights: str | os.PathLike, data: DataConf
 
 def data_of(weights: str | os.PathLike) -> str:
     """The data description that the checkpoint `weights` was trained on, where it is still there; else the default."""
-    stored = read_checkpoint(weights).get("data") if Path(weights).is_file() and is_torch_file(weights) else None
+    known = Path(weights).is_file() and is_torch_file(weights)
+    stored = read_checkpoint(weights, mapped=True).get("data") if known else None
     return stored if stored and Path(stored).is_file() else cli.DEFAULT_DATA
 
 
