@@ -44,7 +44,8 @@ def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device
     """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, channels, H, W) ->
     (B, N, 5 + K)."""
     detections, truths = [], []
-    for images, targets in Progress(loader, len(loader), "evaluate", loader.batch_size or 1, not quiet):
+    images_each = getattr(loader, "batch_size", None) or 1  # of any list of batches
+    for images, targets in Progress(loader, len(loader), "evaluate", images_each, not quiet):
         predictions = predict(to_input(images, device, channels)).float()
         if options.scorer != "standard":
             found = merge_nms(predictions, options.conf_thres, options.nms_thres)
