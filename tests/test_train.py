@@ -829,16 +829,58 @@ def test_flags_that_a_resumed_run_cannot_take_are_refused_by_name(arguments):
     assert typed("--lr", "0.001", "--threads", "1").threads == 1  # the value it has, and flags of the machine, are no change
 
 
-def test_a_published_file_of_another_run_is_named_and_never_lost(arguments, capsys, tmp_path):
-    run_epochs(Trainer(arguments("--epochs", "1")), 1).finish()
-    run_epochs(Trainer(arguments("--epochs", "1", "--name", "second")), 1).finish()
-    assert "replaces that of the run run (of " in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "logs" / "second")
-    run_epochs(Trainer(arguments("--epochs", "1", "--name", "third")), 1).finish()
-    said = capsys.readouterr().out
-    assert "which is kept as checkpoints/" in said and list((tmp_path / "checkpoints").glob("*-before.pth"))
-    run_epochs(Trainer(arguments("--epochs", "1", "--name", "fourth")), 1).finish()
-    assert "logs/third" in capsys.readouterr().out
+def published(arguments, capsys, *flags):
+    """Train one epoch and publish; the lines printed about what was replaced."""
+    trainer = run_epochs(Trainer(arguments("--epochs", "1", *flags)), 1)
+    capsys.readouterr()
+    trainer.finish()
+    return [line for line in capsys.readouterr().out.splitlines() if ": replaces" in line]
+
+
+NAMES = ("checkpoints/tiny_ckpt.pth", "weights/tiny_ckpt.pth", "weights/best.pt")
+
+
+def test_a_published_file_of_another_run_is_named_with_its_cfg_and_data_and_where_it_is(arguments, capsys, tiny_cfg, tiny_data):
+    assert published(arguments, capsys) == []
+    lines = published(arguments, capsys, "--name", "second", "--seed", "1")
+    assert lines == [f"{name}: replaces that of run run (cfg {tiny_cfg}, data {tiny_data}), which is in logs/run/best.pth" for name in NAMES]
+    assert published(arguments, capsys, "--name", "third", "--no-publish") == []
+
+
+def test_a_published_file_whose_run_folder_is_gone_is_kept_under_a_name_of_its_own_each_time(arguments, capsys):
+    weights = []
+    for i, name in enumerate(("run", "second", "third")):
+        lines = published(arguments, capsys, "--name", name, "--seed", str(i))
+        assert len(lines) == (0 if i == 0 else 3)
+        weights.append(read_checkpoint("weights/best.pt")["model"])
+        shutil.rmtree(Path("logs") / name)
+    assert "kept as checkpoints/tiny_ckpt-before2.pth" in lines[0]
+    for number, model in zip(("", "2"), weights):
+        kept = read_checkpoint(f"checkpoints/tiny_ckpt-before{number}.pth")["model"]
+        assert all(torch.equal(kept[key], value) for key, value in model.items())
+    assert not list(Path("weights").glob("*-before*"))  # the same nets, kept once
+
+
+def test_a_run_of_the_same_name_begun_anew_with_another_cfg_loses_nothing(arguments, capsys, tiny_cfg):
+    published(arguments, capsys)
+    shutil.rmtree("logs/run")
+    wider = tiny_cfg.with_name("wider") / tiny_cfg.name  # another net of the same STEM
+    wider.parent.mkdir()
+    wider.write_text(tiny_cfg.read_text().replace("filters=24", "filters=32"))
+    lines = published(arguments, capsys, "--cfg", str(wider), "--weights", "none")
+    assert len(lines) == 3 and all(str(tiny_cfg) in line and "kept as checkpoints/tiny_ckpt-before.pth" in line for line in lines)
+
+
+def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_are_kept(arguments, capsys):
+    published(arguments, capsys)
+    longer = run_epochs(Trainer(typed("--epochs", "2")), 2)
+    capsys.readouterr()
+    longer.finish()
+    assert ": replaces" not in capsys.readouterr().out
+    Path("weights/best.pt").write_bytes(b"no checkpoint")
+    line = next(line for line in published(arguments, capsys, "--name", "second") if line.startswith("weights/best.pt:"))
+    assert "a file that is no checkpoint, which is kept as weights/best-before.pt" in line
+    assert Path("weights/best-before.pt").read_bytes() == b"no checkpoint"
 
 
 @pytest.mark.parametrize("weights_too", [True, False])

@@ -13,6 +13,7 @@ from utils import cli
 from utils.checkpoint import read_checkpoint
 from utils.origin import missing
 from utils.parse_config import parse_model_config
+from utils.prune_report import OutputNames
 from utils.setup import data_of, labelled_dataset, model_and_data
 from utils.shapes import total_cost
 from utils.tables import ascii_table
@@ -44,9 +45,9 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
         folder, run = out / f"step{step}", Path("logs") / f"{run_name(out)}-step{step}"
         blocks = ["--layers", args.layers] if step == 1 and args.layers else []
         report = prune(folder, ["--cfg", cfg, "--weights", weights, *shares, *blocks, *passed])
-        cfg = next(folder.glob("prune*.cfg"))
-        start = next(path for path in folder.glob("checkpoints/*.pth") if not path.stem.endswith("-init"))
-        tune(run, ["--cfg", cfg, "--weights", start, *training_flags(args), "--no-publish", *shlex.split(args.tune)])
+        names = OutputNames.of(cfg, folder)
+        cfg = names.cfg
+        tune(run, ["--cfg", cfg, "--weights", names.checkpoint, *training_flags(args), "--no-publish", *shlex.split(args.tune)])
         weights = run / "best.pth"
         defs = parse_model_config(cfg)
         cost = total_cost(defs, *cli.input_size(args, defs))

@@ -18,6 +18,7 @@ from utils.prune_scores import gammas_by_layer
 from utils.prune_job import Job, PruneError
 from utils.prune_plan import Plan
 from utils.pruning import Compact
+from utils.replaced import keep_replaced, same_weights
 from utils.run_folder import environment
 from utils.shapes import LayerCost, total_cost
 from utils.tables import ascii_table, change, markdown_table
@@ -33,6 +34,10 @@ class OutputNames:
     weights: Path
     darknet_cfg: Path
     darknet_weights: Path
+
+    def starts(self) -> list[Path]:
+        """Where tunings of this pruning keep what they began with (utils.publish)."""
+        return [path.with_name(f"{path.stem}-init{path.suffix}") for path in (self.checkpoint, self.weights, self.darknet_weights)]
 
     @classmethod
     def of(cls, cfg: Path, out: Path | None) -> "OutputNames":
@@ -125,14 +130,24 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     net.module_defs = explicit(resized(net.module_defs, *job.size))
     content = weights_content(net, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
                               map50=after.map50 if after else None, size=job.size, **job.about)
+    keep_earlier(names, content)
     # the checkpoint keeps the scale it trains well at
     words = export_darknet(net, job.rescale, names.darknet_weights, job.size, job.about.get("names"))
     print(f"{names.darknet_weights}: {words}")
     write_model_config(names.cfg, net.module_defs)
     for path in (names.checkpoint, names.weights):
         save_checkpoint(path, content)
-    for path in (names.checkpoint, names.weights, names.darknet_weights):  # starts that an earlier tuning kept belong to another pruning
-        path.with_name(f"{path.stem}-init{path.suffix}").unlink(missing_ok=True)
+    for path in names.starts():  # an earlier tuning's; they belong to another pruning
+        path.unlink(missing_ok=True)
+
+
+def keep_earlier(names: OutputNames, content: dict) -> None:
+    """Say what the new pruning replaces, and keep what no run folder holds; the same pruning made again replaces nothing."""
+    report = names.darknet_cfg.with_name(f"{names.darknet_cfg.stem}-report.json")
+    starts = [path for path in names.starts() if path.is_file()]
+    own = lambda old: not starts and same_weights(old, content)
+    for line in keep_replaced([names.checkpoint, names.weights], own, [names.cfg, names.darknet_cfg, names.darknet_weights, report, *starts]):
+        print(line)
 
 
 def gammas_by_fate(job: Job, plan: Plan, compact: Compact) -> dict[str, list[float]]:

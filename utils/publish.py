@@ -7,6 +7,7 @@ from utils import cli
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.darknet_export import export_darknet
 from utils.parse_config import explicit, input_size, parse_model_config
+from utils.replaced import keep_replaced
 from utils.writing import write_text
 
 # what a published checkpoint holds of a run's last.pth
@@ -21,12 +22,12 @@ def is_published(folder: Path) -> bool:
 
 def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
     """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best written back. A start
-    that is replaced is kept as *-init. build: module_defs -> Darknet."""
+    that is replaced is kept as *-init, another run's files as utils.replaced says. build: module_defs -> Darknet."""
     name = cli.stem(cfg)
     checkpoint, targets = Path("checkpoints") / f"{name}_ckpt.pth", [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
     kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
     last = read_checkpoint(folder / "last.pth")
-    replaced = [note for path in (checkpoint, *targets) for note in _replaced(path, last["run"])]
+    replaced = keep_replaced([checkpoint, *targets], lambda old: (old.get("run"), old.get("cfg")) == (last["run"], last["cfg"]))
     slim = {key: last.get(key) for key in KEPT}
     save_checkpoint(checkpoint, slim)
     for target in targets:
@@ -35,23 +36,7 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Call
     if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
         written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), build)
     write_text(folder / MARK, "\n".join(written) + "\n")
-    print("\n".join([f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}", *dict.fromkeys(replaced)]))
-
-
-def _replaced(path: Path, run: str) -> list[str]:
-    """A line that says which other run's file at a fixed name is about to be replaced, and where that run's own files are; one whose run folder
-    is gone is kept as *-before."""
-    if not path.is_file():
-        return []
-    old = read_checkpoint(path)
-    own, begun = str(old.get("run")), f"{old.get('run', 'a run of unknown name')} (of {old.get('cfg', 'an unknown cfg')})"
-    if own == run:
-        return []
-    if (Path("logs") / own / "best.pth").is_file():
-        return [f"{path}: replaces that of the run {begun}, whose own files are in logs/{own}"]
-    kept = path.with_name(f"{path.stem}-before{path.suffix}")
-    copy_file(path, kept)
-    return [f"{path}: replaces that of {begun}, which is kept as {kept}"]
+    print("\n".join([f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}", *replaced]))
 
 
 def _keep_start(start: str | None, path: Path) -> list[str]:
