@@ -20,7 +20,8 @@ def main() -> None:
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
     from models import Darknet
-    from utils.trainer import Trainer, resumed_arguments
+    from utils.trainer import Trainer
+    from utils.training.resume import resumed_arguments
 
     if args.resume:
         args = resumed_arguments(args)

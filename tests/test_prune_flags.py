@@ -354,3 +354,16 @@ def test_a_tuned_pruning_that_is_replaced_keeps_its_start_and_says_where_the_tun
     cut_into(job_of(flags), tmp_path / "out")
     assert f"{names.checkpoint}: replaces that of run tune (cfg {names.cfg}, data d.data), which is in logs/tune/best.pth" in capsys.readouterr().out
     assert names.checkpoint.with_name(f"{names.checkpoint.stem}-init-before.pth").read_bytes() == start
+
+
+# ---- advice that helps
+
+@pytest.mark.parametrize("flags, offered", [("", ["--layers"]), ("--layer-keep 0.9", ["--layer-keep", "--layers"]), ("--divisor 8", ["--divisor", "--layers"]),
+                                            ("--strategy skip", ["--strategy group", "--layers"]), ("--layers 1", [])])
+def test_a_target_out_of_reach_offers_only_flags_that_reach_further(job_of, flags, offered):
+    job = job_of(f"--no-eval --target-params 0.0001 {flags}")
+    prune_plan.remove_layers(job)
+    with pytest.raises(prune_job.PruneError, match="no cut gets there") as error:
+        plan_cut(job)
+    known = ("--layer-keep", "--divisor", "--strategy group", "--layers")
+    assert [flag for flag in known if flag in str(error.value).split("GFLOPs")[1]] == offered

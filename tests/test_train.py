@@ -1,9 +1,9 @@
 """The training run: exact resume, sparsity steps, averages, schedule, rescaling, refusals."""
 
-import shutil
 import argparse
 import copy
 import csv
+import json
 import math
 import os
 import re
@@ -34,7 +34,8 @@ from utils.parse_config import CfgError, parse_model_config, rebuild_heads
 from utils.prune_graph import channel_graph, prunable_layers
 from utils.rescale import RescaleError, rescale_gammas, rescale_obstacles, restoring_factor
 from utils.schedule import learning_rate
-from utils.trainer import TrainingError, resumed_arguments
+from utils.trainer import TrainingError
+from utils.training.resume import resumed_arguments
 from utils import trainer as training
 
 
@@ -818,15 +819,44 @@ def test_more_epochs_go_on_by_a_schedule_that_is_said(arguments, capsys):
     resumed = Trainer(typed("--epochs", "5"))
     assert "--epochs 3 -> 5: from epoch 4 on, the learning rate is that of a cosine schedule over 5 epochs" in capsys.readouterr().out
     assert resumed.total_steps == 5 * resumed.steps_per_epoch and run_epochs(resumed, 5).epoch == 5
-    with pytest.raises(ValueError, match="found --epochs 2, expected 5"):
+    assert json.loads(Path("logs/run/args.json").read_text())["epochs"] == 5
+    with pytest.raises(ValueError, match="--epochs 2 .begun with 5.: a run can be made longer, not shorter"):
         typed("--epochs", "2")
+
+
+def test_a_run_made_longer_that_stops_before_it_is_published_again_is_not_finished(arguments, capsys):
+    run_epochs(Trainer(arguments("--epochs", "1")), 1).finish()
+    run_epochs(Trainer(typed("--epochs", "2")), 2)  # and stops
+    run_epochs(Trainer(typed()), 2).finish()
+    assert read_checkpoint("checkpoints/tiny_ckpt.pth")["epoch"] == 2
+    with pytest.raises(ValueError, match="finished"):
+        typed()
+
+
+def test_a_name_that_is_taken_says_how_to_go_on_with_its_run(arguments):
+    run_epochs(Trainer(arguments()), 1)
+    with pytest.raises(ValueError, match=r"another --name, or go on with it: --resume logs/run$"):
+        Trainer(arguments())
+    run_epochs(Trainer(typed()), 3)
+    with pytest.raises(ValueError, match=r"--resume logs/run --epochs 6$"):
+        Trainer(arguments())
+
+
+def test_flags_that_were_typed_are_known_under_the_name_that_was_typed():
+    words = ["--weights=none", "-lr", "0.1", "--batch-size", "3", "--no-amp", "--epochs", "100", "-sr"]
+    assert train.parse_args(words).typed == {"weights": "--weights", "lr": "-lr", "batch_size": "--batch_size", "amp": "--no-amp", "epochs": "--epochs",
+                                             "sr": "-sr"}
+    assert train.parse_args([]).typed == {}
 
 
 def test_flags_that_a_resumed_run_cannot_take_are_refused_by_name(arguments):
     run_epochs(Trainer(arguments("--no-publish")), 1)
     with pytest.raises(ValueError, match=r"--lr 0\.5 \(begun with 0\.001\), --mosaic 0\.5"):
         typed("--lr", "0.5", "--mosaic", "0.5")
+    with pytest.raises(ValueError, match=r"--no-amp False \(begun with True\), -sr True .*-pre logs/run/last.pth"):
+        typed("-sr", "--no-amp", "--epochs", "9")
     assert typed("--lr", "0.001", "--threads", "1").threads == 1  # the value it has, and flags of the machine, are no change
+    assert typed("--cache-gb", "1").cache_gb == 1 and typed("--epochs", "3").cache_gb == 0.5
 
 
 def published(arguments, capsys, *flags):
@@ -883,13 +913,42 @@ def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_ar
     assert Path("weights/best-before.pt").read_bytes() == b"no checkpoint"
 
 
-@pytest.mark.parametrize("weights_too", [True, False])
-def test_the_error_for_an_infinite_loss_names_its_cause(arguments, monkeypatch, weights_too):
-    trainer = Trainer(arguments("--no-publish"))
-    if weights_too:
-        with torch.no_grad():
-            next(trainer.model.parameters()).fill_(float("nan"))
-    else:
-        monkeypatch.setattr("utils.trainer.yolo_loss", lambda *args: LossParts(*(torch.tensor(float("inf"), requires_grad=True) for _ in range(3))))
-    with pytest.raises(TrainingError, match="steps before were too large" if weights_too else "all weights are finite"):
+def test_weights_that_were_never_finite_are_named_with_the_start_they_came_from(arguments):
+    trainer = Trainer(arguments("-pre", "none"))
+    next(trainer.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"module_list.0.conv_0.weight and 0 more weights are not finite before the first step: begin from another"):
         trainer.train_one_epoch(1)
+
+
+def test_weights_that_left_the_range_in_training_are_told_from_those_and_a_new_run_is_advised(arguments):
+    trainer = run_epochs(Trainer(arguments()), 1)
+    next(trainer.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"training diverged.*--lr below 0.001.*last sound epoch, 1: -pre logs/run/last.pth") as error:
+        trainer.train_one_epoch(2)
+    assert "label" not in str(error.value)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_an_output_out_of_range_is_blamed_on_half_precision_only_where_it_runs(arguments, monkeypatch, scaled):
+    trainer = Trainer(arguments())
+    if scaled:
+        trainer.scaler = torch.amp.GradScaler("cpu")
+    monkeypatch.setattr("utils.trainer.yolo_loss", lambda *args: LossParts(*(torch.tensor(float("inf"), requires_grad=True) for _ in range(3))))
+    with pytest.raises(TrainingError, match="in half precision: --no-amp, or --bf16" if scaled else "training diverged"):
+        trainer.train_one_epoch(1)
+
+
+@pytest.mark.parametrize("clip", ["0", "500"])
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_changes_no_weight(arguments, monkeypatch, clip):
+    trainer = Trainer(arguments("--clip", clip))
+    before = {key: value.clone() for key, value in trainer.model.named_parameters()}
+    backward = trainer._backward
+
+    def spoilt(*batch):
+        parts = backward(*batch)
+        next(trainer.model.parameters()).grad[0] = float("inf")
+        return parts
+    monkeypatch.setattr(trainer, "_backward", spoilt)
+    with pytest.raises(TrainingError, match="epoch 1, batch 1: a gradient is not finite"):
+        trainer.train_one_epoch(1)
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.named_parameters())

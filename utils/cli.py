@@ -34,16 +34,13 @@ class Parser(argparse.ArgumentParser):
         """argparse's, of flags in either spelling."""
         return super().parse_known_args(self.spelled(sys.argv[1:] if args is None else args), namespace)
 
-    def named(self, words: Iterable[str] | None = None) -> set[str]:
-        """Destinations of the flags that the command line names; those left at their defaults are not among them."""
-        words, defaults = sys.argv[1:] if words is None else words, {action: action.default for action in self._actions}
-        for action in self._actions:
-            action.default = argparse.SUPPRESS
-        try:
-            return set(vars(self.parse_args(words)))
-        finally:
-            for action, default in defaults.items():
-                action.default = default
+    def typed(self, words: Iterable[str] | None = None) -> dict[str, str]:
+        """{name of an argument: its flag as it was typed} of a command line; what was left at its default is not among them."""
+        words, left_out = self.spelled(sys.argv[1:] if words is None else words), object()
+        given = vars(self.parse_args(words, argparse.Namespace(**{action.dest: left_out for action in self._actions})))
+        heads = [word.partition("=")[0] for word in words]
+        return {action.dest: next((head for head in heads if head in action.option_strings), action.option_strings[-1])
+                for action in self._actions if given.get(action.dest, left_out) is not left_out}
 
     def spelled(self, words: Iterable[str]) -> list[str]:
         """Command-line words with the flags as they were declared: --img-size=3 -> --img_size=3; nothing after a -- is a flag."""

@@ -124,7 +124,7 @@ def run(script: str, flags: list) -> None:
     words = [str(flag) for flag in flags]
     print(f"\n$ python {script} {shlex.join(words)}", flush=True)
     if status := subprocess.run([sys.executable, str(ROOT / script), *words]).returncode:
-        raise ValueError(f"{script} ended with status {status}; the same command goes on from there")
+        raise ValueError(f"{script} ended with status {status}, for the reason above; once that is mended, the same command goes on from there")
 
 
 def prune(folder: Path, flags: list) -> dict:

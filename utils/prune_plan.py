@@ -165,7 +165,7 @@ def search(job: Job, ranking: Ranking) -> float:
         if threshold is None:
             least = cost_of(job, cut_at(job, ranking, levels[-1]))
             raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
-                             "ask for less, or lower --layer-keep, or remove blocks with --layers")
+                             f"{', or '.join(ways_to_cut_more(job))}")
         start = threshold
     if args.max_drop is None:
         return start
@@ -175,6 +175,14 @@ def search(job: Job, ranking: Ranking) -> float:
     if threshold is None:
         raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train with -sr first, or allow more")
     return threshold
+
+
+def ways_to_cut_more(job: Job) -> list[str]:
+    """What would let a search get further, of the flags that have something left to give."""
+    args = job.args
+    offers = {"lower --layer-keep": args.layer_keep > 0, "lower --divisor": args.divisor > 1, "take --strategy group": args.strategy == "skip",
+              "remove more blocks with --layers": bool(residual_blocks(job.model.module_defs))}
+    return ["ask for less", *(way for way, helps in offers.items() if helps)]
 
 
 def require_something_to_lose(job: Job) -> None:
@@ -242,7 +250,7 @@ def warn_before(job: Job, plan: Plan) -> None:
     print(words)
     if energy >= sparsity.COSTLY:
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
-              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01")
+              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 --data {args.data}")
     if plan.cut.rescued and args.layer_keep:
         print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep {args.layer_keep:g})")
     elif plan.cut.rescued:

@@ -1,5 +1,6 @@
 """A run's own folder, logs/<run>/: args.json, metrics.csv, last.pth, best.pth and its pictures."""
 
+import argparse
 import csv
 import os
 import platform
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import torch
+
+from utils.writing import write_json
 
 
 class RunFolder:
@@ -24,6 +27,10 @@ class RunFolder:
     def name(self) -> str:
         """Name of the run."""
         return self.path.name
+
+    def write_arguments(self, args: argparse.Namespace) -> None:
+        """args.json: what the run is made with, and where."""
+        write_json(self.path / "args.json", {**vars(args), "environment": environment()})
 
     def rows(self) -> list[dict]:
         """Lines of metrics.csv, one an epoch, values as text."""

@@ -8,7 +8,7 @@ DEFAULT_WEIGHTS = "weights/yolov3.weights"
 
 
 def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
-    """Arguments of train.py; `weights_named` says whether --weights was given, `named` which flags the command line has."""
+    """Arguments of train.py; `weights_named` says whether --weights was given, `typed` which flags were."""
     p = cli.Parser(prog="train.py", description=description)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from; none: from scratch "
@@ -24,8 +24,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     args = p.parse_args(argv)
     if bool(args.teacher_cfg) != bool(args.teacher_weights):
         p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
-    args.named = sorted(p.named(argv))
-    args.weights_named = "weights" in args.named
+    args.typed = p.typed(argv)
+    args.weights_named = "weights" in args.typed
     args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NoReturn
 
 import torch
 from torch import nn
@@ -28,56 +28,19 @@ from utils.parse_config import rebuild_heads
 from utils.plots import plot_training
 from utils.prune_graph import channel_graph
 from utils.progress import Progress
-from utils.publish import is_published, publish
+from utils.publish import MARK, publish
 from utils.rescale import rescale_gammas, rescale_obstacles
-from utils.run_folder import RunFolder, environment, new_run_path, require_tensorboard
+from utils.run_folder import RunFolder, new_run_path, require_tensorboard
 from utils.schedule import learning_rate
 from utils.setup import given_names, labelled_dataset, model_and_data
 from utils.shapes import largest_stride, total_cost
-from utils.writing import write_json
+from utils.training.resume import refuse_existing
 
 AUTO_RESCALE = 0.05
 
 
 class TrainingError(ValueError):
     """Training cannot go on."""
-
-
-MACHINE = ("resume", "device", "n_cpu", "threads", "cache_gb")  # flags of the machine, not of the run: a resumed run takes them as they are typed
-SCHEDULED = "epochs"  # the one flag of the run that a resumed run may change
-
-
-def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments that the run named by --resume was begun with; flags of the machine, and more --epochs, are those of now.
-
-    Raises ValueError when another flag was typed with another value, and when the run is finished and published.
-    """
-    path = Path(args.resume)
-    last = path if path.is_file() else path / "last.pth"
-    state = read_checkpoint(last)
-    stored = state.get("args")
-    if stored is None:
-        raise ValueError(f"{last}: holds no state of a run, expected the last.pth of a run folder")
-    named = getattr(args, "named", [])
-    _refuse_changes(last, stored, {name: getattr(args, name) for name in named if name not in (*MACHINE, SCHEDULED, "weights_named")})
-    here = {name: getattr(args, name) for name in MACHINE if hasattr(args, name) and (name in named or name != "cache_gb")}
-    epochs = args.epochs if SCHEDULED in named else stored["epochs"]
-    if epochs < state["epoch"]:
-        raise ValueError(f"{last}: found --epochs {epochs}, expected {state['epoch']} or more, which this run has behind it")
-    if epochs == state["epoch"] and (stored["no_publish"] or is_published(last.parent)):
-        raise ValueError(f"{last}: this run is finished ({epochs} of {epochs} epochs); for more of it, --resume {last.parent} --epochs {2 * epochs}; for "
-                         f"another run from its weights, -pre {last}")
-    if epochs != stored["epochs"]:
-        print(f"--epochs {stored['epochs']} -> {epochs}: from epoch {state['epoch'] + 1} on, the learning rate is that of a {stored['schedule']} schedule over "
-              f"{epochs} epochs")
-    return argparse.Namespace(**{**vars(args), **stored, **here, "resume": str(last), "epochs": epochs, "named": named})
-
-
-def _refuse_changes(last: Path, stored: dict, typed: dict) -> None:
-    """Raise ValueError where a typed flag has another value than the run was begun with."""
-    changed = [f"--{name} {value} (begun with {stored.get(name)})" for name, value in typed.items() if stored.get(name) != value]
-    if changed:
-        raise ValueError(f"{last}: found {', '.join(changed)}: a resumed run keeps its flags; leave them out, or begin another run from its weights: -pre {last}")
 
 
 class Trainer:
@@ -181,11 +144,11 @@ class Trainer:
         args = self.args
         if not args.resume:
             path = Path("logs") / args.name if args.name else new_run_path(cli.stem(self.cfg), "sr" if args.sr else "train")
-            if self.main and (path / "last.pth").exists():
-                raise ValueError(f"{path}: there is a run of this name; take another --name, or go on with it: --resume {path}")
+            if self.main:
+                refuse_existing(path)
             self.folder = RunFolder(path) if self.main else None
             if self.main:
-                write_json(self.folder.path / "args.json", vars(args) | {"environment": environment()})
+                self.folder.write_arguments(args)
             return
         state = read_checkpoint(args.resume)
         self.model.load_state_dict(state["live"])
@@ -200,6 +163,9 @@ class Trainer:
         self.stored_weights = state.get("sparsity_weights")
         torch.set_rng_state(state["rng"])
         self.folder = RunFolder(Path(args.resume).parent, self.epoch) if self.main else None
+        if self.main and self.epoch < args.epochs:  # perhaps more than it was begun with
+            self.folder.write_arguments(args)
+            (self.folder.path / MARK).unlink(missing_ok=True)  # what was published is no longer its last epoch
 
     def _freeze(self) -> None:
         if self.args.freeze >= len(self.model.module_list):
@@ -246,12 +212,12 @@ class Trainer:
             # batches of the last, possibly shorter, accumulation share one step
             share = min(self.args.accumulate, batches - batch_i // self.args.accumulate * self.args.accumulate)
             parts = self._backward(images, targets, share, last)
-            if last:
-                rate = self._optimiser_step()
-            self.model.seen += len(images) * self.world_size
             sums = parts if sums is None else LossParts(*(a + b for a, b in zip(sums, parts)))
             if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
                 self._check_finite(sums, parts, epoch, batch_i)  # reads the loss, which makes a GPU wait: not every step
+            if last:
+                rate = self._optimiser_step(lambda: self._stop(epoch, batch_i, "a gradient is not finite"))
+            self.model.seen += len(images) * self.world_size
             if batch_i % 10 == 9:
                 bar.note = f"loss {sum(float(part) for part in sums) / (batch_i + 1):.3f}"
         seconds = time.perf_counter() - started
@@ -286,11 +252,22 @@ class Trainer:
     def _check_finite(self, sums: LossParts, parts: LossParts, epoch: int, batch_i: int) -> None:
         if not math.isfinite(float(sums.total())):
             found = ", ".join(f"{name} {float(value):g}" for name, value in parts._asdict().items())
-            broken = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
-            cause = (f"{len(broken)} weights are not finite either, {broken[0]} first: the steps before were too large, which a lower --lr (now {self.args.lr:g}) or "
-                     f"--clip (now {self.args.clip:g}) prevents" if broken else "all weights are finite, so this batch's pictures or labels are the cause")
-            raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: the loss is not finite ({found}); {cause}; "
-                                f"{self.folder.path if self.main else 'the run folder'} keeps the last epoch")
+            self._stop(epoch, batch_i, f"the loss is not finite ({found})")
+
+    def _stop(self, epoch: int, batch_i: int, found: str) -> NoReturn:
+        """Raise TrainingError with the cause as far as it can be told. The loss is finite for every finite output of the net."""
+        args, start = self.args, self.args.weights or "its start"
+        broken = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
+        state = f"{broken[0]} and {len(broken) - 1} more weights are not finite" if broken else "the net's output left the range of floats"
+        if broken and self.step == 0:
+            cause = f"{state} before the first step: begin from another file than {start}, or from scratch (-pre none)"
+        elif not broken and self.scaler.is_enabled():
+            cause = f"{state} in half precision: --no-amp, or --bf16, has a larger range"
+        else:
+            cause = f"{state}: training diverged, which smaller steps prevent (--lr below {args.lr:g}, --clip below {args.clip or 500:g})"
+        if self.epoch and self.main:
+            cause += f"; begin a new run from the last sound epoch, {self.epoch}: -pre {self.folder.path / 'last.pth'}"
+        raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: {found}; {cause}")
 
     def _rate(self, step: int) -> float:
         """Learning rate of an optimiser step of this run."""
@@ -298,14 +275,16 @@ class Trainer:
         before = max(args.rewind - args.epochs, 0) * self.steps_per_epoch  # steps that the rewound run is taken to have behind it
         return learning_rate(before + step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
 
-    def _optimiser_step(self) -> float:
-        """Clip, step, sparsify, average. Returns the learning rate used."""
+    def _optimiser_step(self, stop: Callable[[], NoReturn] = lambda: None) -> float:
+        """Clip, step, sparsify, average. Returns the learning rate used. stop: what to do, before any weight is changed, where a
+        gradient is not finite; half precision leaves such a step out, and a GPU is not asked, since reading a number makes it wait."""
         args, rate = self.args, self._rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.unscale_(self.optimizer)
-        if args.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip or math.inf)
+        if self.device.type == "cpu" and not self.scaler.is_enabled() and not norm.isfinite():
+            stop()
         self.penalty.add_gradient(self.penalised, self.step / self.total_steps)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
