@@ -334,7 +334,7 @@ def test_a_pruning_that_replaces_another_names_it_and_keeps_it_and_the_same_one_
     assert ": replaces" not in capsys.readouterr().out and not list((tmp_path / "out").rglob("*-before*"))
     cut_into(job_of(f"{flags} 0.6"), tmp_path / "out")
     out = capsys.readouterr().out
-    assert f"{names.weights}: replaces that of run test_prune of {tmp_path / 'net.pth'} (cfg {names.cfg})" in out
+    assert f"{names.weights}: replaces that of run test_prune of {tmp_path / 'net.pth'} (cfg {names.cfg}, data {tmp_path / 'tiny.data'}), which is kept" in out
     for path, content in first.items():
         kept = path.with_name(f"{path.stem}-before{path.suffix}")
         assert kept.read_bytes() == content and str(kept) in out and path.read_bytes() != content
