@@ -1,4 +1,4 @@
-# mAP against size from one sparse checkpoint, logs/egohands-ease2/best.pth of results/2026-11-24_egohands_w25/run.sh. From the repository root, with
+# mAP against size from one sparse checkpoint, logs/egohands-ease2/best.pth of an earlier chain (2026-11-24_egohands_w25, in the history)run.sh. From the repository root, with
 # the packages of requirements-optional.txt; two CPU cores. What was made is not made again, so a stopped run goes on with the same command.
 set -e
 COMMON="--cfg config/yolov3-hand-w25.cfg --weights logs/egohands-ease2/best.pth --data config/egohands.data --out output/tradeoff"
