@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils import cli
 
-PUBLISHED = ("config/egohands-slim.cfg", "weights/egohands-slim.weights")
+PUBLISHED = ("config/hands-slim.cfg", "weights/hands-slim.weights")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

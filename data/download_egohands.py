@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils import cli  # noqa: E402
 from utils.download import DownloadError, fetch  # noqa: E402
 
 URL = "http://vision.soic.indiana.edu/egohands_files/egohands_data.zip"
@@ -34,7 +35,7 @@ def extract(archive: Path, root: Path) -> Path:
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent, help="folder to unpack into")
     parser.add_argument("--url", default=URL, help="where to get the archive, for a mirror")
     return parser.parse_args(argv)

@@ -52,7 +52,8 @@ def flag_rows(actions: list[argparse.Action], formatter: argparse.HelpFormatter)
 
 
 def _plain(default: object) -> str:
-    return " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+    text = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+    return text.replace(f"{ROOT}/", "")  # a default inside the checkout, wherever that lies
 
 
 def script_section(script: str) -> str:
