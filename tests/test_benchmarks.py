@@ -81,7 +81,7 @@ def test_each_has_a_process_with_the_threads_asked_for(tmp_path, stand_ins):
 
 def test_time_is_measured_where_a_contestant_does_not_measure_itself(tmp_path, stand_ins):
     outcomes, _ = run(tmp_path, [Contestant("real", stand_ins, "real")])
-    assert len(outcomes[0].seconds) == 3 and all(0 < value < 1 for value in outcomes[0].seconds.values())
+    assert len(outcomes[0].seconds) == 3 and all(value > 0 for value in outcomes[0].seconds.values())
     assert outcomes[0].peak_mb > 1 and outcomes[0].setup_s > 0
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, randomise
+from conftest import HANG, ROOT, randomise
 
 from models import Darknet, load
 from utils.boxes import box_iou
@@ -58,7 +58,7 @@ def test_it_works_from_another_folder_with_nothing_but_sys_path(pair, tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom models import load\n"
             f"net = load('tiny-hand.cfg', {str(pair[1])!r}, conf_thres=0.0)\n"
             f"print(net.detect({str(SAMPLE)!r}).shape[1], net.names)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0 and done.stdout.split(maxsplit=1) == ["6", "['class0']\n"], done.stderr
 
 

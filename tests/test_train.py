@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ADD, FOREIGN, ODD, ROOT, make_dataset, randomise, without_labels, worst
+from conftest import ADD, FOREIGN, HANG, ODD, ROOT, make_dataset, randomise, without_labels, worst
 
 import train
 from models import Darknet
@@ -642,7 +642,7 @@ def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path,
     for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--", str(ROOT / "train.py"), "--cfg",
                    str(tiny_cfg), "--data", str(tmp_path / "d.data"), "--n_cpu", "0", "--device", "cpu", "--batch_size", "4", "--name", name, *ONE_STEP, *flags]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-2000:]
         gammas.append(live_gammas(read_checkpoint(tmp_path / "logs" / name / "last.pth")["live"]))
     assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
@@ -771,7 +771,7 @@ def test_two_processes_train_one_model(tiny_cfg, tmp_path):
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(ROOT / "train.py"), "--cfg", str(tiny_cfg),
                "--data", str(tmp_path / "d.data"), "--epochs", "1", "--batch_size", "4", "--n_cpu", "0", "--name", "ddp", "--device", "cpu", "-sr"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es)" in done.stdout and (tmp_path / "weights" / "tiny_ckpt.pth").is_file()
     assert read_checkpoint(tmp_path / "logs/ddp/last.pth")["step"] == 2  # 16 images, 2 processes x 4
