@@ -20,22 +20,25 @@ BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on net
 
 
 class MaxPool(nn.Module):
-    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning (-inf).
+    """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning.
 
-    stride: one for both directions, or (down, right).
+    stride: one for both directions, or (down, right). Padding repeats the map's edge, of which every window that reaches
+    it holds a pixel: the same as -inf, which other runtimes read as 0 (ncnn) and which leaves an 8-bit range no steps.
     """
 
     def __init__(self, size: int, stride: int | tuple[int, int], padding: int):
         super().__init__()
         self.size, self.stride = size, stride if isinstance(stride, tuple) else (stride, stride)
         self.before, self.after = padding // 2, padding - padding // 2
+        sides = (self.before, self.after) * 2
+        nothing_else = self.after >= size  # what some window holds
+        self.padded = nn.ConstantPad2d(sides, float("-inf")) if nothing_else else nn.ReplicationPad2d(sides)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> pooled."""
         if self.before == self.after and 2 * self.before <= self.size:
             return F.max_pool2d(x, self.size, self.stride, self.before)
-        pad = self.reached(x)
-        return F.max_pool2d(F.pad(x, pad, value=float("-inf")) if any(pad) else x, self.size, self.stride)
+        return F.max_pool2d(self.padded(x) if any(self.reached(x)) else x, self.size, self.stride)
 
     def reached(self, x: Tensor) -> tuple[int, int, int, int]:
         """Padding (left, right, top, bottom) without what no window reaches at right and bottom, which would only cost a
@@ -117,7 +120,7 @@ class Scale(nn.Module):
 
 
 class Reorg(nn.Module):
-    """Darknet's space-to-depth, with its own order: it reads the map as C / s^2 planes of (H s) x (W s)."""
+    """Darknet's space-to-depth, with its own order: it reads the map as C / s^2 planes of (H s) x (W s). In five axes: ncnn has no sixth."""
 
     def __init__(self, stride: int):
         super().__init__()
@@ -127,8 +130,8 @@ class Reorg(nn.Module):
         """(B, C, H, W) -> (B, C s^2, H / s, W / s)."""
         B, C, H, W = x.shape
         s = self.stride
-        planes = x.reshape(B, C // (s * s), H, s, W, s)  # plane c2, row h * s + offset // s, column w * s + offset % s
-        return planes.permute(0, 3, 5, 1, 2, 4).reshape(B, C * s * s, H // s, W // s)
+        planes = x.reshape(B, C // (s * s) * H, s, W, s)  # of all planes row h * s + offset // s, column w * s + offset % s
+        return planes.permute(0, 2, 4, 1, 3).reshape(B, C * s * s, H // s, W // s)
 
 
 class Reorg3d(nn.Module):
