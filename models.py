@@ -195,17 +195,30 @@ class YOLOLayer(nn.Module):
         """(..., 1 + K) objectness and class probabilities of raw scores."""
         return t if self.new_coords else t.sigmoid()
 
+    def rows(self, raw: Tensor) -> Tensor:
+        """(B, A E, H, W) -> (B, A H W, E), the E entries of every box: anchor by anchor, then row, then column."""
+        B, channels, H, W = raw.shape
+        A = len(self.anchors)
+        return raw.reshape(B, A, channels // A, H * W).permute(0, 1, 3, 2).reshape(B, A * H * W, channels // A)
+
     def decode(self, raw: Tensor, image_width: int, image_height: int) -> Tensor:
         """(B, A (5 + K), H, W) -> (B, A H W, 5 + K): cx, cy, w, h in input pixels, objectness, class probabilities."""
-        B, _, H, W = raw.shape
-        t = self.split(raw)
+        return self.decode_cells(raw, [image_width / raw.shape[3], image_height / raw.shape[2]])
+
+    def decode_cells(self, raw: Tensor, cell_px: list[float]) -> Tensor:
+        """`decode`, given the (width, height) of a cell in input pixels. No tensor has over five axes, so that every converter follows."""
+        return self.decode_rows(self.rows(raw), raw, cell_px)
+
+    def decode_rows(self, t: Tensor, raw: Tensor, cell_px: list[float]) -> Tensor:
+        """(B, A H W, 5 + K) raw entries of the map `raw` -> the same, decoded."""
+        A, (H, W) = len(self.anchors), raw.shape[2:]
         rows, columns = torch.meshgrid(torch.arange(H, device=raw.device, dtype=raw.dtype),
                                        torch.arange(W, device=raw.device, dtype=raw.dtype), indexing="ij")
-        cell_xy = torch.stack([columns, rows], dim=-1)  # (H, W, 2)
-        stride = raw.new_tensor([image_width / W, image_height / H])
-        anchors = self.anchors_px(stride).to(raw.dtype).view(-1, 1, 1, 2)
+        cell_xy = torch.stack([columns, rows], dim=-1).reshape(1, H * W, 2).repeat(1, A, 1)
+        stride = torch.tensor(cell_px, device=raw.device, dtype=raw.dtype)
+        anchors = self.anchors_px(stride).to(raw.dtype).reshape(1, A, 1, 2).repeat(1, 1, H * W, 1).reshape(1, A * H * W, 2)
         boxes = self.boxes(t[..., 0:2], t[..., 2:4], cell_xy, anchors, stride)
-        return torch.cat([boxes, self.probabilities(t[..., 4:])], dim=-1).reshape(B, -1, 5 + self.classes)
+        return torch.cat([boxes, self.probabilities(t[..., 4:])], dim=-1)
 
 
 class RegionLayer(YOLOLayer):
@@ -235,21 +248,25 @@ class GaussianYOLOLayer(YOLOLayer):
         """(B, A (9 + K), H, W) -> (B, A, H, W, 9 + K)."""
         return super().split(raw)
 
+    def without_uncertainties(self, t: Tensor) -> Tensor:
+        """(..., 9 + K) -> (..., 5 + K)."""
+        return torch.cat([t[..., i:i + 1] for i in self.ENTRIES] + [t[..., self.objectness_entry:]], dim=-1)
+
     def split(self, raw: Tensor) -> Tensor:
         """(B, A (9 + K), H, W) -> (B, A, H, W, 5 + K): without the uncertainties."""
-        t = self.entries(raw)
-        return torch.cat([t[..., list(self.ENTRIES)], t[..., self.objectness_entry:]], dim=-1)
+        return self.without_uncertainties(self.entries(raw))
 
     def start(self, bias: Tensor) -> None:
         """As [yolo]'s, and uncertainties of 1 %."""
         super().start(bias)
         bias.view(len(self.anchors), -1)[:, [i + 1 for i in self.ENTRIES]] = -4.6
 
-    def decode(self, raw: Tensor, image_width: int, image_height: int) -> Tensor:
+    def decode_cells(self, raw: Tensor, cell_px: list[float]) -> Tensor:
         """(B, A (9 + K), H, W) -> (B, A H W, 5 + K) as [yolo]'s, objectness times 1 - the mean uncertainty."""
-        boxes, objectness, classes = super().decode(raw, image_width, image_height).split([4, 1, self.classes], dim=-1)
-        uncertainty = self.entries(raw)[..., [i + 1 for i in self.ENTRIES]].sigmoid().mean(-1)
-        return torch.cat([boxes, objectness * (1 - uncertainty.flatten(1)[..., None]), classes], dim=-1)
+        t = self.rows(raw)
+        plain = self.decode_rows(self.without_uncertainties(t), raw, cell_px)
+        uncertainty = sum(t[..., i + 1:i + 2].sigmoid() for i in self.ENTRIES) / len(self.ENTRIES)
+        return torch.cat([plain[..., :4], plain[..., 4:5] * (1 - uncertainty), plain[..., 5:]], dim=-1)
 
 
 def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -> nn.Sequential:
