@@ -16,7 +16,8 @@ PUBLISHED = ("config/hands-slim.cfg", "weights/hands-slim.weights")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of detect.py."""
     p = cli.Parser(description=__doc__)
-    cli.add_model_flags(p, None, None, f"to use (default: weights/STEM_ckpt.pth; without --cfg {PUBLISHED[1]})")
+    cli.add_model_flags(p, None, None, f"to use (default: weights/STEM_ckpt.pth; without --cfg {PUBLISHED[1]})",
+                        cli.TO_RUN)
     p.add_argument("--source", "--image_folder", dest="source", nargs="+", default=["data/samples"], metavar="WHAT",
                    help="image, video, GIF, folder (with its sub-folders), glob, list of images (.txt), camera "
                    "number, or address of a stream (default: data/samples)")
@@ -50,23 +51,42 @@ def net_files(cfg: str | None, weights: str | None) -> tuple[Path, str]:
 def main() -> None:
     """Load -> for each picture: detect, draw, write -> JSON of all."""
     args = parse_args()
+    from utils.deploy.runtimes import is_exported
+    from utils.deploy.sources import expand
+    from utils.detection import run, write_results
+
+    items = [item for source in args.source for item in expand(source, args.out)]
+    detector = of_file(args) if is_exported(args.weights) else of_net(args, items)
+    write_results(run(detector, items, args.out, args.max_frames, args.skip_bad), args.out)
+
+
+def of_net(args: argparse.Namespace, items: list):
+    """Detector of the network of --cfg and --weights."""
     from models import Darknet
     from utils.backends import make_backend
-    from utils.deploy.sources import expand
-    from utils.detection import Detector, class_names, expected_images, run, write_results
+    from utils.detection import Detector, class_names, expected_images
     from utils.parse_config import class_count
     from utils.setup import load_net
 
     device = cli.select_device(args.device, args.threads)
     cfg, weights = net_files(args.cfg, args.weights)
     net = load_net(cfg, weights, Darknet, args.img_size)
-    items = [item for source in args.source for item in expand(source, args.out)]
     names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
     images = expected_images(items, args.max_frames)
     backend, predict = make_backend(args.backend, net.model.to(device), net.size, images)
     print(f"{cfg}, {weights}: {net.words}; {net.size[0]}x{net.size[1]} on {device}, by {backend}")
-    detector = Detector(net.model, names, net.size, predict, args.conf_thres, args.nms_thres)
-    write_results(run(detector, items, args.out, args.max_frames, args.skip_bad), args.out)
+    return Detector(net.model, names, net.size, predict, args.conf_thres, args.nms_thres)
+
+
+def of_file(args: argparse.Namespace):
+    """Detector of the exported file of --weights."""
+    from utils.deploy.runtimes import open_for_script
+    from utils.detection import Detector, class_names
+
+    file = open_for_script(args)
+    names = class_names(args.class_path, args.data, file.metadata.names, len(file.metadata.names))
+    print(f"{file.words()}; {file.size[0]}x{file.size[1]}")
+    return Detector(None, names, file.size, file.predict, args.conf_thres, args.nms_thres)
 
 
 if __name__ == "__main__":

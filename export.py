@@ -1,6 +1,7 @@
-"""Write a network as ONNX, batch norms folded and decoding included, or a checkpoint as a Darknet pair; either is checked against the network.
+"""Write a network as files for other runtimes, each run there and compared with the network before it gets its name.
 
-    python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights
+    python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --format onnx openvino ncnn
+    python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --format openvino --precision int8 --data data/oxford.yaml
     python export.py --cfg config/prune_yolov3-hand.cfg --weights weights/prune_yolov3_ckpt.pth --out pruned/tuned.weights
 """
 
@@ -9,47 +10,58 @@ from pathlib import Path
 
 from utils import cli
 
+FORMATS = ("darknet", "onnx", "openvino", "ncnn", "torchscript")
+PRECISIONS = ("float32", "float16")
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of export.py."""
     p = cli.Parser(description=__doc__)
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
-    p.add_argument("--img_size", type=cli.positive_int, metavar="PX",
-                   help="square input size (default: that of the training, else the cfg's width and height)")
-    p.add_argument("--out", type=Path, metavar="FILE", help="file to write: .onnx, or .weights with the .cfg beside it "
-                   "(default: output/NAME.onnx, of the cfg's name)")
-    p.add_argument("--device", default="cpu", metavar="NAME", help="for the sake of all scripts' flags: the export is made and checked on the CPU")
-    args = p.parse_args(argv)
-    if args.out and args.out.suffix not in (".onnx", ".weights"):
-        p.error(f"--out: found {args.out}, expected a name that ends in .onnx or .weights")
-    return args
+    p.add_argument("--format", nargs="+", choices=FORMATS, metavar="NAME",
+                   help=f"one or several of {', '.join(FORMATS)} (default: that of --out, else onnx)")
+    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of weights and maps; decoding stays in float32")
+    p.add_argument("--out", type=Path, metavar="FILE", help="file to write, or its name without the format's suffix "
+                   "(default: output/NAME, of the cfg's name)")
+    p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size "
+                   "(default: that of the training, else the cfg's width and height)")
+    p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the classes")
+    p.add_argument("--class_path", metavar="FILE", help="file of class names, one per line; replaces those of --data "
+                   "(default: those of the checkpoint, or of the .names file beside the weights or the cfg)")
+    p.add_argument("--nms", action="store_true", help="onnx: end the file with non-maximum suppression")
+    p.add_argument("--conf_thres", type=cli.ratio, default=0.25, help="--nms: boxes of a lower objectness are dropped")
+    p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help=f"--nms: {cli.NMS_HELP}")
+    p.add_argument("--device", default="cpu", metavar="NAME",
+                   help="for the sake of all scripts' flags: the export is made and checked on the CPU")
+    return p.parse_args(argv)
 
 
 def main() -> None:
-    """Load -> export -> run the file beside the network -> say what it holds."""
+    """Load -> for each format: convert, run beside the network, write -> say what it holds."""
     args = parse_args()
     from models import Darknet
     from utils.darknet_export import export_darknet
-    from utils.onnx_export import export_onnx
+    from utils.deploy.formats import Order, export_format, out_paths
+    from utils.deploy.metadata import BuiltInNms
+    from utils.detection import class_names
     from utils.parse_config import class_count
     from utils.setup import load_net
 
-    device = cli.select_device(args.device)
     cfg = cli.resolve_cfg(args.cfg)
     weights = Path(args.weights or cli.default_weights(cfg))
+    paths = out_paths(args.out or Path("output") / cfg.stem, args.format, args.precision)
+    if args.nms and "onnx" not in paths:
+        raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx: the others end with the predictions")
     net = load_net(cfg, weights, Darknet, args.img_size)
-    model, size = net.model.eval(), net.size
+    names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
     print(f"{cfg}, {weights}: {net.words}")
-    out = args.out or Path("output") / f"{cfg.stem}.onnx"
-    if out.suffix == ".weights":
-        words = export_darknet(model, net.content.get("rescale", 1.0), out, size, net.names)
-        print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, for {out.with_suffix('.cfg')}; {words}")
-        return
-    words = export_onnx(model.to(device), out, size)
-    pixels = f"(batch, {model.channels}, {size[1]}, {size[0]}) {'RGB' if model.channels == 3 else 'grey'} 0..1"
-    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB; images {pixels} -> predictions "
-          f"(batch, boxes, {5 + class_count(model.module_defs)}) cx, cy, w, h in input pixels, objectness, class "
-          f"probabilities; {words}")
+    order = Order(tuple(names), net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
+    for name, path in paths.items():
+        if name == "darknet":
+            words = export_darknet(net.model.eval(), net.content.get("rescale", 1.0), path, net.size, names)
+            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, for {path.with_suffix('.cfg')}; {words}")
+        else:
+            print(export_format(net.model, name, path, order))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Score a network: mAP@.5, AP@[.5:.95], precision, recall, F1.
 
     python test.py --model_def config/yolov3-hand.cfg --weights_path weights/yolov3_ckpt.pth --data_config config/oxfordhand.data
+    python test.py --weights output/yolov3-hand.onnx --data config/oxfordhand.data
 """
 
 import argparse
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 from utils import cli
 from utils.writing import write_json
@@ -13,7 +15,7 @@ from utils.writing import write_json
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of test.py."""
     p = cli.Parser(description=__doc__)
-    cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to score (default: weights/STEM_ckpt.pth)")
+    cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to score (default: weights/STEM_ckpt.pth)", cli.TO_RUN)
     cli.add_data_flags(p, trained=True)
     cli.add_run_flags(p, batch_size=8)
     cli.add_score_flags(p)
@@ -26,12 +28,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Load -> evaluate -> print the table -> write curve and numbers."""
     args = parse_args()
+    from utils.datasets import evaluation_loader
+    from utils.deploy.runtimes import is_exported
+    from utils.evaluate import ScoreOptions, evaluate
+    from utils.plots import plot_pr_curves
+
+    run = of_file(args) if is_exported(args.weights) else of_net(args)
+    print(run.words)
+    options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
+    loader = evaluation_loader(run.valid, args.batch_size, args.n_cpu)
+    result = evaluate(run.model, loader, run.names, options, predict=run.predict)
+    print_result(result, args.iou_thres)
+    curve = args.pr or Path("output") / f"pr_{run.stem}.png"
+    plot_pr_curves({run.stem: result.curve}, f"{run.stem}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
+    print(f"precision-recall curve: {curve}")
+    if args.json:
+        write_json(args.json, result.to_dict() | {"cfg": run.cfg, "weights": str(run.weights), "data": str(run.data),
+                                                  "size": run.valid.size, "backend": run.backend})
+
+
+class Run(NamedTuple):
+    """What is scored, by what, on which images."""
+
+    cfg: str | None
+    weights: Path
+    stem: str
+    data: Path
+    names: tuple[str, ...]
+    valid: object  # utils.datasets.ListDataset
+    model: object  # a Darknet, or the exported file
+    backend: str
+    predict: Callable
+    words: str
+
+
+def of_net(args: argparse.Namespace) -> Run:
+    """The network of --cfg and --weights, ready to run."""
     from models import Darknet
     from utils.backends import make_backend
     from utils.data_config import parse_data_config
-    from utils.datasets import evaluation_loader
-    from utils.evaluate import ScoreOptions, evaluate
-    from utils.plots import plot_pr_curves
     from utils.setup import data_of, labelled_dataset, load_net, require_classes, scored_names
 
     device = cli.select_device(args.device, args.threads)
@@ -44,16 +79,23 @@ def main() -> None:
     names = scored_names(net, data)
     valid = labelled_dataset(args, data, "valid", size)
     backend, predict = make_backend(args.backend, model, size, len(valid))
-    print(f"{cfg}, {weights}: {net.words}; {data.path}, {len(valid)} images at {size[0]}x{size[1]} on {device}, "
-          f"by {backend}")
-    options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
-    result = evaluate(model, evaluation_loader(valid, args.batch_size, args.n_cpu), names, options, predict=predict)
-    print_result(result, args.iou_thres)
-    curve = args.pr or Path("output") / f"pr_{cli.stem(cfg)}.png"
-    plot_pr_curves({cli.stem(cfg): result.curve}, f"{cli.stem(cfg)}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
-    print(f"precision-recall curve: {curve}")
-    if args.json:
-        write_json(args.json, result.to_dict() | {"cfg": str(cfg), "weights": str(weights), "data": str(data.path), "size": size, "backend": backend})
+    words = f"{cfg}, {weights}: {net.words}; {data.path}, {len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}"
+    return Run(str(cfg), weights, cli.stem(cfg), data.path, names, valid, model, backend, predict, words)
+
+
+def of_file(args: argparse.Namespace) -> Run:
+    """The exported file of --weights, ready to run."""
+    from utils.data_config import parse_data_config
+    from utils.deploy.runtimes import open_for_script
+    from utils.setup import labelled_dataset, scored_names
+
+    data = parse_data_config(args.data or cli.DEFAULT_DATA, args.class_path)
+    file = open_for_script(args)
+    file.metadata.require_classes(data.classes, file.path, data.path)
+    names = scored_names(file.metadata, data)
+    valid = labelled_dataset(args, data, "valid", file.size)
+    words = f"{file.words()}; {data.path}, {len(valid)} images at {file.size[0]}x{file.size[1]}"
+    return Run(None, file.path, file.path.stem, data.path, names, valid, file, file.runtime, file.predict, words)
 
 
 def print_result(result, iou_thres: float) -> None:

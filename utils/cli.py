@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, NoReturn
 
 
+TO_RUN = "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 
 DEFAULT_DATA = "config/oxfordhand.data"
@@ -146,12 +147,13 @@ def _target(text: str, units: dict[str, float], least: float, expected: str) -> 
     return Target(value if ratio else value * units[unit], ratio)
 
 
-def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | None, weights_help: str) -> None:
+def add_model_flags(parser: argparse.ArgumentParser, cfg: str, weights: str | None, weights_help: str,
+                    kinds: str = "checkpoint (.pth) or Darknet .weights") -> None:
     """--model_def = --cfg and -pre = --pretrained_weights = --weights_path = --weights."""
     parser.add_argument("--model_def", "--cfg", dest="cfg", default=cfg, metavar="CFG",
                         help="Darknet cfg of the network")
     parser.add_argument("-pre", "--pretrained_weights", "--weights_path", "--weights", dest="weights", default=weights,
-                        metavar="FILE", help=f"checkpoint (.pth) or Darknet .weights: {weights_help}")
+                        metavar="FILE", help=f"{kinds}: {weights_help}")
 
 
 def add_data_flags(parser: argparse.ArgumentParser, trained: bool = False) -> None:
@@ -210,7 +212,8 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     """--backend."""
     parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino"), default="auto",
                         help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
-                        "and there are enough images to make up for the seconds that its start takes; otherwise torch")
+                        "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
+                        "an exported file is run by its own runtime (.onnx: also by openvino)")
 
 
 def resolve_cfg(path: str) -> Path:

@@ -17,7 +17,7 @@ from utils.data_config import parse_data_config, read_names
 from utils.datasets import DataError
 from utils.deploy.drawing import draw
 from utils.deploy.sources import Item, frame_count, frames, read_picture
-from utils.letterbox import input_channels, letterbox, planes, to_input
+from utils.letterbox import input_channels, input_device, letterbox, planes, to_input
 from utils.nms import non_max_suppression
 from utils.setup import numbered_names
 from utils.tables import counted
@@ -28,14 +28,15 @@ class Detector:
     """A network ready for inference, its class names and its thresholds.
 
     model: a Darknet on its device; size: (width, height) of its input in pixels; predict: what runs it
-    (utils.backends), by default the model itself with its batch norms folded.
+    (utils.backends), by default the model itself with its batch norms folded. An exported file
+    (utils.deploy.runtimes) stands in for a model where its own `predict` is given.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
                  conf_thres: float = 0.5, nms_thres: float = 0.5):
         self.names, self.size = list(names), size
-        self.device, self.channels = next(model.parameters()).device, input_channels(model)
-        self.predict = predict or model.optimize()
+        self.device, self.channels = input_device(model), input_channels(model)
+        self.predict = model.optimize() if predict is None else predict
         self.conf_thres, self.nms_thres = conf_thres, nms_thres
 
     @torch.inference_mode()

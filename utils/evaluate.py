@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from utils.boxes import cxcywh_to_xyxy
 from utils.compat import merge_nms, score_compat
-from utils.letterbox import input_channels, to_input
+from utils.letterbox import input_channels, input_device, to_input
 from utils.metrics import EvalResult, score
 from utils.nms import non_max_suppression
 from utils.progress import Progress
@@ -59,10 +59,10 @@ def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device
 
 def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
              quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
-    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.backends), or with batch norms folded."""
-    device = next(model.parameters()).device
-    detections, truths = collect_detections(model.optimize() if predict is None else predict, device, loader, options,
-                                            quiet, input_channels(model))
+    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.backends), or with batch
+    norms folded. An exported file (utils.deploy.runtimes) stands in for a model where its own `predict` is given."""
+    run = model.optimize() if predict is None else predict
+    detections, truths = collect_detections(run, input_device(model), loader, options, quiet, input_channels(model))
     if options.scorer != "standard":
         result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
         return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")

@@ -94,6 +94,12 @@ def input_channels(model: nn.Module) -> int:
     return getattr(model, "channels", 3)
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Where a net takes its images: its own `device` where it names one, as an exported file does, else that of its
+    parameters."""
+    return getattr(model, "device", None) or next(model.parameters()).device
+
+
 def to_input(images: Tensor, device: torch.device, channels: int = 3) -> Tensor:
     """(B, 3, H, W) uint8 RGB -> (B, channels, H, W) float32 in 0..1 on `device`, channels last.
 

@@ -135,7 +135,7 @@ def scored_names(net: TrainedNet, data: DataConfig) -> tuple[str, ...]:
     """The data's class names, or the net's where the data has numbers alone. Warns where both name the classes, and not
     alike."""
     own = given_names(data)
-    if own and net.names and list(net.names) != own:
+    if own and net.names and list(net.names) != own and net.names != numbered_names(len(own)):
         print(f"warning: the net's classes are {', '.join(net.names)}, those of {data.path} {', '.join(own)}: they are "
               "matched by number")
     return data.names if own or not net.names else net.names

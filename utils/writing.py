@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -29,3 +30,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content) -> None:
     """Write `content` as indented JSON; what JSON has no type for (a Path) becomes its text."""
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+@contextmanager
+def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder inside `folder` to write several files to: they take their places, of the same names, when the block ends, and all are
+    removed when it raises."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
+        yield Path(temporary)
+        for path in sorted(Path(temporary).iterdir()):
+            os.replace(path, folder / path.name)

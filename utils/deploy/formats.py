@@ -1,0 +1,137 @@
+"""The formats that export.py writes, and how one is written: converted, run in its own runtime beside the net, then given its name."""
+
+import copy
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable
+
+from torch import nn
+
+from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, require_close, sample_images
+from utils.deploy.graph import takes_any_size
+from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
+from utils.deploy.ncnn_export import write_ncnn
+from utils.deploy.openvino_export import write_openvino
+from utils.deploy.runtimes import Exported, open_exported
+from utils.deploy.torchscript_export import write_torchscript
+from utils.onnx_export import write_onnx
+from utils.writing import replacing_all
+
+DARKNET = "darknet"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file."""
+
+    suffix: str
+    runtime: str  # the package that runs it
+    precisions: tuple[str, ...]
+    write: Callable[[nn.Module, Path, Metadata], None] | None
+    free_size: bool  # whether one file can take several input sizes
+
+    @property
+    def ending(self) -> str:
+        """The last part of its suffix."""
+        return "." + self.suffix.rpartition(".")[2]
+
+
+FORMATS = {
+    DARKNET: Format(".weights", "torch", ("float32",), None, True),
+    "onnx": Format(".onnx", "onnxruntime", ("float32", "float16", "int8"), write_onnx, True),
+    "openvino": Format(".xml", "openvino", ("float32", "float16", "int8"), write_openvino, True),
+    "ncnn": Format(".ncnn.param", "ncnn", ("float32", "float16"), write_ncnn, False),
+    "torchscript": Format(".torchscript", "torch", ("float32", "float16"), write_torchscript, True),
+}
+
+
+def format_of(path: Path) -> str | None:
+    """The format of a file's name; None for a name without one of the suffixes."""
+    return next((name for name, kind in FORMATS.items() if path.suffix == kind.ending), None)
+
+
+def out_paths(out: Path, formats: list[str] | None, precision: str) -> dict[str, Path]:
+    """Format -> file, for --out and --format: `out` itself where it names a format and that is the only one; else its name, with the
+    precision where it is not float32, and each format's suffix. Raises ValueError where they do not fit."""
+    named = format_of(out)
+    formats = list(dict.fromkeys(formats or [named or "onnx"]))
+    for name in formats:
+        if precision not in FORMATS[name].precisions:
+            able = [other for other, kind in FORMATS.items() if precision in kind.precisions]
+            raise ValueError(f"--format {name} --precision {precision}: found a precision that this format is not written in here, expected "
+                             f"{' or '.join(FORMATS[name].precisions)}; {precision} is written as {' or '.join(able)}")
+    if named and named not in formats:
+        raise ValueError(f"--out {out}: found a name of format {named} with --format {' '.join(formats)}; leave the suffix out, or --format")
+    if named and len(formats) == 1:
+        return {named: out}
+    stem = out.with_suffix("") if named else out
+    ending = "" if precision == "float32" else f"-{precision}"
+    return {name: stem.with_name(stem.name + ending + FORMATS[name].suffix) for name in formats}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be exported of a net, and how."""
+
+    names: tuple[str, ...] | None
+    size: tuple[int, int]
+    precision: str
+    nms: BuiltInNms | None
+
+
+def describe(model: nn.Module, name: str, order: Order) -> Metadata:
+    """The metadata of a Darknet as format `name`."""
+    free = FORMATS[name].free_size and takes_any_size(model, order.size)
+    plain = metadata_of(model, order.names, order.size, order.precision)
+    return replace(plain, free_size=free, nms=order.nms if name == "onnx" else None)
+
+
+def export_format(model: nn.Module, name: str, path: Path, order: Order) -> str:
+    """Write a Darknet (any device, any mode; not changed) as format `name`; returns in words what it takes and how far it is from the net.
+
+    Raises ExportError when the file does not do what the net does, ValueError when a package is missing; nothing is written then.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    metadata = describe(model, name, order)
+    with replacing_all(path.parent) as folder:
+        FORMATS[name].write(model, folder / path.name, metadata)
+        words = check_file(model, folder / path.name, metadata, str(path))
+    files = [file for file in (path, path.with_suffix(".bin")) if file.is_file() and (file == path or name in ("openvino", "ncnn"))]
+    return f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB; {takes(metadata)}; {words}"
+
+
+def takes(metadata: Metadata) -> str:
+    """Input and output of a file, in words."""
+    width, height = metadata.size
+    pixels = "RGB" if metadata.channels == 3 else "brightness"
+    size = f"height, width: multiples of {metadata.stride}" if metadata.free_size else f"{height}, {width}"
+    found = (f"boxes x1, y1, x2, y2 in input pixels, scores, classes, count: per image the best {metadata.nms.max_det} of objectness "
+             f"{metadata.nms.conf_thres:g} or more, IoU up to {metadata.nms.nms_thres:g}" if metadata.nms else
+             f"predictions (batch, boxes, {5 + len(metadata.names)}) cx, cy, w, h in input pixels, objectness, class probabilities")
+    return f"images (batch, {metadata.channels}, {size}) {pixels} 0..1 -> {found}"
+
+
+def check_file(model: nn.Module, path: Path, metadata: Metadata, where: str) -> str:
+    """Run a file beside its net (eval mode, CPU) at its size, and at another where it takes one; returns in words how far it is.
+
+    Raises ExportError (utils.deploy.check.TOLERANCES). A file whose runtime is not installed is not run, and the words say so.
+    """
+    runtime = FORMATS[format_of(path)].runtime
+    if importlib.util.find_spec(runtime) is None:
+        return f"converted, NOT run (pip install {runtime}, and it is)"
+    tolerance = TOLERANCES[metadata.precision]
+    opened = [open_exported(path)]
+    if metadata.free_size:
+        opened.append(open_exported(path, size=(metadata.size[0] + metadata.stride, metadata.size[1] + 2 * metadata.stride)))
+    worst = 0.0 if metadata.nms else max(_deviation(model, file, tolerance.predictions, where) for file in opened)
+    boxes = sum(compare_boxes(model, file.predict, sample_images(file.size, file.channels), metadata.nms, tolerance, where) for file in opened)
+    close = "" if metadata.nms else f"is within {worst:.1e} of the network's largest output, "
+    return f"checked: {runtime} {close}finds the same {boxes} boxes in the sample pictures"
+
+
+def _deviation(model: nn.Module, file: Exported, limit: float, where: str) -> float:
+    batches = (1, 3) if file.size == file.metadata.size else (2,)
+    worst = compare_predictions(model, file.predict, file.size, batches, where)
+    require_close(worst, limit, where)
+    return worst

@@ -1,0 +1,74 @@
+"""What an exported file says about itself: all that a program needs besides the file to find objects in a picture."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from utils.letterbox import input_channels
+from utils.parse_config import class_count
+from utils.shapes import largest_stride
+
+
+@dataclass(frozen=True)
+class BuiltInNms:
+    """Thresholds of a non-maximum suppression that is part of the file."""
+
+    conf_thres: float = 0.25  # on objectness
+    nms_thres: float = 0.5  # IoU over which the weaker of two boxes of one class goes
+    max_det: int = 300  # per image
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Of an exported net. Pixels: RGB (or brightness) / 255, letterboxed on grey (utils.letterbox)."""
+
+    names: tuple[str, ...]  # of the classes
+    size: tuple[int, int]  # (width, height) of the input in pixels
+    stride: int  # of which sides must be multiples where the size is free
+    anchors: tuple[tuple[tuple[float, float], ...], ...]  # per head (width, height) in pixels; [region]: in cells
+    channels: int = 3  # of its images; 1: brightness
+    precision: str = "float32"
+    free_size: bool = False  # whether inputs of other sizes are taken
+    nms: BuiltInNms | None = None
+
+    def to_text(self) -> dict[str, str]:
+        """Every field as JSON text, as ONNX and OpenVINO keep it."""
+        return {key: json.dumps(value, ensure_ascii=False) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_text(cls, fields: dict[str, str], path: Path) -> "Metadata":
+        """The inverse of to_text. Raises ValueError, naming the file, when a field is missing or wrong."""
+        try:
+            found = {key: json.loads(fields[key]) for key in cls.__dataclass_fields__}
+            nms = BuiltInNms(**found["nms"]) if found["nms"] else None
+            anchors = tuple(tuple((float(w), float(h)) for w, h in head) for head in found["anchors"])
+            width, height = (int(side) for side in found["size"])
+            return cls(tuple(str(name) for name in found["names"]), (width, height), int(found["stride"]), anchors,
+                       int(found["channels"]), str(found["precision"]), bool(found["free_size"]), nms)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: found no usable names, size and stride in it ({type(error).__name__}: {error}), expected a file that "
+                             "export.py wrote") from None
+
+    def require_size(self, size: tuple[int, int], path: Path) -> None:
+        """Raise ValueError, in words, unless the file takes images of (width, height) `size`."""
+        if self.free_size and all(side > 0 and side % self.stride == 0 for side in size):
+            return
+        if size != self.size:
+            expected = f"multiples of {self.stride}" if self.free_size else f"{self.size[0]}x{self.size[1]}, the size it was exported for"
+            raise ValueError(f"{path}: found images of {size[0]}x{size[1]}, expected {expected}; leave --img_size out, or export again with it")
+
+    def require_classes(self, classes: int, path: Path, data: Path) -> None:
+        """Raise ValueError unless the data description `data` has as many classes as the file."""
+        if classes != len(self.names):
+            raise ValueError(f"{data}: found {classes} classes, expected {len(self.names)}, those of {path} ({', '.join(self.names[:5])}); "
+                             "name its data with --data")
+
+
+def metadata_of(model: nn.Module, names: tuple[str, ...] | None, size: tuple[int, int], precision: str) -> Metadata:
+    """Of a Darknet; classes without names are called class0, class1, ..."""
+    defs = model.module_defs
+    names = tuple(names or (f"class{i}" for i in range(class_count(defs))))
+    anchors = tuple(tuple((float(w), float(h)) for w, h in head.anchors.tolist()) for head in model.heads())
+    return Metadata(names, size, largest_stride(defs), anchors, input_channels(model), precision)

@@ -1,0 +1,202 @@
+"""Exported files, each run by its own runtime: images (B, 3, H, W) float32 RGB 0..1 -> (B, N, 5 + K), as Darknet in eval mode."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils import cli
+from utils.deploy.metadata import Metadata
+from utils.deploy.openvino_export import KEY
+from utils.deploy.torchscript_export import EXTRA
+from utils.onnx_export import require_packages
+
+Predict = Callable[[Tensor], Tensor]
+RUNTIMES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".param": ("ncnn",), ".torchscript": ("torch",)}  # default first
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file, ready to run on the CPU."""
+
+    path: Path
+    metadata: Metadata
+    runtime: str
+    size: tuple[int, int]  # (width, height) of the images it was opened for
+    predict: Predict
+
+    @property
+    def channels(self) -> int:
+        """Of its images: 3, or 1 (brightness)."""
+        return self.metadata.channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where its images are to lie."""
+        return torch.device("cpu")
+
+    def words(self) -> str:
+        """What it is, for a script's first line."""
+        cut = f"; its own suppression keeps objectness from {self.metadata.nms.conf_thres:g} on" if self.metadata.nms else ""
+        return f"{self.path}: {self.metadata.precision}, by {self.runtime}{cut}"
+
+    def files(self) -> list[Path]:
+        """The files that a device needs."""
+        weights = self.path.with_suffix(".bin")
+        return [self.path] + ([weights] if self.path.suffix in (".xml", ".param") else [])
+
+    def bytes(self) -> int:
+        """Their size."""
+        return sum(path.stat().st_size for path in self.files())
+
+
+def is_exported(path) -> bool:
+    """Whether a --weights file is one that export.py wrote for a runtime."""
+    return path is not None and Path(path).suffix.lower() in RUNTIMES
+
+
+def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = None, precision_hint: str = "f32") -> Exported:
+    """The file with what runs it, on images of (width, height) `size` alone (default: the metadata's).
+
+    precision_hint: OpenVINO's INFERENCE_PRECISION_HINT.
+
+    Raises FileNotFoundError; ValueError when the backend cannot run such a file, a package is missing (naming the pip command), the size is
+    not the file's, or the file is damaged.
+    """
+    path = Path(path)
+    runtimes = RUNTIMES[path.suffix.lower()]
+    for needed in [path] + ([path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else []):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed}: no such file" + ("" if needed == path else f"; {path} needs it beside it"))
+    runtime = runtimes[0] if backend == "auto" else backend
+    if runtime not in runtimes:
+        raise ValueError(f"--backend {backend}: found {path}, which is run by {' or '.join(runtimes)}; leave --backend out")
+    require_packages(*(() if runtime == "torch" else (runtime,)), what=f"{path}")
+    try:
+        metadata, make = _OPENERS[path.suffix.lower(), runtime](path)
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:  # whatever a runtime raises for a damaged file
+        raise ValueError(f"{path}: {runtime} cannot read it ({(str(error).strip().splitlines() or ['no word'])[0]})") from error
+    size = size or metadata.size
+    metadata.require_size(size, path)
+    return Exported(path, metadata, runtime, size, _checked(make(metadata, size, precision_hint), size, path))
+
+
+def open_for_script(args: argparse.Namespace) -> Exported:
+    """The exported file of a script's --weights, with its --backend, --img_size, --threads. Raises ValueError on a --device other than the
+    CPU, and what open_exported raises."""
+    device = cli.select_device(args.device or "cpu", args.threads)
+    if device.type != "cpu":
+        raise ValueError(f"--device {args.device}: found {args.weights}, which is run on the CPU; leave --device out")
+    return open_exported(args.weights, args.backend, (args.img_size, args.img_size) if args.img_size else None)
+
+
+def _checked(run: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], path: Path) -> Predict:
+    """`run` on tensors, its images' size looked at first."""
+    def predict(images: Tensor) -> Tensor:
+        if (found := (images.shape[3], images.shape[2])) != size:
+            raise ValueError(f"{path}: found images of {found[0]}x{found[1]}, expected {size[0]}x{size[1]}, the size it was opened for")
+        return torch.from_numpy(run(np.ascontiguousarray(images.detach().cpu().numpy())))
+    return predict
+
+
+def _detections_as_predictions(outputs: list[np.ndarray], classes: int) -> np.ndarray:
+    """boxes, scores, classes of a file that suppresses itself -> (B, D, 5 + K): the score as objectness, the class certain."""
+    boxes, scores, labels = outputs[:3]
+    low, high = boxes[..., :2], boxes[..., 2:]
+    one_hot = (labels[..., None] == np.arange(classes)).astype(np.float32)
+    return np.concatenate([(low + high) / 2, high - low, scores[..., None], one_hot], axis=-1)
+
+
+
+def _onnxruntime(path: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    metadata = Metadata.from_text(session.get_modelmeta().custom_metadata_map, path)
+
+    def make(metadata: Metadata, size: tuple[int, int], hint: str):
+        def run(images: np.ndarray) -> np.ndarray:
+            outputs = session.run(None, {"images": images})
+            return _detections_as_predictions(outputs, len(metadata.names)) if metadata.nms else outputs[0]
+        return run
+    return metadata, make
+
+
+def _openvino(path: Path):
+    import openvino
+
+    core = openvino.Core()
+    net = core.read_model(path)
+    if path.suffix.lower() == ".onnx":
+        import onnx
+
+        fields = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
+    else:
+        fields = {key: str(net.get_rt_info([KEY, key]).astype(str)) for key in Metadata.__dataclass_fields__ if net.has_rt_info([KEY, key])}
+    metadata = Metadata.from_text(fields, path)
+
+    def make(metadata: Metadata, size: tuple[int, int], hint: str):
+        net.reshape([-1, metadata.channels, size[1], size[0]])
+        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        compiled = core.compile_model(net, "CPU", options)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            found = compiled(images)  # in buffers that the next call overwrites
+            if metadata.nms:
+                return _detections_as_predictions([found[name] for name in ("boxes", "scores", "classes")], len(metadata.names))
+            return found[0].copy()
+        return run
+    return metadata, make
+
+
+def _ncnn(path: Path):
+    import ncnn
+
+    note = path.with_suffix(".json")
+    if not note.is_file():
+        raise FileNotFoundError(f"{note}: no such file; {path} needs it beside it for names and size (export.py writes it)")
+    metadata = Metadata.from_text(json.loads(note.read_text(encoding="utf-8")), note)
+    net = ncnn.Net()
+    net.opt.num_threads, net.opt.use_vulkan_compute = torch.get_num_threads(), False
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = False
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+        raise ValueError(f"{path}: ncnn cannot read it")
+
+    def one(image: np.ndarray) -> np.ndarray:
+        extractor = net.create_extractor()
+        extractor.input("in0", ncnn.Mat(image))
+        status, found = extractor.extract("out0")
+        if status:
+            raise ValueError(f"{path}: ncnn cannot run it (status {status})")
+        return np.array(found)
+
+    def make(metadata: Metadata, size: tuple[int, int], hint: str):
+        return lambda images: np.stack([one(image) for image in images])
+    return metadata, make
+
+
+def _torchscript(path: Path):
+    extra = {EXTRA: ""}
+    net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+    if not extra[EXTRA]:
+        raise ValueError(f"{path}: found TorchScript without names and size in it, expected a file that export.py wrote")
+
+    def make(metadata: Metadata, size: tuple[int, int], hint: str):
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return net(torch.from_numpy(images)).numpy()
+        return run
+    return Metadata.from_text(json.loads(extra[EXTRA]), path), make
+
+
+_OPENERS = {(".onnx", "onnxruntime"): _onnxruntime, (".onnx", "openvino"): _openvino, (".xml", "openvino"): _openvino,
+            (".param", "ncnn"): _ncnn, (".torchscript", "torch"): _torchscript}
