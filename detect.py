@@ -86,7 +86,7 @@ def of_file(args: argparse.Namespace):
     file = open_for_script(args)
     names = class_names(args.class_path, args.data, file.metadata.names, len(file.metadata.names))
     print(f"{file.words()}; {file.size[0]}x{file.size[1]}")
-    return Detector(None, names, file.size, file.predict, args.conf_thres, args.nms_thres)
+    return Detector(file, names, file.size, file.predict, args.conf_thres, args.nms_thres)
 
 
 if __name__ == "__main__":

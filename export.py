@@ -44,7 +44,6 @@ def main() -> None:
     from utils.deploy.formats import Order, export_format, out_paths
     from utils.deploy.metadata import BuiltInNms
     from utils.detection import class_names
-    from utils.parse_config import class_count
     from utils.setup import load_net
 
     cfg = cli.resolve_cfg(args.cfg)
@@ -53,9 +52,10 @@ def main() -> None:
     if args.nms and "onnx" not in paths:
         raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx: the others end with the predictions")
     net = load_net(cfg, weights, Darknet, args.img_size)
-    names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
+    named = args.class_path or args.data or net.names
+    names = tuple(class_names(args.class_path, args.data, net.names, net.model.heads()[0].classes)) if named else None
     print(f"{cfg}, {weights}: {net.words}")
-    order = Order(tuple(names), net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
+    order = Order(names, net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
     for name, path in paths.items():
         if name == "darknet":
             words = export_darknet(net.model.eval(), net.content.get("rescale", 1.0), path, net.size, names)

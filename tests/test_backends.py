@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 import torch
 from conftest import FOREIGN, MIXED, trained
+from torch.utils.data import DataLoader
 
 from models import Darknet
 from utils import backends, cli, onnx_export
@@ -85,7 +86,7 @@ def test_torch_compile_is_asked_to_freeze_the_folded_net(net, monkeypatch):
 def test_a_compiled_net_can_be_scored_and_a_missing_compiler_is_one_line(net, monkeypatch):
     """torch's own compiled module, its graphs run without a C++ compiler; nn.Module's bool() would ask it for a length."""
     compiled = torch.compile(net.optimize(), backend="eager")
-    images = [(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(0, 6))]
+    images = DataLoader([(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(0, 6))], batch_size=None)
     assert evaluate(net, images, ("hand",), quiet=True, predict=compiled).n_targets == 0
 
     def broken(images):

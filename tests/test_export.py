@@ -106,6 +106,17 @@ def test_every_kind_of_layer_exports(tmp_path, text, name):
     assert_equal(net, written(net, name, tmp_path))
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_a_net_of_brightness_exports_and_its_file_says_so(tiny_cfg, tmp_path, name):
+    need(name)
+    tiny_cfg.write_text(tiny_cfg.read_text().replace("channels=3", "channels=1"))
+    net = trained(tiny_cfg, dtype=torch.float32)
+    file = open_exported(written(net, name, tmp_path))
+    images = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        assert file.channels == 1 and torch.allclose(file.predict(images), net(images), rtol=1e-3, atol=1e-3)
+
+
 def test_the_size_is_free_only_where_cells_keep_their_pixels(tmp_path, net):
     (tmp_path / "net.cfg").write_text(MIXED.format(act="leaky"))  # a convolution without padding: 15 cells of 64 pixels
     assert takes_any_size(net, SIZE) and not takes_any_size(Darknet(tmp_path / "net.cfg"), SIZE)

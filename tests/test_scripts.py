@@ -228,7 +228,7 @@ def test_a_rescaled_checkpoint_prunes_to_files_of_one_function(project):
     out, _ = python(f"{words}.weights", project)
     assert "read back it is within" in out
     assert parse_model_config(project / "scaled/exported.cfg") == parse_model_config(cfg)
-    assert "expected a name that ends in .onnx or .weights" in python(f"{words}.bin", project, status=2)[1]
+    assert "expected one that ends in .weights, .onnx" in python(f"{words}.bin", project, status=2)[1]
     for name in ("prune_yolov3_ckpt.pth", "yolov3-pruned.weights", "exported.weights"):
         pruned = Darknet(cfg).eval()
         _, content = load_weights(pruned, project / "scaled" / name)

@@ -1,7 +1,8 @@
-"""A network as an ONNX file: batch norms folded, decoding included, any batch size, any input size where the net allows it.
+"""A network as an ONNX file: batch norms folded, decoding included, any batch, any input size where the net allows it.
 
-Input "images" (B, 3, H, W) float32 RGB 0..1; (B, 1, H, W) brightness where the net takes that. Output "predictions" (B, N, 5 + K) as Darknet's in eval mode; or, with a built-in
-non-maximum suppression, "boxes", "scores", "classes" and "count" (utils.deploy.onnx_nms).
+Input "images" (B, 3, H, W) float32 RGB 0..1; (B, 1, H, W) brightness where the net takes that. Output "predictions"
+(B, N, 5 + K) as Darknet's in eval mode; or, with a built-in non-maximum suppression, "boxes", "scores", "classes" and
+"count" (utils.deploy.onnx_nms).
 """
 
 import copy

@@ -19,6 +19,7 @@ from utils.onnx_export import write_onnx
 from utils.writing import replacing_all
 
 DARKNET = "darknet"
+FOREIGN = {".bin", ".cfg", ".pt", ".pth", ".pb", ".tflite", ".engine", ".trt", ".mlmodel", ".mlpackage", ".json", ".names"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ def out_paths(out: Path, formats: list[str] | None, precision: str) -> dict[str,
     """Format -> file, for --out and --format: `out` itself where it names a format and that is the only one; else its name, with the
     precision where it is not float32, and each format's suffix. Raises ValueError where they do not fit."""
     named = format_of(out)
+    if not named and out.suffix.lower() in FOREIGN:
+        raise ValueError(f"--out {out}: found a name that ends in {out.suffix}, expected one that ends in "
+                         f"{', '.join(kind.suffix for kind in FORMATS.values())}, or in none of the kind")
     formats = list(dict.fromkeys(formats or [named or "onnx"]))
     for name in formats:
         if precision not in FORMATS[name].precisions:
