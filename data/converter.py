@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
 from utils.data.exif import encode_stored, is_turned  # noqa: E402
+from utils.progress import Progress  # noqa: E402
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
 LISTS = {"train": ("training_dataset/training_data", "validation_dataset/validation_data"),
@@ -211,7 +212,7 @@ def convert_image(source: Path, out: Path, copy: bool, counts: Counts) -> None:
 def convert_list(name: str, sources: list[Path], out: Path, copy: bool, skip_bad: bool) -> tuple[list[str], Counts]:
     """Convert the images of one list: its lines (relative to the list, forward slashes) and its counts."""
     lines, counts = [], Counts()
-    for source in tqdm(sources, desc=name, unit="image", leave=False, disable=None):
+    for source in Progress(sources, len(sources), name):
         try:
             convert_image(source, out, copy, counts)
         except ReleaseError as error:

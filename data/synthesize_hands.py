@@ -20,10 +20,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from scipy.io import savemat
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli, draw_clutter, draw_hands  # noqa: E402
+from utils.progress import Progress  # noqa: E402
 
 FOLDERS = {"train": "training_dataset/training_data", "valid": "validation_dataset/validation_data",
            "test": "test_dataset/test_data"}
@@ -231,7 +231,7 @@ def main(argv=None) -> int:
     draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size, difficulty=difficulty)
     cv2.setNumThreads(1)  # one process a core
     with Pool(args.workers, cv2.setNumThreads, (1,)) as pool:
-        hands = sum(tqdm(pool.imap_unordered(draw, jobs, chunksize=8), total=len(jobs), unit="image", disable=None))
+        hands = sum(Progress(pool.imap_unordered(draw, jobs, chunksize=8), len(jobs), "draw"))
     print(f"{args.out / 'hand_dataset'}: {len(jobs):,} images, {hands:,} hands drawn now")
     if args.contact_sheet:
         contact_sheet(args.contact_sheet, args.seed, args.size, difficulty)

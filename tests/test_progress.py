@@ -1,5 +1,9 @@
 """Progress of long loops."""
 
+import io
+
+from conftest import ROOT
+
 from utils.progress import Progress
 
 
@@ -19,6 +23,24 @@ def test_without_a_terminal_there_is_a_line_per_minute_with_speed_and_time_left(
 
 def test_short_loops_and_hidden_ones_say_nothing(capsys):
     assert run(1, 20, capsys) == [] and run(100, 20, capsys, shown=False) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_the_note_and_no_lines(monkeypatch, capsys):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    assert run(100, 20, capsys) == []
+    assert "epoch 1/9" in screen.getvalue() and "loss" in screen.getvalue()
+
+
+def test_every_long_loop_of_the_project_reports_by_the_one_helper():
+    bars = [path.name for path in [*ROOT.glob("*.py"), *(path for folder in ("data", "utils", "weights", "config") for path in (ROOT / folder).rglob("*.py"))]
+            if "tqdm(" in path.read_text(encoding="utf-8")]
+    assert sorted(bars) == ["download.py", "progress.py"]  # a download counts bytes
 
 
 def test_hours_are_written_as_hours():

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import yaml
-from tqdm import tqdm
 
 from utils.data.annotations import PARTS
 from utils.data.labels import Entry, label_text
 from utils.data.pictures import JOURNAL, place
 from utils.data.yolo_labels import DataError
+from utils.progress import Progress
 from utils.writing import write_text
 
 REPORTS = ("report.json", "report.md", "contact_sheet.jpg")
@@ -44,7 +44,7 @@ class NewSet:
         """Pictures and labels. From here until `finish` the folder holds no list."""
         for path in self._finished():
             path.unlink(missing_ok=True)
-        for entry in tqdm(entries, desc="writing", leave=False, disable=None):
+        for entry in Progress(entries, len(entries), "writing"):
             image = self.folder / "images" / entry.name
             place(entry.sample.image, image, how, entry.as_stored)
             _write_changed(self.folder / "labels" / Path(entry.name).with_suffix(".txt"), label_text(entry.rows, names))

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
-from tqdm import tqdm
-
 from utils.data.duplicates import difference_hash
 from utils.data.exif import decode_stored, encode_stored, is_turned
 from utils.data.yolo_labels import DataError
 from utils.datasets import read_image
+from utils.progress import Progress
 from utils.writing import replacing
 
 JOURNAL = ".import.jsonl"
@@ -68,7 +67,7 @@ class Journal:
         with open(self.path, "a", encoding="utf-8", newline="\n") as file, ThreadPoolExecutor(WORKERS) as pool:
             file.write("\n" * bool(todo and self._known))
             results = pool.map(_measured, todo)
-            for path, picture in tqdm(zip(todo, results), desc="pictures", total=len(todo), leave=False, disable=None):
+            for path, picture in Progress(zip(todo, results), len(todo), "pictures"):
                 if isinstance(picture, DataError):
                     fail(picture)
                 else:
