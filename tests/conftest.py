@@ -329,7 +329,8 @@ def tiny_data(tmp_path) -> Path:
 
 
 def without_labels(tiny_data: Path, part: str) -> Path:
-    """Make the pictures of part "train" or "valid" of a .data file ones that nobody labelled; returns a place where labels were expected."""
+    """Make the pictures of part "train" or "valid" of a .data file ones that nobody labelled; returns a place where
+    labels were expected."""
     root = tiny_data.parent / f"unlabelled-{part}"
     listing = make_dataset(root, 4, seed=9)
     for path in (root / "labels").iterdir():

@@ -18,7 +18,8 @@ def run(seconds_per_step, steps, capsys, **options):
 
 def test_without_a_terminal_there_is_a_line_per_minute_with_speed_and_time_left(capsys):
     lines = run(10, 20, capsys)
-    assert lines == [f"epoch 1/9: step {n}/20  1.6 images/s  {left} left  loss {n - 1}" for n, left in ((6, "2:20"), (12, "1:20"), (18, "0:20"))]
+    assert lines == [f"epoch 1/9: step {n}/20  1.6 images/s  {left} left  loss {n - 1}"
+                     for n, left in ((6, "2:20"), (12, "1:20"), (18, "0:20"))]
 
 
 def test_short_loops_and_hidden_ones_say_nothing(capsys):
@@ -38,8 +39,9 @@ def test_a_terminal_gets_a_bar_with_the_note_and_no_lines(monkeypatch, capsys):
 
 
 def test_every_long_loop_of_the_project_reports_by_the_one_helper():
-    bars = [path.name for path in [*ROOT.glob("*.py"), *(path for folder in ("data", "utils", "weights", "config") for path in (ROOT / folder).rglob("*.py"))]
-            if "tqdm(" in path.read_text(encoding="utf-8")]
+    files = [path for pattern in ("*.py", "config/*.py", "data/*.py", "utils/**/*.py", "weights/*.py")
+             for path in ROOT.glob(pattern)]
+    bars = [path.name for path in files if "tqdm(" in path.read_text(encoding="utf-8")]
     assert sorted(bars) == ["download.py", "progress.py"]  # a download counts bytes
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 LITTLE = 1e-7  # added to what is divided by, as in torchvision
-SMALLEST_SIDE = 1e-9  # pixels; the square of a much smaller one is 0 in float32, and the aspect's gradient divides by it
+SMALLEST_SIDE = 1e-9  # pixels; the square of a much smaller one is 0 in float32, and a gradient divides by it
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:

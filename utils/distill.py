@@ -28,7 +28,8 @@ def distillation_loss(raws: list[Tensor], taught: list[Tensor], heads: list, ima
                       options: LossOptions = LossOptions()) -> LossParts:
     """Box, objectness and class terms of student maps `raws` against teacher maps `taught`, (B, A (5 + K), H, W) each; summed over
     cells, divided by the number of images, as utils.loss. image_size: (width, height)."""
-    terms = [_head_terms(raw.float(), teacher.float(), head, image_size) for raw, teacher, head in zip(raws, taught, heads)]
+    terms = [_head_terms(raw.float(), teacher.float(), head, image_size)
+             for raw, teacher, head in zip(raws, taught, heads)]
     box, objectness, classes = (sum(parts) / len(raws[0]) for parts in zip(*terms))
     return LossParts(options.box_gain * box, options.objectness_gain * objectness, options.class_gain * classes)
 

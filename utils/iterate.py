@@ -47,7 +47,8 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
         report = prune(folder, ["--cfg", cfg, "--weights", weights, *shares, *blocks, *passed])
         names = OutputNames.of(cfg, folder)
         cfg = names.cfg
-        tune(run, ["--cfg", cfg, "--weights", names.checkpoint, *training_flags(args), "--no-publish", *shlex.split(args.tune)])
+        tune(run, ["--cfg", cfg, "--weights", names.checkpoint, *training_flags(args), "--no-publish",
+                   *shlex.split(args.tune)])
         weights = run / "best.pth"
         defs = parse_model_config(cfg)
         cost = total_cost(defs, *cli.input_size(args, defs))
@@ -124,7 +125,8 @@ def run(script: str, flags: list) -> None:
     words = [str(flag) for flag in flags]
     print(f"\n$ python {script} {shlex.join(words)}", flush=True)
     if status := subprocess.run([sys.executable, str(ROOT / script), *words]).returncode:
-        raise ValueError(f"{script} ended with status {status}, for the reason above; once that is mended, the same command goes on from there")
+        raise ValueError(f"{script} ended with status {status}, for the reason above; once that is mended, the same "
+                         "command goes on from there")
 
 
 def prune(folder: Path, flags: list) -> dict:

@@ -10,14 +10,17 @@ LINE_SECONDS = 60.0
 
 
 class Progress:
-    """Iterates over `steps`, of which there are `total`; `per_step` images in each. `note` stands behind the speed, such as a loss.
+    """Iterates over `steps`, of which there are `total`; `per_step` images in each. `note`, such as a loss, stands
+    behind the speed.
 
-    On a terminal a bar that is wiped when the loop ends; elsewhere (a log file, a pipe) a line per minute with step, speed and time left.
+    On a terminal a bar that is wiped when the loop ends; elsewhere (a log file, a pipe) a line per minute with step,
+    speed and time left.
     """
 
     def __init__(self, steps: Iterable, total: int, name: str, per_step: int = 1, shown: bool = True,
                  clock: Callable[[], float] = time.monotonic):
-        self.steps, self.total, self.name, self.per_step, self.shown, self.clock = steps, total, name, per_step, shown, clock
+        self.steps, self.total, self.name, self.per_step = steps, total, name, per_step
+        self.shown, self.clock = shown, clock
         self.note = ""
         self._terminal = sys.stderr.isatty()
 
@@ -43,5 +46,7 @@ class Progress:
     def describe(self, done: int, seconds: float) -> str:
         """ "step 30/112  12.1 images/s  2:10 left  loss 31.2" after `done` steps in `seconds`."""
         left = round(seconds / done * (self.total - done))
-        clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"
-        return f"step {done}/{self.total}  {done * self.per_step / seconds:.1f} images/s  {clock} left" + (f"  {self.note}" if self.note else "")
+        minutes = f"{left // 3600}:{left // 60 % 60:02}" if left >= 3600 else f"{left // 60}"
+        speed = done * self.per_step / seconds
+        return "  ".join([f"step {done}/{self.total}", f"{speed:.1f} images/s", f"{minutes}:{left % 60:02} left",
+                          *([self.note] if self.note else [])])

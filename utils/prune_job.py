@@ -44,7 +44,8 @@ class Job:
     size: tuple[int, int]
     names: tuple[str, ...]
     loader: object | None
-    train_batches: Callable[..., Iterable]  # count -> that many training batches, not augmented; labelled=True: with boxes, or an error
+    # count -> that many training batches, not augmented; labelled=True: of images with boxes, or an error
+    train_batches: Callable[..., Iterable]
     options: ScoreOptions
     rescale: float  # the factor that the gammas carry (utils.rescale)
     build: Callable[..., nn.Module]  # models.Darknet
@@ -100,7 +101,8 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
 
 
 def validation_images(args: argparse.Namespace, data: DataConfig, size: tuple[int, int]) -> ListDataset:
-    """What nets are scored on. Raises DataError or PruneError where no image, or none of the first --sensitivity ones, has a box."""
+    """What nets are scored on. Raises DataError or PruneError where no image, or none of the first --sensitivity
+    ones, has a box."""
     try:
         valid = labelled_dataset(args, data, "valid", size)
     except DataError as error:
@@ -108,8 +110,8 @@ def validation_images(args: argparse.Namespace, data: DataConfig, size: tuple[in
         raise DataError(f"{error}" if by_score else f"{error} (--no-eval prunes without a score)") from None
     if args.sensitivity and not any(map(len, valid.labels[:args.sensitivity])):
         first = next(i for i, labels in enumerate(valid.labels, start=1) if len(labels))
-        raise PruneError(f"--sensitivity {args.sensitivity}: found no box in so many images of {valid.source}, expected one or more; the first "
-                         f"lies in image {first}")
+        raise PruneError(f"--sensitivity {args.sensitivity}: found no box in so many images of {valid.source}, "
+                         f"expected one or more; the first lies in image {first}")
     return valid
 
 

@@ -85,7 +85,8 @@ def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
         price = layer_prices(job)
         cost = torch.tensor([branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64)
     if args.score == "taylor":
-        first_order = prune_scores.taylor_of_blocks(model, blocks, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
+        batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
+        first_order = prune_scores.taylor_of_blocks(model, blocks, batches, batch_loss)
     return prune_scores.block_scores(args.score, model, job.graph, blocks, cost, first_order)
 
 
@@ -180,17 +181,19 @@ def search(job: Job, ranking: Ranking) -> float:
 def ways_to_cut_more(job: Job) -> list[str]:
     """What would let a search get further, of the flags that have something left to give."""
     args = job.args
-    offers = {"lower --layer-keep": args.layer_keep > 0, "lower --divisor": args.divisor > 1, "take --strategy group": args.strategy == "skip",
+    offers = {"lower --layer-keep": args.layer_keep > 0, "lower --divisor": args.divisor > 1,
+              "take --strategy group": args.strategy == "skip",
               "remove more blocks with --layers": bool(residual_blocks(job.model.module_defs))}
     return ["ask for less", *(way for way, helps in offers.items() if helps)]
 
 
 def require_something_to_lose(job: Job) -> None:
-    """Raise PruneError when the dense net scores so little that a cut which leaves nothing would pass --max-drop. A drop of 1 allows
-    that in so many words."""
+    """Raise PruneError when the dense net scores so little that a cut which leaves nothing would pass --max-drop. A
+    drop of 1 allows that in so many words."""
     if (before := dense_score(job).map50) <= job.args.max_drop < 1:
-        raise PruneError(f"--max-drop {job.args.max_drop:g}: found a net of mAP {before:.4f}, expected more than the drop, or the score "
-                         f"chooses nothing: any cut passes; train {job.weights} first, or cut by --percent")
+        raise PruneError(f"--max-drop {job.args.max_drop:g}: found a net of mAP {before:.4f}, expected more than the "
+                         f"drop, or the score chooses nothing: any cut passes; train {job.weights} first, or cut by "
+                         "--percent")
 
 
 def size_check(job: Job) -> Callable[[Cut], bool] | None:

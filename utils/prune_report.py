@@ -37,7 +37,8 @@ class OutputNames:
 
     def starts(self) -> list[Path]:
         """Where tunings of this pruning keep what they began with (utils.publish)."""
-        return [path.with_name(f"{path.stem}-init{path.suffix}") for path in (self.checkpoint, self.weights, self.darknet_weights)]
+        tuned = (self.checkpoint, self.weights, self.darknet_weights)
+        return [path.with_name(f"{path.stem}-init{path.suffix}") for path in tuned]
 
     @classmethod
     def of(cls, cfg: Path, out: Path | None) -> "OutputNames":
@@ -142,11 +143,12 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
 
 
 def keep_earlier(names: OutputNames, content: dict) -> None:
-    """Say what the new pruning replaces, and keep what no run folder holds; the same pruning made again replaces nothing."""
+    """Say what the new pruning replaces, and keep what no run folder holds; the same pruning again replaces nothing."""
     report = names.darknet_cfg.with_name(f"{names.darknet_cfg.stem}-report.json")
     starts = [path for path in names.starts() if path.is_file()]
     own = lambda old: not starts and same_weights(old, content)
-    for line in keep_replaced([names.checkpoint, names.weights], own, [names.cfg, names.darknet_cfg, names.darknet_weights, report, *starts]):
+    others = [names.cfg, names.darknet_cfg, names.darknet_weights, report, *starts]
+    for line in keep_replaced([names.checkpoint, names.weights], own, others):
         print(line)
 
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from utils.deviation import TOLERANCE, deviation, probe_image
 from utils.metrics import EvalResult
-from utils.prune_job import Job, PruneError, compact_of, dense_score, eval_model, loaded, recalibration_batches, searching
+from utils.prune_job import (Job, PruneError, compact_of, dense_score, eval_model, loaded, recalibration_batches,
+                             searching)
 from utils.prune_plan import Plan
 from utils.prune_surgery import Surgery, compact_net, masked_state
 from utils.recalibrate import recalibrate
@@ -39,7 +40,8 @@ def prune_and_eval(job: Job, plan: Plan) -> tuple[EvalResult | None, EvalResult 
     if before and masked and masked.map50 < before.map50 - 0.05:
         milder = "a milder target" if searching(job.args) else "a smaller --percent"
         sparser = " or more training with -sr" if job.args.score.startswith("gamma") else ""
-        print(f"warning: this cut takes mAP from {before.map50:.4f} to {masked.map50:.4f} before fine-tuning; {milder}{sparser} avoids that")
+        print(f"warning: this cut takes mAP from {before.map50:.4f} to {masked.map50:.4f} before fine-tuning; "
+              f"{milder}{sparser} avoids that")
     return before, masked
 
 

@@ -21,13 +21,16 @@ def is_published(folder: Path) -> bool:
 
 
 def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
-    """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best written back. A start
-    that is replaced is kept as *-init, another run's files as utils.replaced says. build: module_defs -> Darknet."""
+    """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best
+    written back. A start that is replaced is kept as *-init, another run's files as utils.replaced says. build:
+    module_defs -> Darknet."""
     name = cli.stem(cfg)
-    checkpoint, targets = Path("checkpoints") / f"{name}_ckpt.pth", [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
+    checkpoint = Path("checkpoints") / f"{name}_ckpt.pth"
+    targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
     kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
     last = read_checkpoint(folder / "last.pth")
-    replaced = keep_replaced([checkpoint, *targets], lambda old: (old.get("run"), old.get("cfg")) == (last["run"], last["cfg"]))
+    replaced = keep_replaced([checkpoint, *targets],
+                             lambda old: (old.get("run"), old.get("cfg")) == (last["run"], last["cfg"]))
     slim = {key: last.get(key) for key in KEPT}
     save_checkpoint(checkpoint, slim)
     for target in targets:

@@ -1,4 +1,4 @@
-"""Files at fixed names that another run's are about to replace: what they are, and where they are to be found afterwards."""
+"""Files at fixed names that another run's are about to replace: what they are, and where they are afterwards."""
 
 from itertools import count
 from pathlib import Path
@@ -10,18 +10,19 @@ from utils.checkpoint import CheckpointError, copy_file, is_torch_file, read_che
 
 
 def keep_replaced(paths: Iterable[Path], own: Callable[[dict], bool], others: Iterable[Path] = ()) -> list[str]:
-    """Make sure that the checkpoints `paths`, about to be written, lose nothing: one line for each that holds another net.
+    """Make sure that the checkpoints `paths`, about to be written, lose nothing: a line for each that holds another net.
 
-    own: content of a checkpoint -> whether it is what is written now, or an earlier state of it. A net that its run folder, or an
-    *-init file beside one of them, holds stays there; any other is copied to *-before, *-before2, ... . others: files that belong to the
-    checkpoints, such as their cfg, copied beside them when one of those is another's.
+    own: content of a checkpoint -> whether it is what is written now, or an earlier state of it. A net that its run
+    folder, or an *-init file beside one of them, holds stays there; any other is copied to *-before, *-before2, ... .
+    others: files that belong to the checkpoints, such as their cfg, copied beside them when one of those is another's.
     """
     lines, kept = [], {}
     old = {path: _content(path) for path in paths if path.is_file()}
     foreign = {path: content for path, content in old.items() if content is None or not own(content)}
     for path, content in foreign.items():
         place = _holder(content, old) if content else None
-        twin = next((other for other in kept if content and foreign[other] and same_weights(content, foreign[other])), None)
+        twin = next((other for other in kept if content and foreign[other] and same_weights(content, foreign[other])),
+                    None)
         if place is None and twin is None:
             kept[path] = keep(path)
         place = f"in {place}" if place else f"kept as {kept[twin or path]}"
@@ -66,4 +67,5 @@ def _about(content: dict | None) -> str:
     if content is None:
         return "a file that is no checkpoint"
     said = [f"{key} {content[key]}" for key in ("cfg", "data") if content.get(key)]
-    return f"that of {'run ' + str(content['run']) if content.get('run') else 'an unknown run'}" + (f" ({', '.join(said)})" if said else "")
+    run = f"run {content['run']}" if content.get("run") else "an unknown run"
+    return f"that of {run}" + (f" ({', '.join(said)})" if said else "")

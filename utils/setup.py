@@ -165,9 +165,10 @@ def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[i
     return made
 
 
-def labelled_dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int], **options) -> ListDataset:
-    """`dataset` for what needs boxes: training, and every score. Raises DataError, naming where labels were looked for, when no image
-    has one: a mean over no box would be 0 for every net, and a choice made by it none."""
+def labelled_dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int],
+                     **options) -> ListDataset:
+    """`dataset` for what needs boxes: training, and every score. Raises DataError, naming where labels were looked
+    for, when no image has one: a mean over no box would be 0 for every net, and a choice made by it none."""
     made = dataset(args, data, part, size, **options)
     made.require_boxes()
     return made

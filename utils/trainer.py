@@ -128,7 +128,8 @@ class Trainer:
         args = self.args
         if args.tensorboard and self.main:
             require_tensorboard()
-        self.train_set = labelled_dataset(args, self.data, "train", self.size, seed=args.seed, augmentation=self._augmentation())
+        self.train_set = labelled_dataset(args, self.data, "train", self.size, seed=args.seed,
+                                          augmentation=self._augmentation())
         self.valid_set = labelled_dataset(args, self.data, "valid", self.size) if self.main else None
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
                                     args.multiscale_training, self.rank, self.world_size)
@@ -255,16 +256,19 @@ class Trainer:
             self._stop(epoch, batch_i, f"the loss is not finite ({found})")
 
     def _stop(self, epoch: int, batch_i: int, found: str) -> NoReturn:
-        """Raise TrainingError with the cause as far as it can be told. The loss is finite for every finite output of the net."""
+        """Raise TrainingError with the cause as far as it can be told. The loss is finite for any finite output."""
         args, start = self.args, self.args.weights or "its start"
         broken = [name for name, value in self.model.named_parameters() if not value.isfinite().all()]
-        state = f"{broken[0]} and {len(broken) - 1} more weights are not finite" if broken else "the net's output left the range of floats"
+        state = "the net's output left the range of floats"
+        if broken:
+            state = f"{broken[0]} and {len(broken) - 1} more weights are not finite"
         if broken and self.step == 0:
             cause = f"{state} before the first step: begin from another file than {start}, or from scratch (-pre none)"
         elif not broken and self.scaler.is_enabled():
             cause = f"{state} in half precision: --no-amp, or --bf16, has a larger range"
         else:
-            cause = f"{state}: training diverged, which smaller steps prevent (--lr below {args.lr:g}, --clip below {args.clip or 500:g})"
+            cause = (f"{state}: training diverged, which smaller steps prevent (--lr below {args.lr:g}, "
+                     f"--clip below {args.clip or 500:g})")
         if self.epoch and self.main:
             cause += f"; begin a new run from the last sound epoch, {self.epoch}: -pre {self.folder.path / 'last.pth'}"
         raise TrainingError(f"epoch {epoch}, batch {batch_i + 1}: {found}; {cause}")
@@ -276,8 +280,9 @@ class Trainer:
         return learning_rate(before + step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
 
     def _optimiser_step(self, stop: Callable[[], NoReturn] = lambda: None) -> float:
-        """Clip, step, sparsify, average. Returns the learning rate used. stop: what to do, before any weight is changed, where a
-        gradient is not finite; half precision leaves such a step out, and a GPU is not asked, since reading a number makes it wait."""
+        """Clip, step, sparsify, average. Returns the learning rate used. stop: what to do, before any weight is
+        changed, where a gradient is not finite; half precision leaves such a step out, and a GPU is not asked, since
+        reading a number makes it wait."""
         args, rate = self.args, self._rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -342,7 +347,8 @@ class Trainer:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
         self.epoch = epoch
         if self.main:
-            better = result is not None and (self.args.sr or result.map50 >= self.best)  # of equals the later, longer trained
+            # of equals the later, longer trained
+            better = result is not None and (self.args.sr or result.map50 >= self.best)
             self.best = result.map50 if better else self.best
             # the average carries no count of images; the header of a .weights file should
             self.averaged.seen = self.model.seen

@@ -6,15 +6,17 @@ from pathlib import Path
 from utils.checkpoint import read_checkpoint
 from utils.publish import is_published
 
-MACHINE = ("device", "n_cpu", "threads")  # about the machine, which may be another one by now: the command line's, typed or not
+# about the machine, which may be another one by now: the command line's, typed or not
+MACHINE = ("device", "n_cpu", "threads")
 FREE = (*MACHINE, "cache_gb", "resume")  # what a resumed run may be given
 
 
 def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments that the run named by --resume was begun with; flags of the machine, and more --epochs, are the command line's.
+    """The arguments that the run named by --resume was begun with; flags of the machine, and more --epochs, are the
+    command line's.
 
-    args.typed: {name: flag} of what the user typed; a default is no change. Raises ValueError when the run is finished and
-    published, and where another flag was typed with a value that is not the run's.
+    args.typed: {name: flag} of what the user typed; a default is no change. Raises ValueError when the run is finished
+    and published, and where another flag was typed with a value that is not the run's.
     """
     path = Path(args.resume)
     last = path if path.is_file() else path / "last.pth"
@@ -27,23 +29,25 @@ def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
     _refuse_changes(args, typed, stored, last)
     epochs = stored["epochs"]
     if state["epoch"] >= epochs and (stored.get("no_publish") or is_published(last.parent)):
-        raise ValueError(f"{last}: this run is finished ({state['epoch']} of {epochs} epochs); --resume {last.parent} --epochs {2 * epochs} makes it "
-                         f"longer, -pre {last} begins another run from its weights")
+        raise ValueError(f"{last}: this run is finished ({state['epoch']} of {epochs} epochs); --resume {last.parent} "
+                         f"--epochs {2 * epochs} makes it longer, -pre {last} begins another run from its weights")
     if epochs > begun:
-        print(f"--epochs {begun} -> {epochs}: from epoch {state['epoch'] + 1} on, the learning rate is that of a {stored['schedule']} "
-              f"schedule over {epochs} epochs")
+        print(f"--epochs {begun} -> {epochs}: from epoch {state['epoch'] + 1} on, the learning rate is that of a "
+              f"{stored['schedule']} schedule over {epochs} epochs")
     here = {name: getattr(args, name) for name in {*MACHINE, *(name for name in typed if name in FREE)}}
     return argparse.Namespace(**{**vars(args), **stored, **here, "resume": str(last), "typed": typed})
 
 
 def _refuse_changes(args: argparse.Namespace, typed: dict[str, str], stored: dict, last: Path) -> None:
     """Raise ValueError that names every typed flag whose value is not the run's."""
-    changed = {name: flag for name, flag in typed.items() if name not in FREE and name in stored and getattr(args, name) != stored[name]}
+    changed = {name: flag for name, flag in typed.items()
+               if name not in FREE and name in stored and getattr(args, name) != stored[name]}
     if not changed:
         return
     found = ", ".join(f"{flag} {getattr(args, name)} (begun with {stored[name]})" for name, flag in changed.items())
-    way_out = "a run can be made longer, not shorter" if list(changed) == ["epochs"] else \
-        f"a resumed run keeps its flags; leave them out, or begin another run from its weights: -pre {last} instead of --resume"
+    way_out = "a run can be made longer, not shorter" if list(changed) == ["epochs"] else (
+        "a resumed run keeps its flags; leave them out, or begin another run from its weights: "
+        f"-pre {last} instead of --resume")
     raise ValueError(f"{last}: found {found}: {way_out}")
 
 
@@ -53,4 +57,5 @@ def refuse_existing(path: Path) -> None:
         return
     state = read_checkpoint(path / "last.pth")
     longer = f" --epochs {2 * state['epoch']}" if state["epoch"] >= state.get("args", {}).get("epochs", 0) else ""
-    raise ValueError(f"{path}: there is a run of this name; take another --name, or go on with it: --resume {path}{longer}")
+    raise ValueError(f"{path}: there is a run of this name; take another --name, or go on with it: "
+                     f"--resume {path}{longer}")
