@@ -255,6 +255,16 @@ def test_wrong_files_sizes_and_flags_are_one_line(net, tiny_data, tmp_path, monk
         out_paths(tmp_path / "x.onnx", ["ncnn"], "float32")
 
 
+def test_int8_needs_the_data_and_no_suppression(net, tiny_cfg, tiny_data, tmp_path, monkeypatch):
+    net.save_darknet_weights(tmp_path / "net.weights")
+    words = ("--cfg", tiny_cfg, "--weights", tmp_path / "net.weights", "--precision", "int8", "--out", tmp_path / "net")
+    with pytest.raises(ValueError, match="--precision int8: found no --data, expected the data that the net was trained on"):
+        run(export, monkeypatch, *words)
+    with pytest.raises(ValueError, match="--nms --precision int8: found both"):
+        run(export, monkeypatch, *words, "--nms", "--data", tiny_data)
+    assert not list(tmp_path.glob("net-int8*"))
+
+
 def test_an_onnx_file_without_metadata_says_what_is_missing(net, tmp_path):
     need("onnx")
     import onnx

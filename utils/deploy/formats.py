@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -13,6 +14,7 @@ from utils.deploy.graph import takes_any_size
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
 from utils.deploy.ncnn_export import write_ncnn
 from utils.deploy.openvino_export import write_openvino
+from utils.deploy.quantisation import Limits, Pictures, quantise
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.torchscript_export import write_torchscript
 from utils.onnx_export import write_onnx
@@ -103,6 +105,26 @@ def export_format(model: nn.Module, name: str, path: Path, order: Order) -> str:
         words = check_file(model, folder / path.name, metadata, str(path))
     files = [file for file in (path, path.with_suffix(".bin")) if file.is_file() and (file == path or name in ("openvino", "ncnn"))]
     return f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB; {takes(metadata)}; {words}"
+
+
+def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures: Pictures, limits: Limits) -> str:
+    """Write a Darknet as format `name` in 8-bit numbers, beside a checked float32 file of the same format that only measures it; returns in
+    words what it takes, loses and gains.
+
+    Raises QuantisationError when it loses too much or is slower, ExportError, ValueError; nothing is written then.
+    """
+    if order.nms:
+        raise ValueError("--nms --precision int8: found both, expected one: a file that is cut at --conf_thres cannot be scored")
+    model = copy.deepcopy(model).cpu().float().eval()
+    metadata = replace(describe(model, name, order), precision="float32")
+    with tempfile.TemporaryDirectory() as measured, replacing_all(path.parent) as folder:
+        reference = Path(measured) / path.name
+        FORMATS[name].write(model, reference, metadata)
+        check_file(model, reference, metadata, str(path))
+        words = quantise(model, open_exported(reference), folder / path.name, pictures, limits, path)
+        whole = open_exported(reference).bytes()
+    small = open_exported(path).bytes()
+    return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(metadata)}; {words}"
 
 
 def takes(metadata: Metadata) -> str:
