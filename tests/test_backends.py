@@ -73,6 +73,20 @@ def test_a_backend_gives_the_networks_output(net, name):
     assert torch.equal(first, kept), "a later call changed an earlier result"
 
 
+def test_bfloat16_is_close_and_asked_for_by_name_alone(net, monkeypatch):
+    need("openvino", "onnx", "onnxscript")
+    monkeypatch.setattr(backends, "require_bf16", lambda: None)  # others imitate it
+    taken, predict = make_backend("openvino-bf16", net, SIZE)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert (predict(images) - net(images))[..., :2].abs().mean() < 0.5 and "openvino-bf16" not in backends.FROM_ONNX
+    monkeypatch.undo()
+    monkeypatch.setattr("utils.deploy.processor.instructions", lambda wanted: [])
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    with pytest.raises(ValueError, match="found a processor without bfloat16.*; take --backend openvino$"):
+        make_backend("openvino-bf16", net, SIZE)
+
+
 def test_torch_compile_is_asked_to_freeze_the_folded_net(net, monkeypatch):
     """Compiling takes a minute; what is compiled, and with what, is looked at instead."""
     calls = []
@@ -189,4 +203,4 @@ def test_the_command_line_offers_every_backend():
 
     parser = argparse.ArgumentParser()
     cli.add_backend_flag(parser)
-    assert set(parser._actions[-1].choices) == {"auto", "torch", "compile", *backends.FROM_ONNX}
+    assert set(parser._actions[-1].choices) == {"auto", *backends.MAKERS}

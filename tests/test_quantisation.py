@@ -10,9 +10,9 @@ from conftest import ROOT, trained
 
 from models import Darknet
 from utils.datasets import ListDataset
-from utils.deploy import quantisation
+from utils.deploy import processor, quantisation
 from utils.deploy.formats import FORMATS, Order, describe, export_int8
-from utils.deploy.quantisation import Limits, Pictures, QuantisationError, alternate_seconds, int8_instructions, judge, verdict
+from utils.deploy.quantisation import Limits, Pictures, QuantisationError, alternate_seconds, judge, verdict
 from utils.deploy.runtimes import open_exported
 from utils.deploy.sensitivity import layer_errors, quantised_map, quantised_weight
 
@@ -163,13 +163,17 @@ def test_constant_channels_stay_constant_in_8_bits(tiny_cfg, tiny_data, tmp_path
     assert abs(maps[0, 5] - 1).max() <= maps.max() / 255 and np.ptp(maps[0, 5]) == 0, "one value, within half a step of 1"
 
 
-@pytest.mark.parametrize("text, found", [("flags\t\t: fpu avx2 avx512_vnni amx_int8\n", ["avx512_vnni", "amx_int8"]), ("flags : fpu avx2\n", []),
-                                         ("Features\t: fp asimd asimddp i8mm\n", ["asimddp", "i8mm"]), ("", [])])
-def test_the_processor_is_asked_for_8_bit_products(text, found, monkeypatch):
-    assert int8_instructions(text) == found
-    monkeypatch.setattr(quantisation, "int8_instructions", lambda: found)
-    monkeypatch.setattr(quantisation.platform, "system", lambda: "Linux")
-    assert ("will not pay here" in quantisation.processor_words()) == (not found)
+@pytest.mark.parametrize("text, int8, bf16", [
+    ("flags\t\t: fpu avx2 avx512_vnni amx_int8 avx512_bf16\n", ["avx512_vnni", "amx_int8"], ["avx512_bf16"]), ("flags : fpu avx2\n", [], []),
+    ("Features\t: fp asimd asimddp i8mm\n", ["asimddp", "i8mm"], []), ("", [], [])])
+def test_the_processor_is_asked_what_it_computes_with(text, int8, bf16, monkeypatch):
+    assert processor.instructions(processor.INT8_FLAGS, text) == int8 and processor.instructions(processor.BF16_FLAGS, text) == bf16
+    monkeypatch.setattr(processor, "instructions", lambda wanted: int8 if wanted == processor.INT8_FLAGS else bf16)
+    monkeypatch.setattr(processor.platform, "system", lambda: "Linux")
+    assert ("will not pay here" in processor.int8_words()) == (not int8)
+    if not bf16:
+        with pytest.raises(ValueError, match="found a processor without bfloat16 .*take --backend openvino$".replace(" .*", ".*")):
+            processor.require_bf16()
 
 
 def test_files_are_timed_in_turn():

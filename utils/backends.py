@@ -2,7 +2,8 @@
 
 "torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and "openvino": on the
 CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
-installed and runs, where there is work enough to pay for its start; else "torch".
+installed and runs, where there is work enough to pay for its start; else "torch". "openvino-bf16": in bfloat16, where the processor
+computes with it; never taken by "auto", since what it costs is told by a score alone (test.py --backend openvino-bf16).
 """
 
 import importlib.util
@@ -15,9 +16,11 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
+from utils.deploy.processor import require_bf16
 from utils.onnx_export import export_onnx
 
 FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
+BF16 = "openvino-bf16"
 WORTH_IT = 120.0  # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half (narrow nets)
 Predict = Callable[[Tensor], Tensor]
 
@@ -31,7 +34,7 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
     if name == "auto":
         return _first_that_runs(model, size, images)
     device = next(model.parameters()).device
-    if name in FROM_ONNX and device.type != "cpu":
+    if name in (*FROM_ONNX, BF16) and device.type != "cpu":
         raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take --backend torch")
     if missing := missing_packages(name):
         raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
@@ -73,7 +76,7 @@ def _seconds(model: nn.Module, size: tuple[int, int]) -> float:
 
 def missing_packages(name: str) -> list[str]:
     """The packages that a backend needs and that are not installed."""
-    needed = (name, "onnx", "onnxscript") if name in FROM_ONNX else ()
+    needed = (name.removesuffix("-bf16"), "onnx", "onnxscript") if name in (*FROM_ONNX, BF16) else ()
     return [package for package in needed if importlib.util.find_spec(package) is None]
 
 
@@ -98,14 +101,19 @@ def _onnxruntime(model: nn.Module, size: tuple[int, int]) -> Predict:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
 
 
-def _openvino(model: nn.Module, size: tuple[int, int]) -> Predict:
+def _openvino(model: nn.Module, size: tuple[int, int], precision: str = "f32") -> Predict:
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
     # the result lies in a buffer that the next call overwrites
     return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+
+def _openvino_bf16(model: nn.Module, size: tuple[int, int]) -> Predict:
+    require_bf16()
+    return _openvino(model, size, "bf16")
 
 
 def _onnx_bytes(model: nn.Module, size: tuple[int, int]) -> bytes:
@@ -115,4 +123,4 @@ def _onnx_bytes(model: nn.Module, size: tuple[int, int]) -> bytes:
         return path.read_bytes()
 
 
-MAKERS = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}
+MAKERS = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino, BF16: _openvino_bf16}

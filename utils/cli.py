@@ -210,10 +210,10 @@ def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None
 
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     """--backend."""
-    parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino"), default="auto",
+    parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino", "openvino-bf16"), default="auto",
                         help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
                         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
-                        "an exported file is run by its own runtime (.onnx: also by openvino)")
+                        "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes in bfloat16: score it before use")
 
 
 def resolve_cfg(path: str) -> Path:

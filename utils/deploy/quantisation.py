@@ -7,7 +7,6 @@ boxes most (utils.deploy.sensitivity), as many as the score on training images t
 import contextlib
 import io
 import logging
-import platform
 import re
 import statistics
 import time
@@ -21,13 +20,13 @@ from torch.utils.data import Dataset, Subset
 
 from utils.datasets import evaluation_loader
 from utils.deploy.metadata import Metadata
+from utils.deploy.processor import int8_words
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
 from utils.evaluate import evaluate
 from utils.letterbox import to_input
 from utils.onnx_export import require_packages
 
-INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")  # of /proc/cpuinfo: 8-bit products summed by one instruction
 KEPT = (0, 1, 3, 6, 12, 24)  # how many of the worst layers stay in float, tried in turn
 MEASURED = 8  # images for the errors of layers
 HELD_OUT = 96  # training images for the choice of layers
@@ -72,24 +71,6 @@ class Pictures:
         return [to_input(image, torch.device("cpu"), channels).contiguous() for image in images]
 
 
-def int8_instructions(cpuinfo: str | None = None) -> list[str]:
-    """Which of INT8_FLAGS the processor has, by the text of /proc/cpuinfo; none where that is not there."""
-    path = Path("/proc/cpuinfo")
-    text = cpuinfo if cpuinfo is not None else path.read_text() if path.is_file() else ""
-    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
-    return [flag for flag in INT8_FLAGS if lines and flag in lines[0].split()]
-
-
-def processor_words() -> str:
-    """What to expect of 8-bit numbers here, in words."""
-    found = int8_instructions()
-    if found:
-        return f"this processor sums 8-bit products ({', '.join(found)})"
-    if platform.system() != "Linux":
-        return "whether this processor sums 8-bit products cannot be told here"
-    return "this processor has no instruction for 8-bit products (VNNI): int8 makes the file small, but will not pay here in time"
-
-
 def judge(reference: Exported, candidate: Exported, valid: Dataset, limits: Limits = Limits(), worst_layers: Callable[[], str] = str) -> str:
     """In words what an 8-bit file loses and gains beside the float32 one, both scored and timed (alternately) in their runtimes.
 
@@ -111,7 +92,7 @@ def verdict(path: Path, scores: Sequence, seconds: Sequence[float], limits: Limi
         raise QuantisationError(f"{path}: int8 loses {drop:.4f} {name}, --max-drop is {limits.max_drop:g} ({words}){worst_layers()}; nothing was "
                                 "written: calibrate on more images like those it will see (--data, --calibration), or accept it with --max-drop")
     if seconds[1] > NOISE * seconds[0] and not limits.allow_slower:
-        raise QuantisationError(f"{path}: int8 is slower than float32 here ({words}; {processor_words()}); nothing was written: --allow-slower "
+        raise QuantisationError(f"{path}: int8 is slower than float32 here ({words}; {int8_words()}); nothing was written: --allow-slower "
                                 "writes it for another processor, or for its size")
     return words
 
@@ -145,7 +126,7 @@ def quantise(model: nn.Module, reference: Exported, path: Path, pictures: Pictur
     made = replace(open_exported(path, size=reference.size), path=called)
     words = judge(reference, made, pictures.valid, limits, lambda: _worst(model, errors))
     in_float = f"layers {', '.join(map(str, sorted(kept)))} in float" if kept else "every convolution in 8 bits"
-    return f"{words}; {len(inputs)} images calibrated it, {in_float}; {processor_words()}"
+    return f"{words}; {len(inputs)} images calibrated it, {in_float}; {int8_words()}"
 
 
 def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:

@@ -13,11 +13,13 @@ from torch import Tensor
 from utils import cli
 from utils.deploy.metadata import Metadata
 from utils.deploy.openvino_export import KEY
+from utils.deploy.processor import require_bf16
 from utils.deploy.torchscript_export import EXTRA
 from utils.onnx_export import require_packages
 
 Predict = Callable[[Tensor], Tensor]
-RUNTIMES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".param": ("ncnn",), ".torchscript": ("torch",)}  # default first
+BF16 = "openvino-bf16"  # openvino, computing in bfloat16
+RUNTIMES = {".onnx": ("onnxruntime", "openvino", BF16), ".xml": ("openvino", BF16), ".param": ("ncnn",), ".torchscript": ("torch",)}  # default first
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,8 @@ def is_exported(path) -> bool:
     return path is not None and Path(path).suffix.lower() in RUNTIMES
 
 
-def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = None, precision_hint: str = "f32") -> Exported:
+def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = None) -> Exported:
     """The file with what runs it, on images of (width, height) `size` alone (default: the metadata's).
-
-    precision_hint: OpenVINO's INFERENCE_PRECISION_HINT.
 
     Raises FileNotFoundError; ValueError when the backend cannot run such a file, a package is missing (naming the pip command), the size is
     not the file's, or the file is damaged.
@@ -76,16 +76,19 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     runtime = runtimes[0] if backend == "auto" else backend
     if runtime not in runtimes:
         raise ValueError(f"--backend {backend}: found {path}, which is run by {' or '.join(runtimes)}; leave --backend out")
-    require_packages(*(() if runtime == "torch" else (runtime,)), what=f"{path}")
+    package, bf16 = runtime.removesuffix("-bf16"), runtime == BF16
+    require_packages(*(() if package == "torch" else (package,)), what=f"{path}")
+    if bf16:
+        require_bf16()
     try:
-        metadata, make = _OPENERS[path.suffix.lower(), runtime](path)
+        metadata, make = _OPENERS[path.suffix.lower(), package](path)
     except (ValueError, FileNotFoundError):
         raise
     except Exception as error:  # whatever a runtime raises for a damaged file
         raise ValueError(f"{path}: {runtime} cannot read it ({(str(error).strip().splitlines() or ['no word'])[0]})") from error
     size = size or metadata.size
     metadata.require_size(size, path)
-    return Exported(path, metadata, runtime, size, _checked(make(metadata, size, precision_hint), size, path))
+    return Exported(path, metadata, runtime, size, _checked(make(metadata, size, "bf16" if bf16 else "f32"), size, path))
 
 
 def open_for_script(args: argparse.Namespace) -> Exported:

@@ -1,0 +1,32 @@
+"""What number formats the processor computes with: by the flags that Linux names in /proc/cpuinfo."""
+
+import platform
+import re
+from pathlib import Path
+
+INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")  # 8-bit products summed by one instruction
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # the same of bfloat16 numbers; the last is ARM's
+
+
+def instructions(wanted: tuple[str, ...], cpuinfo: str | None = None) -> list[str]:
+    """Which of the flags the processor has, by the text of /proc/cpuinfo; none where that is not there."""
+    path = Path("/proc/cpuinfo")
+    text = cpuinfo if cpuinfo is not None else path.read_text() if path.is_file() else ""
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
+    return [flag for flag in wanted if lines and flag in lines[0].split()]
+
+
+def int8_words() -> str:
+    """What to expect of 8-bit numbers here, in words."""
+    if found := instructions(INT8_FLAGS):
+        return f"this processor sums 8-bit products ({', '.join(found)})"
+    if platform.system() != "Linux":
+        return "whether this processor sums 8-bit products cannot be told here"
+    return "this processor has no instruction for 8-bit products (VNNI): int8 makes the file small, but will not pay here in time"
+
+
+def require_bf16() -> None:
+    """Raise ValueError on a Linux machine whose processor would only imitate bfloat16."""
+    if platform.system() == "Linux" and not instructions(BF16_FLAGS):
+        raise ValueError(f"--backend openvino-bf16: found a processor without bfloat16, expected one of {', '.join(BF16_FLAGS)} in "
+                         "/proc/cpuinfo; take --backend openvino")
