@@ -1,10 +1,12 @@
 """Every backend and every exported file computes what the network computes, or says why not."""
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import FOREIGN, MIXED, trained
+from conftest import FOREIGN, MIXED, ROOT, trained
 from torch.utils.data import DataLoader
 
 from models import Darknet
@@ -204,3 +206,22 @@ def test_the_command_line_offers_every_backend():
     parser = argparse.ArgumentParser()
     cli.add_backend_flag(parser)
     assert set(parser._actions[-1].choices) == {"auto", *backends.MAKERS}
+
+
+def test_a_signal_after_several_nets_in_openvino_is_handled():
+    """OpenVINO's cores, closed in the order in which they were opened, took the stack for signal handlers with them."""
+    pytest.importorskip("openvino")
+    program = """if True:
+        import signal, sys
+        sys.path.insert(0, sys.argv[1])
+        from models import Darknet
+        from utils.backends import make_backend
+        nets = [make_backend("openvino", Darknet(sys.argv[2]).eval(), (64, 64), 1) for _ in range(3)]
+        while nets:
+            nets.pop(0)
+        signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+        signal.raise_signal(signal.SIGUSR1)
+    """
+    cfg = ROOT / "config" / "egohands-slim.cfg"
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT), str(cfg)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip().endswith("handled"), done.stderr

@@ -102,9 +102,9 @@ def _onnxruntime(model: nn.Module, size: tuple[int, int]) -> Predict:
 
 
 def _openvino(model: nn.Module, size: tuple[int, int], precision: str = "f32") -> Predict:
-    import openvino
+    from utils.deploy.openvino_core import openvino_core
 
-    core = openvino.Core()
+    core = openvino_core()
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
     # the result lies in a buffer that the next call overwrites

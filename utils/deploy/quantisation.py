@@ -167,11 +167,11 @@ def _layer_of(name: str) -> int:
 def _quantised_openvino(source: Path, path: Path, arrays: list, in_float: list[int], metadata: Metadata) -> None:
     require_packages("nncf", what="--format openvino --precision int8")
     import nncf
-    import openvino
 
+    from utils.deploy.openvino_core import openvino_core
     from utils.deploy.openvino_export import save
 
-    net = openvino.Core().read_model(source)
+    net = openvino_core().read_model(source)
     names = [node.get_friendly_name() for node in net.get_ops() if node.get_type_name() in ("Convolution", "GroupConvolution")]
     ignored = nncf.IgnoredScope(names=[name for name in names if _layer_of(name) in in_float])
     nncf.set_log_level(logging.ERROR)

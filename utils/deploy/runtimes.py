@@ -135,9 +135,9 @@ def _onnxruntime(path: Path):
 
 
 def _openvino(path: Path):
-    import openvino
+    from utils.deploy.openvino_core import openvino_core
 
-    core = openvino.Core()
+    core = openvino_core()
     net = core.read_model(path)
     if path.suffix.lower() == ".onnx":
         import onnx
