@@ -5,12 +5,11 @@ import os
 import shutil
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
-from utils.download import DownloadError, fetch  # noqa: E402
+from utils.download import fetch_and_unpack  # noqa: E402
 
 URL = "http://vision.soic.indiana.edu/egohands_files/egohands_data.zip"
 VIDEOS = "_LABELLED_SAMPLES"
@@ -44,22 +43,9 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Download and unpack; 0, or 2 with a message."""
     args = parse_args(argv)
-    target, archive = args.root / "egohands_data", args.root / "egohands_data.zip"
-    if target.exists():
-        print(f"{target}: already there")
-        return 0
-    try:
-        fetch(args.url, archive)
-        extract(archive, args.root)
-    except DownloadError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        print(f"{archive}: cannot be unpacked ({error}); if it is cut short, remove it and try again", file=sys.stderr)
-        return 2
-    print(f"{target}: ready; next: python data/import_dataset.py {target} --out {args.root / 'egohands'} "
-          "--single-class hand")
-    return 0
+    target = args.root / "egohands_data"
+    then = f"python data/import_dataset.py {target} --out {args.root / 'egohands'} --single-class hand"
+    return fetch_and_unpack(args.url, args.root / "egohands_data.zip", target, extract, then)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ import os
 import shutil
 import sys
 import tarfile
-import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
-from utils.download import DownloadError, fetch  # noqa: E402
+from utils.download import fetch_and_unpack  # noqa: E402
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
 
@@ -42,21 +41,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Download and unpack; 0, or 2 with a message."""
     args = parse_args(argv)
-    target, archive = args.root / "hand_dataset", args.root / "hand_dataset.tar.gz"
-    if target.exists():
-        print(f"{target}: already there")
-        return 0
-    try:
-        fetch(args.url, archive)
-        extract(archive, args.root)
-    except DownloadError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        print(f"{archive}: cannot be unpacked ({error}); if it is cut short, remove it and try again", file=sys.stderr)
-        return 2
-    print(f"{target}: ready; next: python data/converter.py")
-    return 0
+    return fetch_and_unpack(args.url, args.root / "hand_dataset.tar.gz", args.root / "hand_dataset", extract, "python data/converter.py")
 
 
 if __name__ == "__main__":

@@ -369,4 +369,6 @@ def test_field_cases_open_with_boxes(shared, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path / "case")
     data = parse_data_config("d/data.yaml" if "yaml" in case else "d/my.data")
     for part in ("train", "valid"):
-        ListDataset(data.lists(part), (64, 64), data.classes).require_boxes()
+        images = ListDataset(data.lists(part), (64, 64), data.classes)
+        images.require_boxes()
+        assert sum(map(len, images.labels)) >= len(images) > 0

@@ -116,8 +116,13 @@ def test_field_cases_of_training_keys_and_unequal_shortcuts_train(shared, tmp_pa
         case = shared / "field_cases" / name
         shutil.copytree(case.parent, tmp_path / case.name)
         monkeypatch.chdir(tmp_path / case.name)  # the data file's names are relative to it
-        run_epochs(Trainer(train.parse_args(["--cfg", f"{case.name}.cfg", "--data", "d/my.data", "--weights", "none",
-                                             "--epochs", "1", "--n_cpu", "0", "--no-publish"])), 1)
+        trainer = Trainer(train.parse_args(["--cfg", f"{case.name}.cfg", "--data", "d/my.data", "--weights", "none",
+                                            "--epochs", "1", "--n_cpu", "0", "--no-publish"]))
+        before = [weight.clone() for weight in trainer.model.parameters()]
+        run_epochs(trainer, 1)
+        after = list(trainer.model.parameters())
+        assert all(weight.isfinite().all() for weight in after)
+        assert any(not torch.equal(one, other) for one, other in zip(before, after))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(arguments):

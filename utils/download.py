@@ -3,9 +3,14 @@
 import http.client
 import os
 import re
+import sys
+import tarfile
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Callable
 
 from tqdm import tqdm
 
@@ -93,3 +98,22 @@ def _open(url: str, part: Path, fresh: bool = False):
         response.close()
         return _open(url, part, fresh=True)
     return response
+
+
+def fetch_and_unpack(url: str, archive: Path, target: Path, unpack: Callable[[Path, Path], Path], then: str) -> int:
+    """What a download script does: fetch `archive` and unpack(archive, folder of `target`), unless `target` is there; `then` is the
+    command that comes next. Returns the exit status: 0, or 2 after a message."""
+    if target.exists():
+        print(f"{target}: already there")
+        return 0
+    try:
+        fetch(url, archive)
+        unpack(archive, target.parent)
+    except DownloadError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (OSError, EOFError, NotImplementedError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"{archive}: cannot be unpacked ({error}); if it is cut short, remove it and try again", file=sys.stderr)
+        return 2
+    print(f"{target}: ready; next: {then}")
+    return 0

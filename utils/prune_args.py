@@ -13,7 +13,15 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, "to prune (default: checkpoints/STEM_ckpt.pth)")
     cli.add_data_flags(model, trained=True)
     cli.add_run_flags(model, batch_size=16)
-    cut = p.add_argument_group("what goes")
+    _add_cut_flags(p.add_argument_group("what goes"))
+    _add_aim_flags(p.add_argument_group("aim (instead of --percent)"))
+    _add_step_flags(p.add_argument_group("in steps"))
+    _add_look_flags(p.add_argument_group("look around"))
+    _add_output_flags(p.add_argument_group("output"))
+    return p.parse_args(argv)
+
+
+def _add_cut_flags(cut) -> None:
     cut.add_argument("--percent", type=cli.fraction, default=0.85, help="share of the prunable channels to remove")
     cut.add_argument("--strategy", choices=("group", "skip"), default="group",
                      help="group: channels coupled by shortcuts, depthwise convolutions or conv groups are cut "
@@ -23,21 +31,23 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
                      help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
                      "gamma-cost: divided by the root of the channel's cost; taylor: first-order change of the loss; "
                      "l1, l2: norm of its kernel; random: chance, for comparison")
-    cut.add_argument("--cost", choices=("macs", "latency"), default="macs", 
+    cut.add_argument("--cost", choices=("macs", "latency"), default="macs",
                      help="of --score gamma-cost: multiply-adds, or time measured on this machine")
-    cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max", 
+    cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max",
                      help="how the importances of coupled channels become one")
-    cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE", 
+    cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE",
                      help="every layer keeps at least this share of its channels")
-    cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N", 
+    cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N",
                      help="every layer keeps a multiple of N channels, those of the highest importance")
-    cut.add_argument("--layers", type=cli.count, default=0, metavar="N", 
+    cut.add_argument("--layers", type=cli.count, default=0, metavar="N",
                      help="first remove the N least important residual blocks as a whole")
     cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact",
                      help="what becomes of the constants that removed channels emit; exact: nothing changes; bias: "
                      "the reference implementation's way, inexact at the border of padded convolutions; none: they "
                      "are dropped")
-    aim = p.add_argument_group("aim (instead of --percent)")
+
+
+def _add_aim_flags(aim) -> None:
     aim.add_argument("--target-params", type=cli.size_target, metavar="X",
                      help="the mildest cut with at most X parameters, as a ratio (0.2) or a count (1.2M)")
     aim.add_argument("--target-flops", type=cli.size_target, metavar="X",
@@ -50,20 +60,25 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES",
                      help="measure the batch-norm statistics of the pruned net anew on so many training batches "
                      "(default: 20 after a search for --max-drop or --curve, if the net is scored; otherwise 0)")
-    step = p.add_argument_group("in steps")
+
+
+def _add_step_flags(step) -> None:
     step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N",
                       help="prune in N parts and fine-tune after each; the same command goes on where it was stopped")
     step.add_argument("--tune", default="--epochs 10 --lr 1e-3", metavar="FLAGS",
                       help="flags of train.py for the fine-tuning after each step")
-    look = p.add_argument_group("look around")
+
+
+def _add_look_flags(look) -> None:
     look.add_argument("--curve", type=cli.count, default=0, metavar="N",
                       help="also score N cuts from mild to strong; writes a CSV and a PNG")
     look.add_argument("--sensitivity", type=cli.count, default=0, metavar="IMAGES",
                       help="also cut each layer alone and score the net on so many images; writes a CSV and a heat map")
-    o = p.add_argument_group("output")
+
+
+def _add_output_flags(o) -> None:
     o.add_argument("--out", type=Path, metavar="DIR",
                    help="put all files there instead of config/, checkpoints/, weights/ and pruned/")
     o.add_argument("--repeats", type=cli.count, default=20, metavar="N", help="forward passes to time; 0: none")
     o.add_argument("--no-eval", action="store_true", help="write the pruned net without scoring it")
     cli.add_score_flags(o)
-    return p.parse_args(argv)

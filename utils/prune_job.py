@@ -70,13 +70,9 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     loader = None
     if not args.no_eval:
         loader = evaluation_loader(validation_images(args, data, size), args.batch_size, args.n_cpu)
-    elif asked := [flag for flag, value in (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity)) if value]:
-        raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of them out")
-
-    has_images = bool(data.train) and all(path.exists() for path in data.train)
-    if args.recalibrate is None and (recalibration_batches(args) or args.curve) and not has_images:
-        print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
-        args.recalibrate = 0
+    else:
+        _refuse_searches_by_score(args)
+    _decide_recalibration(args, data)
 
     def train_batches(count: int, labelled: bool = False) -> Iterable:
         """The first `count` batches of training images, not augmented, the same each time."""
@@ -98,6 +94,22 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     if not job.graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {args.strategy}")
     return job
+
+
+def _refuse_searches_by_score(args: argparse.Namespace) -> None:
+    """Raise PruneError where --no-eval stands beside a flag that needs scores."""
+    by_score = (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity))
+    if asked := [flag for flag, value in by_score if value]:
+        raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of "
+                         "them out")
+
+
+def _decide_recalibration(args: argparse.Namespace, data: DataConfig) -> None:
+    """Without training images, and where --recalibrate does not ask for them, batch-norm statistics stay (and that is said)."""
+    has_images = bool(data.train) and all(path.exists() for path in data.train)
+    if args.recalibrate is None and (recalibration_batches(args) or args.curve) and not has_images:
+        print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
+        args.recalibrate = 0
 
 
 def validation_images(args: argparse.Namespace, data: DataConfig, size: tuple[int, int]) -> ListDataset:
