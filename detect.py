@@ -42,18 +42,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def net_files(cfg: str | None, weights: str | None) -> tuple[Path, str]:
     """The cfg and weights to use, given what was named of them: the published net where neither was."""
+    from utils.loading import default_weights, resolve_cfg
+
     if cfg is None and weights is None:
         return Path(PUBLISHED[0]), PUBLISHED[1]
-    cfg = cli.resolve_cfg(cfg or "config/yolov3-hand.cfg")
-    return cfg, weights or cli.default_weights(cfg)
+    cfg = resolve_cfg(cfg or "config/yolov3-hand.cfg")
+    return cfg, weights or default_weights(cfg)
 
 
 def main() -> None:
     """Load -> for each picture: detect, draw, write -> JSON of all."""
     args = parse_args()
+    from utils.deploy.detector import run, write_results
     from utils.deploy.runtimes import is_exported
     from utils.deploy.sources import expand
-    from utils.detection import run, write_results
 
     items = [item for source in args.source for item in expand(source, args.out)]
     detector = of_file(args) if is_exported(args.weights) else of_net(args, items)
@@ -63,12 +65,12 @@ def main() -> None:
 def of_net(args: argparse.Namespace, items: list):
     """Detector of the network of --cfg and --weights."""
     from models import Darknet
-    from utils.backends import make_backend
-    from utils.detection import Detector, class_names, expected_images
+    from utils.deploy.backends import make_backend
+    from utils.deploy.detector import Detector, class_names, expected_images
+    from utils.loading import load_net, select_device
     from utils.parse_config import class_count
-    from utils.setup import load_net
 
-    device = cli.select_device(args.device, args.threads)
+    device = select_device(args.device, args.threads)
     cfg, weights = net_files(args.cfg, args.weights)
     net = load_net(cfg, weights, Darknet, args.img_size)
     names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
@@ -80,8 +82,8 @@ def of_net(args: argparse.Namespace, items: list):
 
 def of_file(args: argparse.Namespace):
     """Detector of the exported file of --weights."""
+    from utils.deploy.detector import Detector, class_names
     from utils.deploy.runtimes import open_for_script
-    from utils.detection import Detector, class_names
 
     file = open_for_script(args)
     names = class_names(args.class_path, args.data, file.metadata.names, len(file.metadata.names))

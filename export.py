@@ -47,16 +47,16 @@ def main() -> None:
     """Load -> for each format: convert, run beside the network, write -> say what it holds."""
     args = parse_args()
     from models import Darknet
-    from utils.darknet_export import export_darknet
+    from utils.deploy.darknet_export import export_darknet
+    from utils.deploy.detector import class_names
     from utils.deploy.formats import Order, export_format, export_int8, out_paths
     from utils.deploy.metadata import BuiltInNms
     from utils.deploy.quantisation import Limits
-    from utils.detection import class_names
-    from utils.setup import load_net
+    from utils.loading import default_weights, load_net, resolve_cfg, select_device
 
-    cli.select_device("cpu", args.threads)
-    cfg = cli.resolve_cfg(args.cfg)
-    weights = Path(args.weights or cli.default_weights(cfg))
+    select_device("cpu", args.threads)
+    cfg = resolve_cfg(args.cfg)
+    weights = Path(args.weights or default_weights(cfg))
     paths = out_paths(args.out or Path("output") / cfg.stem, args.format, args.precision)
     if args.nms and "onnx" not in paths:
         raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx: the others end with the predictions")
@@ -79,8 +79,8 @@ def main() -> None:
 
 def pictures_of(args: argparse.Namespace, order):
     """Training and validation images of --data at the order's size, for --precision int8."""
-    from utils.data_config import parse_data_config
-    from utils.datasets import ListDataset
+    from utils.data.data_config import parse_data_config
+    from utils.data.datasets import ListDataset
     from utils.deploy.quantisation import Pictures
 
     if not args.data:

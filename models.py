@@ -423,15 +423,14 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
     """A trained net to detect with: `load("X.cfg", "X.weights").detect(image)`.
 
     weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
-    training, else the cfg's). Returns a utils.detection.Detector: detect(image) takes (H, W, 3) RGB uint8 or a path and returns
+    training, else the cfg's). Returns a utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8 or a path and returns
     (n, 6) x1, y1, x2, y2 in pixels, score, class; names are the class names. Raises CfgError, CheckpointError,
     WeightsError, FileNotFoundError.
     """
-    from utils import cli  # here: what builds a net needs nothing of what runs one
-    from utils.detection import Detector
-    from utils.setup import load_net, numbered_names
+    from utils.deploy.detector import Detector
+    from utils.loading import load_net, numbered_names, resolve_cfg, select_device
 
-    net = load_net(cli.resolve_cfg(cfg), weights, Darknet, img_size)
+    net = load_net(resolve_cfg(cfg), weights, Darknet, img_size)
     names = net.names or numbered_names(net.model.heads()[0].classes)
-    model = net.model.to(cli.select_device(device))
+    model = net.model.to(select_device(device))
     return Detector(model, names, net.size, conf_thres=conf_thres, nms_thres=nms_thres)

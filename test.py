@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from utils import cli
-from utils.writing import write_json
+from utils.output import write_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,9 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Load -> evaluate -> print the table -> write curve and numbers."""
     args = parse_args()
-    from utils.datasets import evaluation_loader
+    from utils.data.datasets import evaluation_loader
     from utils.deploy.runtimes import is_exported
-    from utils.evaluate import ScoreOptions, evaluate
+    from utils.evaluation.evaluate import ScoreOptions, evaluate
     from utils.plots import plot_pr_curves
 
     run = of_file(args) if is_exported(args.weights) else of_net(args)
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     stem: str
     data: Path
     names: tuple[str, ...]
-    valid: object  # utils.datasets.ListDataset
+    valid: object  # utils.data.datasets.ListDataset
     model: object  # a Darknet, or the exported file
     backend: str
     predict: Callable
@@ -65,13 +65,14 @@ class Run(NamedTuple):
 def of_net(args: argparse.Namespace) -> Run:
     """The network of --cfg and --weights, ready to run."""
     from models import Darknet
-    from utils.backends import make_backend
-    from utils.data_config import parse_data_config
-    from utils.setup import data_of, labelled_dataset, load_net, require_classes, scored_names
+    from utils.data.data_config import parse_data_config
+    from utils.data.prepare import data_of, labelled_dataset, require_classes, scored_names
+    from utils.deploy.backends import make_backend
+    from utils.loading import default_weights, load_net, resolve_cfg, select_device, stem
 
-    device = cli.select_device(args.device, args.threads)
-    cfg = cli.resolve_cfg(args.cfg)
-    weights = Path(args.weights or cli.default_weights(cfg))
+    device = select_device(args.device, args.threads)
+    cfg = resolve_cfg(args.cfg)
+    weights = Path(args.weights or default_weights(cfg))
     data = parse_data_config(args.data or data_of(weights), args.class_path)
     net = load_net(cfg, weights, Darknet, args.img_size)
     model, size = net.model.to(device), net.size
@@ -80,14 +81,14 @@ def of_net(args: argparse.Namespace) -> Run:
     valid = labelled_dataset(args, data, "valid", size)
     backend, predict = make_backend(args.backend, model, size, len(valid))
     words = f"{cfg}, {weights}: {net.words}; {data.path}, {len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}"
-    return Run(str(cfg), weights, cli.stem(cfg), data.path, names, valid, model, backend, predict, words)
+    return Run(str(cfg), weights, stem(cfg), data.path, names, valid, model, backend, predict, words)
 
 
 def of_file(args: argparse.Namespace) -> Run:
     """The exported file of --weights, ready to run."""
-    from utils.data_config import parse_data_config
+    from utils.data.data_config import parse_data_config
+    from utils.data.prepare import labelled_dataset, scored_names
     from utils.deploy.runtimes import open_for_script
-    from utils.setup import labelled_dataset, scored_names
 
     data = parse_data_config(args.data or cli.DEFAULT_DATA, args.class_path)
     file = open_for_script(args)
@@ -100,7 +101,7 @@ def of_file(args: argparse.Namespace) -> Run:
 
 def print_result(result, iou_thres: float) -> None:
     """The numbers of an EvalResult, and a row a class where there are several."""
-    from utils.tables import ascii_table
+    from utils.output import ascii_table
 
     header = [f"AP@{iou_thres:g}", "AP@[.5:.95]", "Precision", "Recall"]
     rows = [["Class", "Objects", *header],

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from utils import cli
-from utils.prune_args import parse_prune_args
+from utils.pruning.args import parse_prune_args
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -19,20 +19,24 @@ def main() -> None:
     """Load -> blocks and threshold -> evaluate -> masked mAP -> compact -> verify -> other cuts -> table and files."""
     args = parse_args()
     from models import Darknet
-    from utils import iterate, prune_explore, prune_job, prune_plan, prune_report, pruning
+    from utils.pruning import analysis, iterative, report
+    from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_compact
+    from utils.pruning.job import eval_model, load
+    from utils.pruning.plan import plan_cut, remove_layers
+    from utils.pruning.report import warn_before
 
     if args.steps > 1:
-        return iterate.run_steps(args, sys.argv[1:])
-    job = prune_job.load(args, Darknet)
-    prune_plan.remove_layers(job)
-    plan = prune_plan.plan_cut(job)
-    prune_plan.warn_before(job, plan)
-    before, masked = pruning.prune_and_eval(job, plan)
-    compact = pruning.compact_and_verify(job, plan)
-    pruning.recalibrate_compact(job, compact)
-    after = prune_job.eval_model(job, compact.model, "compact")
-    prune_explore.explore(job)
-    prune_report.report(job, plan, compact, before, masked, after)
+        return iterative.run_steps(args, sys.argv[1:])
+    job = load(args, Darknet)
+    remove_layers(job)
+    plan = plan_cut(job)
+    warn_before(job, plan)
+    before, masked = prune_and_eval(job, plan)
+    compact = compact_and_verify(job, plan)
+    recalibrate_compact(job, compact)
+    after = eval_model(job, compact.model, "compact")
+    analysis.explore(job)
+    report.report(job, plan, compact, before, masked, after)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 import argparse
 
 from utils import cli
-from utils.train_args import parse_train_args
+from utils.training.args import parse_train_args
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,8 +20,8 @@ def main() -> None:
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
     from models import Darknet
-    from utils.trainer import Trainer
     from utils.training.resume import resumed_arguments
+    from utils.training.trainer import Trainer
 
     if args.resume:
         args = resumed_arguments(args)

@@ -64,8 +64,9 @@ def main() -> None:
     """For each item: make what it needs -> contest -> table; all files anew after every item, so that a stopped run leaves its results."""
     args = parse_args()
     args.peer, args.out = check_peer(args.peer), args.out.resolve()
-    from benchmarks import contest, items, output
     import torch
+
+    from benchmarks import contest, items, output
 
     names = chosen(args.only, list(items.ITEMS))
     settings = contest.Settings(args.threads or torch.get_num_threads(), args.repeats, args.warmup, progress)

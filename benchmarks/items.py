@@ -9,7 +9,7 @@ from typing import Callable
 
 from benchmarks import materials
 from benchmarks.contest import ROOT, Contestant, Item, Outcome
-from utils.evaluate import ScoreOptions
+from utils.evaluation.evaluate import ScoreOptions
 from utils.shapes import total_cost
 
 STEP = {"size": 256, "batch": 16, "steps": 6}

@@ -15,10 +15,13 @@ from benchmarks.contest import ROOT
 from benchmarks.run_detections import predictions, scored_set
 from benchmarks.run_training import fixed_batches
 from models import Darknet
-from utils import cli, prune_job, prune_plan, pruning
 from utils.checkpoint import load_weights
+from utils.loading import resolve_cfg
 from utils.parse_config import class_count, parse_model_config, write_model_config
-from utils.prune_args import parse_prune_args
+from utils.pruning import plan
+from utils.pruning.args import parse_prune_args
+from utils.pruning.compact import compact_and_verify
+from utils.pruning.job import load
 from utils.shapes import LayerCost, total_cost
 
 SEED = 0
@@ -42,7 +45,7 @@ class Net:
 
 def sized_defs(cfg: str | Path, size: int | None) -> list[dict]:
     """module_defs of a cfg for square input of `size` pixels; None: the cfg's own."""
-    defs = [section.copy() for section in parse_model_config(cli.resolve_cfg(str(cfg)))]
+    defs = [section.copy() for section in parse_model_config(resolve_cfg(str(cfg)))]
     if size:
         defs[0].update(width=str(size), height=str(size))
     return defs
@@ -94,8 +97,8 @@ def pruned_twin(net: Net, target: float, folder: Path, divisor: int = 1) -> Net:
     """`net` cut to `target` of its FLOPs by the project's own search, widths multiples of `divisor`, and verified."""
     args = parse_prune_args("", [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)])
     with contextlib.redirect_stdout(io.StringIO()):
-        job = prune_job.load(args, Darknet)
-        compact = pruning.compact_and_verify(job, prune_plan.plan_cut(job))
+        job = load(args, Darknet)
+        compact = compact_and_verify(job, plan.plan_cut(job))
     return store_net(compact.model, folder, "pruned")
 
 

@@ -11,9 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
 
-from utils.run_folder import environment
-from utils.tables import ascii_table, markdown_table
-from utils.writing import replacing, write_json, write_text
+from utils.output import ascii_table, environment, markdown_table, replacing, write_json, write_text
 
 PACKAGES = ("torchvision", "numpy", "opencv-python", "onnx", "onnxruntime", "openvino", "pycocotools")
 LOG_FROM = 30  # ratio of the longest to the shortest bar from which a logarithmic axis is needed

@@ -9,15 +9,14 @@ import numpy as np
 
 from models import Darknet
 from utils.checkpoint import load_weights
+from utils.compare import compare_latency
 from utils.darknet_weights import darknet_bytes
+from utils.data.datasets import read_image
 from utils.data.yolo_labels import label_path, read_labels
-from utils.datasets import read_image
+from utils.deploy.detector import write_picture
 from utils.deploy.drawing import draw
-from utils.detection import write_picture
-from utils.profile import compare_latency
+from utils.output import ascii_table, change, write_json, write_text
 from utils.shapes import total_cost
-from utils.tables import ascii_table, change
-from utils.writing import write_json, write_text
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #bbb;padding:.3em .8em;text-align:right}

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from utils import compat, metrics, nms
-from utils.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from utils.evaluate import ScoreOptions
-from utils.parse_config import head_anchors, head_indices, parse_model_config
 from models import YOLOLayer
+from utils.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from utils.evaluation import metrics, nms, reference_scorer
+from utils.evaluation.evaluate import ScoreOptions
+from utils.parse_config import head_anchors, head_indices, parse_model_config
 
 RAW_SPREAD = 0.2
 
@@ -136,19 +136,19 @@ def torchvision_nms(cfg: str, images: int, size: int):
 
 
 def our_nms(cfg: str, images: int, size: int, capped: bool):
-    """utils.nms, with or without the bounds that mAP is reported with."""
+    """utils.evaluation.nms, with or without the bounds that mAP is reported with."""
     options = ScoreOptions()
     most = (options.max_det, options.max_candidates) if capped else (None, None)
     return _nms_contest(lambda found: nms.non_max_suppression(found, 0.01, 0.5, *most), cfg, images, size)
 
 
 def merge_nms(cfg: str, images: int, size: int):
-    """utils.compat: the reference's rule, without its loop."""
-    return _nms_contest(lambda found: compat.merge_nms(found, 0.01, 0.5), cfg, images, size)
+    """utils.evaluation.reference_scorer: the reference's rule, without its loop."""
+    return _nms_contest(lambda found: reference_scorer.merge_nms(found, 0.01, 0.5), cfg, images, size)
 
 
 def many_boxes(boxes: int, size: int, capped: bool = True):
-    """utils.nms on one image with so many random boxes."""
+    """utils.evaluation.nms on one image with so many random boxes."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(1, boxes, 6, generator=generator)
     rows[..., :2] *= size
@@ -182,16 +182,16 @@ def scored_set(images: int, boxes: int, classes: int = 1) -> tuple[list[Tensor],
 
 
 def our_ap(images: int, boxes: int):
-    """utils.metrics: AP at 0.5, AP@[.5:.95], precision, recall, F1."""
+    """utils.evaluation.metrics: AP at 0.5, AP@[.5:.95], precision, recall, F1."""
     detections, targets = scored_set(images, boxes)
     result = metrics.score(detections, targets, 1)
     return (lambda: metrics.score(detections, targets, 1)), {"AP50": round(result.map50, 4), "AP": round(result.map, 4)}
 
 
 def compat_ap(images: int, boxes: int):
-    """utils.compat: the reference's rules, without its loop."""
+    """utils.evaluation.reference_scorer: the reference's rules, without its loop."""
     detections, targets = scored_set(images, boxes)
-    return (lambda: compat.score_compat(detections, targets, 1)), {"AP50": round(compat.score_compat(detections, targets, 1).map50, 4)}
+    return (lambda: reference_scorer.score_compat(detections, targets, 1)), {"AP50": round(reference_scorer.score_compat(detections, targets, 1).map50, 4)}
 
 
 def plain_ap(images: int, boxes: int):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from benchmarks.run_detections import plain_head
 from benchmarks.run_training import nothing_in_place
 from models import Darknet, YOLOLayer
-from utils.backends import make_backend
-from utils.evaluate import ScoreOptions
-from utils.nms import non_max_suppression
+from utils.deploy.backends import make_backend
+from utils.evaluation.evaluate import ScoreOptions
+from utils.evaluation.nms import non_max_suppression
 from utils.parse_config import layer_inputs
 
 
@@ -63,7 +63,7 @@ def eager(cfg: str, weights: str, images: str, expected: str):
 
 
 def backend(name: str, cfg: str, weights: str, images: str, expected: str):
-    """One of utils.backends."""
+    """One of utils.deploy.backends."""
     height, width = np.load(images, mmap_mode="r").shape[2:]
     return _contest(make_backend(name, net_of(cfg, weights), (width, height))[1], images, expected)
 

@@ -4,8 +4,11 @@ import shutil
 import time
 
 from models import Darknet
-from utils import prune_job, prune_plan, prune_report, pruning
-from utils.prune_args import parse_prune_args
+from utils.pruning import report
+from utils.pruning.args import parse_prune_args
+from utils.pruning.compact import compact_and_verify
+from utils.pruning.job import load
+from utils.pruning.plan import plan_cut, remove_layers
 
 
 def prune(words: list[str]):
@@ -17,14 +20,14 @@ def prune(words: list[str]):
         """All parts once."""
         shutil.rmtree(args.out, ignore_errors=True)
         clock = [time.perf_counter()]
-        job = prune_job.load(args, Darknet)
+        job = load(args, Darknet)
         clock.append(time.perf_counter())
-        prune_plan.remove_layers(job)
-        plan = prune_plan.plan_cut(job)
+        remove_layers(job)
+        plan = plan_cut(job)
         clock.append(time.perf_counter())
-        compact = pruning.compact_and_verify(job, plan)
+        compact = compact_and_verify(job, plan)
         clock.append(time.perf_counter())
-        prune_report.report(job, plan, compact, None, None, None)
+        report.report(job, plan, compact, None, None, None)
         clock.append(time.perf_counter())
         for part, begin, end in zip(("load", "plan", "cut+verify", "write"), clock, clock[1:]):
             facts[part] = f"{end - begin:.2f} s"

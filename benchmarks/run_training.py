@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import Darknet
-from utils.augmentations import Augmentation
 from utils.boxes import wh_iou
+from utils.data.augmentations import Augmentation
+from utils.data.datasets import Draw, ListDataset, TrainSampler, collate, read_image_list, training_loader
 from utils.data.yolo_labels import label_path
-from utils.datasets import Draw, ListDataset, TrainSampler, collate, read_image_list, training_loader
-from utils.train_args import parse_train_args
-from utils.trainer import Trainer
+from utils.training.args import parse_train_args
+from utils.training.trainer import Trainer
 
 # B images, A anchors of a head, G cells a side, K classes, T targets
 

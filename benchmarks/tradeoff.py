@@ -22,23 +22,22 @@ import torch
 from torch import nn
 
 from models import Darknet
-from utils import cli, iterate, prune_job
+from utils import cli
+from utils.batch_norm import recalibrate, rescale_gammas, restoring_factor
 from utils.checkpoint import save_checkpoint, weights_content
-from utils.evaluate import evaluate
+from utils.compare import latencies_beside
+from utils.evaluation.evaluate import evaluate
+from utils.loading import select_device
+from utils.output import ascii_table, write_csv, write_json
 from utils.parse_config import write_model_config
-from utils.prune_args import parse_prune_args
 from utils.plots import plot_tradeoff
-from utils.profile import latencies_beside
-from utils.prune_explore import write_csv
-from utils.prune_search import mildest, thresholds
-from utils.prune_surgery import compact_net
-from utils.prune_job import Job
-from utils.prune_plan import Ranking, cost_of, cut_at
-from utils.recalibrate import recalibrate
-from utils.rescale import rescale_gammas, restoring_factor
+from utils.pruning import iterative
+from utils.pruning.args import parse_prune_args
+from utils.pruning.job import Job, load
+from utils.pruning.plan import Ranking, cost_of, cut_at
+from utils.pruning.selection import mildest, thresholds
+from utils.pruning.surgery import compact_net
 from utils.shapes import total_cost
-from utils.tables import ascii_table
-from utils.writing import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"group, gamma": "", "group, gamma-norm": "--score gamma-norm", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
@@ -79,7 +78,7 @@ def check_methods(names: list[str] | None) -> None:
 def job_of(args: argparse.Namespace, flags: str = "") -> Job:
     """What test_prune.py would prune with these flags."""
     words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--recalibrate", str(args.recalibrate), *shlex.split(flags)]
-    return prune_job.load(parse_prune_args(__doc__, words), Darknet)
+    return load(parse_prune_args(__doc__, words), Darknet)
 
 
 def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:
@@ -201,8 +200,8 @@ def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], 
 def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, float]:
     """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made again, one that was
     stopped goes on."""
-    run = Path("logs") / f"{iterate.run_name(folder)}-seed{seed}"
-    iterate.tune(run, ["--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish", "--seed", seed,
+    run = Path("logs") / f"{iterative.run_name(folder)}-seed{seed}"
+    iterative.tune(run, ["--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish", "--seed", seed,
                        *shlex.split(args.tune)])
     with open(run / "metrics.csv", newline="") as file:
         best = max(csv.DictReader(file), key=lambda row: float(row["map50"]))
@@ -231,7 +230,7 @@ def main() -> None:
     args = parse_args()
     check_methods(args.methods)
     os.chdir(ROOT)
-    cli.select_device("cpu", args.threads)
+    select_device("cpu", args.threads)
     rows, job = [], None
     for name, (job, cut) in method_cuts(args).items():
         for share in args.flops:

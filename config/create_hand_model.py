@@ -15,12 +15,19 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from config.anchors import kmeans_anchors, mean_best_iou  # noqa: E402
 from utils import cli  # noqa: E402
-from utils.anchors import kmeans_anchors, mean_best_iou  # noqa: E402
+from utils.data.datasets import read_image, read_image_list  # noqa: E402
 from utils.data.yolo_labels import LabelFinder, read_labels  # noqa: E402
-from utils.datasets import read_image, read_image_list  # noqa: E402
 from utils.parse_config import (  # noqa: E402
-    head_anchors, head_indices, input_size, integer, integers, rebuild_heads, write_model_config)
+    head_anchors,
+    head_indices,
+    input_size,
+    integer,
+    integers,
+    rebuild_heads,
+    write_model_config,
+)
 
 COCO_CLASSES = 80
 STRIDE = 32  # coarsest grid of every base

@@ -24,7 +24,7 @@ from utils.data.new_set import NewSet  # noqa: E402
 from utils.data.pictures import Journal  # noqa: E402
 from utils.data.source import Source  # noqa: E402
 from utils.data.yolo_labels import DataError  # noqa: E402
-from utils.writing import write_json, write_text  # noqa: E402
+from utils.output import write_json, write_text  # noqa: E402
 
 
 def comma_list(text: str) -> list[str]:

@@ -22,7 +22,8 @@ import numpy as np
 from scipy.io import savemat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils import cli, draw_clutter, draw_hands  # noqa: E402
+from data import draw_clutter, draw_hands  # noqa: E402
+from utils import cli  # noqa: E402
 from utils.progress import Progress  # noqa: E402
 
 FOLDERS = {"train": "training_dataset/training_data", "valid": "validation_dataset/validation_data",

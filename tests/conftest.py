@@ -18,6 +18,12 @@ settings.register_profile("busy machine", deadline=None, suppress_health_check=[
 settings.load_profile("busy machine")
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
+
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """Some runtimes switch denormal numbers off in the whole process when they are loaded; no test depends on which ran before it."""
+    torch.set_flush_denormal(False)
+
 FAMILIES = ("yolov3", "yolov3-tiny", "yolov3-spp", "yolov4", "yolov4-tiny")
 
 TINY_YOLO = """

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
 from benchmarks import contest, items, output
 from benchmarks.contest import Contestant, Item, Outcome, Settings
+from conftest import ROOT
 
 STAND_INS = '''
 import os, pathlib

@@ -7,11 +7,17 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
 
+from conftest import randomise
 from models import Darknet
-from utils.checkpoint import (CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_classes,
-                              weights_content)
+from utils.checkpoint import (
+    CheckpointError,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+    weights_classes,
+    weights_content,
+)
 from utils.parse_config import parse_model_config, rebuild_heads
 
 

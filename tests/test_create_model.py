@@ -1,4 +1,4 @@
-"""config/create_hand_model.py and utils/anchors.py: the public networks layer for layer, widths, heads and anchors."""
+"""config/create_hand_model.py and config/anchors.py: the public networks layer for layer, widths, heads and anchors."""
 
 import importlib.util
 import re
@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.anchors import kmeans_anchors, mean_best_iou
-from utils.data_config import parse_data_config
+from config.anchors import kmeans_anchors, mean_best_iou
+from utils.data.data_config import parse_data_config
 from utils.parse_config import format_model_config, head_anchors, head_indices, parse_model_config, write_model_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, randomise
 
+from conftest import ROOT, randomise
 from models import Darknet
 from utils.darknet_weights import WeightsError, file_classes
 from utils.parse_config import parse_model_config, rebuild_heads

@@ -4,6 +4,7 @@ import importlib.util
 import re
 
 import pytest
+
 from conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])

@@ -8,20 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ADD, FAMILIES, MIXED, ODD, ROOT, trained
 
 import detect
 import export
 import test as scoring
+from conftest import ADD, FAMILIES, MIXED, ODD, ROOT, trained
 from models import Darknet
 from utils.deploy import formats
-from utils.deploy.check import ExportError, compare_boxes, TOLERANCES
+from utils.deploy.check import TOLERANCES, ExportError, compare_boxes
 from utils.deploy.formats import FORMATS, Order, export_format, out_paths
 from utils.deploy.graph import DeployGraph, takes_any_size
 from utils.deploy.metadata import BuiltInNms, metadata_of
+from utils.deploy.onnx_export import write_onnx
 from utils.deploy.runtimes import open_exported
-from utils.nms import non_max_suppression
-from utils.onnx_export import write_onnx
+from utils.evaluation.nms import non_max_suppression
 
 SIZE = (64, 64)
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "ncnn": ("ncnn", "pnnx"), "torchscript": ()}
@@ -123,7 +123,7 @@ def test_the_size_is_free_only_where_cells_keep_their_pixels(tmp_path, net):
 
 
 def test_the_file_can_end_with_the_suppression_that_the_project_uses(tmp_path):
-    """Several classes, against utils.nms, in both runtimes that read ONNX."""
+    """Several classes, against utils.evaluation.nms, in both runtimes that read ONNX."""
     need("onnx")
     (tmp_path / "net.cfg").write_text(MIXED.format(act="leaky").replace("classes=1", "classes=3").replace("filters=12", "filters=16"))
     net = trained(tmp_path / "net.cfg", dtype=torch.float32)

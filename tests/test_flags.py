@@ -5,13 +5,13 @@ import importlib
 import sys
 
 import pytest
-from conftest import ROOT
 
 import detect
-from utils import iterate
+from conftest import ROOT
 from utils.origin import RECIPES, missing, origin
-from utils.prune_args import parse_prune_args
-from utils.train_args import parse_train_args
+from utils.pruning import iterative
+from utils.pruning.args import parse_prune_args
+from utils.training.args import parse_train_args
 
 MODULES = ("train", "test_prune", "detect", "export", "test", "data.converter", "data.synthesize_hands",
            "data.download_oxford", "data.import_dataset", "config.create_hand_model", "weights.download_weights",
@@ -74,7 +74,7 @@ def test_values_and_what_follows_two_hyphens_stay_as_they_are():
 
 def test_steps_drop_their_flags_in_either_spelling():
     words = ["--target_params", "0.2", "--max_drop=0.1", "--img-size", "64", "--steps", "2"]
-    assert iterate.without(words, ("--target-params", "--max-drop", "--steps")) == ["--img-size", "64"]
+    assert iterative.without(words, ("--target-params", "--max-drop", "--steps")) == ["--img-size", "64"]
 
 
 @pytest.mark.parametrize("words, said", [(["--img-siz", "3", "--imagesize"], "did you mean --img_size?"),

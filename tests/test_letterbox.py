@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from models import Darknet
-from utils.augmentations import AUGMENTATIONS, Augmentation
-from utils.backends import make_backend
-from utils.datasets import Draw, ListDataset, TrainSampler, evaluation_loader, read_image, training_loader
-from utils.detection import Detector
-from utils.evaluate import ScoreOptions, collect_detections
+from utils.data.augmentations import AUGMENTATIONS, Augmentation
+from utils.data.datasets import Draw, ListDataset, TrainSampler, evaluation_loader, read_image, training_loader
+from utils.deploy.backends import make_backend
+from utils.deploy.detector import Detector
+from utils.evaluation.evaluate import ScoreOptions, collect_detections
 from utils.letterbox import letterbox, planes, to_input
 
 SIZE = (96, 64)

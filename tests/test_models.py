@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import FOREIGN, ROOT, randomise
 
+from conftest import FOREIGN, ROOT, randomise
 from models import Darknet, LocalAvgPool, MaxPool, Reorg3d, Shortcut
 from utils.layers import ACTIVATIONS, activation
 from utils.parse_config import CfgError, parse_model_config

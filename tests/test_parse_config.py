@@ -1,14 +1,22 @@
 """cfg and data files: round trips, comments and spacing, and errors that name file and line."""
 
 import pytest
-from conftest import ROOT, TINY_YOLO
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import ROOT, TINY_YOLO
 from utils.cfg_keys import NOT_COMPUTED, SECTION_KEYS
-from utils.data_config import parse_data_config
-from utils.parse_config import (CfgError, class_count, format_model_config, head_anchors,
-                                layer_inputs, parse_model_config, rebuild_heads, write_model_config)
+from utils.data.data_config import parse_data_config
+from utils.parse_config import (
+    CfgError,
+    class_count,
+    format_model_config,
+    head_anchors,
+    layer_inputs,
+    parse_model_config,
+    rebuild_heads,
+    write_model_config,
+)
 
 CFGS = sorted((ROOT / "config").glob("yolov3*.cfg"))
 

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.report import FinalTable, conclusion, draw_truth, write_report
 from utils import plots
-from utils.detection import write_picture
+from utils.deploy.detector import write_picture
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import io
 
 from conftest import ROOT
-
 from utils.progress import Progress
 
 

@@ -3,11 +3,11 @@
 import cv2
 import pytest
 import torch
-from conftest import ROOT
 
+from conftest import ROOT
 from models import Darknet, load
-from utils.datasets import ListDataset, evaluation_loader
-from utils.evaluate import ScoreOptions, evaluate
+from utils.data.datasets import ListDataset, evaluation_loader
+from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.parse_config import parse_model_config
 from utils.shapes import total_cost
 

@@ -12,18 +12,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import HANG, ROOT, TINY_YOLO, randomise
 
 import detect
 import export
 import train
 from benchmarks import sparsity as variants
 from benchmarks import tradeoff
+from conftest import HANG, ROOT, TINY_YOLO, randomise
 from models import Darknet
+from utils.batch_norm import rescale_gammas
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
-from utils.prune_args import parse_prune_args
-from utils.rescale import rescale_gammas
+from utils.pruning.args import parse_prune_args
 from utils.shapes import total_cost
 
 SCRIPTS = ("train.py", "test.py", "test_prune.py", "detect.py", "export.py")
@@ -46,7 +46,8 @@ def project(tmp_path_factory):
     shutil.copytree(ROOT / "utils", root / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     for folder in ("config", "data"):
         (root / folder).mkdir()
-    for name in ("data/converter.py", "data/synthesize_hands.py", "data/oxford.yaml", "data/oxfordhand.names", "config/oxfordhand.data"):
+    for name in ("data/converter.py", "data/synthesize_hands.py", "data/draw_hands.py", "data/draw_clutter.py", "data/oxford.yaml",
+                 "data/oxfordhand.names", "config/oxfordhand.data"):
         shutil.copy(ROOT / name, root / name)
     (root / "config" / "yolov3-hand.cfg").write_text(TINY_YOLO)
     defs = parse_model_config(root / "config" / "yolov3-hand.cfg")
@@ -201,7 +202,7 @@ def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project,
     assert "steps begun with" in error and "another --out" in error
     flags = out.split("$ python train.py ")[2].splitlines()[0]
     (project / "stopped.py").write_text(
-        "import shlex, train\nfrom models import Darknet\nfrom utils.trainer import Trainer\n"
+        "import shlex, train\nfrom models import Darknet\nfrom utils.training.trainer import Trainer\n"
         f"trainer = Trainer(train.parse_args(shlex.split({flags!r})), Darknet)\n"
         "losses = trainer.train_one_epoch(1)\n"
         "result = trainer.evaluate(1)\n"
@@ -350,7 +351,7 @@ def test_detect_takes_the_class_count_from_the_checkpoint_and_never_overwrites_i
 def test_prune_raises_and_writes_nothing_when_the_compact_net_is_wrong(project):
     """A fault put into the surgery on purpose: the verification must catch it."""
     (project / "broken.py").write_text(
-        "import runpy, sys, utils.prune_job as p, utils.pruning as q\n"
+        "import runpy, sys, utils.pruning.job as p, utils.pruning.compact as q\n"
         "good = p.compact_net\n"
         "def bad(*a, **k):\n"
         "    s = good(*a, **k)\n"

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
+from utils.data.data_config import parse_data_config
+from utils.data.datasets import read_image_list
 from utils.data.yolo_labels import read_labels
-from utils.data_config import parse_data_config, read_names
-from utils.datasets import read_image_list
+from utils.loading import read_names
 from utils.parse_config import CfgError, parse_model_config
 from utils.text import HASH_FIRST, MARK_ANYWHERE, TextError, read_lines, shown
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_dataset, randomise
 
+from conftest import ROOT, make_dataset, randomise
 from models import Darknet, load
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, input_size, parse_model_config, rebuild_heads, write_model_config

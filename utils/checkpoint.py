@@ -1,7 +1,7 @@
 """Checkpoints, and one loader for every kind of weights file.
 
 A checkpoint is a dict: "model" (the weights to use: EMA's where there is one), "module_defs", "cfg", "run", "epoch",
-"map50", "rescale" (the factor the gammas still carry, see utils.rescale), "names" (of the classes), "size" (width and
+"map50", "rescale" (the factor the gammas still carry, see utils.batch_norm), "names" (of the classes), "size" (width and
 height of the input), "data" (what it was trained on), and in a run's last.pth all that --resume needs besides.
 
 Checkpoints of other Darknet ports load as well: state_dicts whose keys say the layer and whether it is a convolution or
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
 from utils.origin import missing
+from utils.output import replacing
 from utils.parse_config import class_count, explicit, head_anchors, head_indices, rebuild_heads
-from utils.writing import replacing
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
@@ -52,13 +52,13 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict) -> None:
-    """torch.save by way of utils.writing."""
+    """torch.save by way of utils.output."""
     with replacing(path) as temporary:
         torch.save(content, temporary)
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file by way of utils.writing."""
+    """Copy a file by way of utils.output."""
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
 

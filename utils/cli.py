@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, NoReturn
 
-
 TO_RUN = "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
-
 DEFAULT_DATA = "config/oxfordhand.data"
 
 
@@ -214,71 +212,6 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
                         help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
                         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
                         "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes in bfloat16: score it before use")
-
-
-def resolve_cfg(path: str) -> Path:
-    """`path`, or config/NAME where cfg/NAME is not there (and says so)."""
-    found = Path(path)
-    twin = Path("config") / found.name
-    if not found.exists() and found.parent.name == "cfg" and twin.exists():
-        print(f"{path}: not there, using {twin}")
-        return twin
-    return found
-
-
-def stem(cfg: str | os.PathLike) -> str:
-    """Name that a cfg's files carry: its file name without .cfg and without -hand."""
-    return Path(cfg).stem.replace("-hand", "")
-
-
-def default_weights(cfg: str | os.PathLike, folder: str = "weights") -> str:
-    """Where train.py and test_prune.py leave the weights of `cfg`: the best in weights/, the last in checkpoints/."""
-    return f"{folder}/{stem(cfg)}_ckpt.pth"
-
-
-def pruned_name(cfg: str | os.PathLike) -> tuple[str, int]:
-    """(file name of the net that was pruned first, how often it was pruned): prune2_yolov3-hand.cfg -> (yolov3-hand, 2)."""
-    name, times = Path(cfg).stem, 0
-    if match := re.fullmatch(r"prune(\d*)_(.+)", name):
-        name, times = match[2], int(match[1] or 1)
-    elif match := re.fullmatch(r"(.+)-pruned(\d*)", name):
-        name, times = match[1], int(match[2] or 1)
-    return name, times
-
-
-def select_device(name: str, threads: int = 0):
-    """torch.device of a --device value. Raises ValueError when the machine has no such device."""
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    if not name:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
-        torch.empty(1, dtype=torch.float64, device=device)  # sums of scores and rescaling are in double precision, which mps has not
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); use --device cpu") from None
-    return device
-
-
-def input_size(args: argparse.Namespace, defs: list[dict]) -> tuple[int, int]:
-    """(width, height) from --img_size or the cfg. Raises ValueError when the net cannot take it."""
-    return checked_size(args.img_size, defs)
-
-
-def checked_size(img_size: int | None, defs: list[dict]) -> tuple[int, int]:
-    """(width, height) of a square input of img_size pixels, or of the cfg's. Raises ValueError when the net cannot take it."""
-    from utils.parse_config import input_size as cfg_size
-    from utils.shapes import largest_stride, layer_shapes
-
-    size = (img_size, img_size) if img_size else cfg_size(defs)
-    stride = largest_stride(defs)
-    if any(side % stride for side in size):
-        source = "--img_size" if img_size else "the cfg"
-        raise ValueError(f"{source}: found an input of {size[0]}x{size[1]}, expected multiples of {stride}")
-    layer_shapes(defs, *size)  # raises where maps that are joined differ in size
-    return size
 
 
 def run(main: Callable[[], None]) -> None:

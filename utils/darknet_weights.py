@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from utils.origin import missing
+from utils.output import replacing
 from utils.parse_config import class_count, head_anchors, head_entries, head_indices, integer
 from utils.shapes import layer_costs
-from utils.writing import replacing
 
 HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i8")])  # what we write; read the same way from 0.2 on
 OLD_HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i4")])  # before 0.2

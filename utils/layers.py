@@ -38,7 +38,6 @@ def _leaky(slope: float) -> Activation:
 
 _HARD_SWISH = Activation(F.hardswish, nn.Hardswish)
 _HARD_SIGMOID = Activation(F.hardsigmoid, nn.Hardsigmoid)
-
 # Darknet's names and constants (activations.c of both public ones), then those of PyTorch forks for MobileNetV3
 # (Howard et al. 2019, section 5.2)
 ACTIVATIONS: dict[str, Activation] = {
@@ -114,3 +113,9 @@ def carrier_beta(section: dict) -> float:
     if value(1.0) == 1 or value(8.0) <= 1:
         return 1.0
     return brentq(lambda x: value(x) - 1.0, 0.0, 8.0, xtol=1e-15)
+
+
+def prefix(layer_i: int, part: str) -> str:
+    """state_dict key of a convolution's part: "conv" or "batch_norm" with its attribute, such as "conv.weight"."""
+    module, attribute = part.split(".")
+    return f"module_list.{layer_i}.{module}_{layer_i}.{attribute}"

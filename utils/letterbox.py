@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 BRIGHTNESS = (0.299, 0.587, 0.114)  # shares of red, green and blue
@@ -112,3 +113,38 @@ def to_input(images: Tensor, device: torch.device, channels: int = 3) -> Tensor:
         shares = pixels.new_tensor(BRIGHTNESS)
         return torch.einsum("bchw,c->bhw", pixels, shares)[:, None].contiguous(memory_format=torch.channels_last)
     return pixels
+
+
+@dataclass(frozen=True)
+class Square:
+    """How an image of (width, height) pixels lies in the reference's input of `size` x `size` pixels."""
+
+    width: int
+    height: int
+    size: int
+
+    @property
+    def pad(self) -> tuple[int, int]:
+        """Border left of the image and above it, in pixels of the image."""
+        side = max(self.width, self.height)
+        return (side - self.width) // 2, (side - self.height) // 2
+
+    def to_input(self, boxes_xyxy_px: Tensor) -> Tensor:
+        """(..., 4) x1, y1, x2, y2 in pixels of the image -> the same boxes in pixels of the network's input."""
+        return (boxes_xyxy_px + boxes_xyxy_px.new_tensor(self.pad * 2)) * (self.size / max(self.width, self.height))
+
+
+def reference_square(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Square]:
+    """The reference's input: (H, W, 3) RGB padded with black to a square, then resized by nearest neighbour.
+
+    size: (width, height), both the same. Commit 9b0cf5b, utils/data/datasets.py: pad_to_square, then F.interpolate, whose
+    choice of neighbours is kept by calling it. Returns (size, size, 3) uint8 and the way of boxes, like
+    `letterbox.letterbox`.
+    """
+    height, width = image.shape[:2]
+    fit = Square(width, height, size[0])
+    left, top = fit.pad
+    canvas = np.zeros((max(width, height), max(width, height), 3), np.uint8)
+    canvas[top:top + height, left:left + width] = image
+    resized = F.interpolate(torch.from_numpy(canvas).permute(2, 0, 1)[None], size=size[0], mode="nearest")[0]
+    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy()), fit

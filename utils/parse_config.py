@@ -11,12 +11,20 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from utils.cfg_keys import (FORKS, KIND_WORDS, NOT_COMPUTED, NOT_SUPPORTED, POSITIVE_KEYS, REQUIRED_KEYS,
-                            SECTION_KEYS, SPELLINGS)
+from utils.cfg_keys import (
+    FORKS,
+    KIND_WORDS,
+    NOT_COMPUTED,
+    NOT_SUPPORTED,
+    POSITIVE_KEYS,
+    REQUIRED_KEYS,
+    SECTION_KEYS,
+    SPELLINGS,
+)
 from utils.layers import ACTIVATIONS, MIXING
 from utils.origin import missing
+from utils.output import write_text
 from utils.text import MARK_ANYWHERE, TextError, read_lines
-from utils.writing import write_text
 
 HEADS = ("yolo", "region", "Gaussian_yolo")
 # the key that names other layers

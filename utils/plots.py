@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
-from utils.writing import replacing  # noqa: E402
+from utils.output import replacing  # noqa: E402
 
 
 def _save(figure, path: Path) -> None:
@@ -137,7 +137,7 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
 
 
 def plot_sensitivity(rows: list[dict], shares: tuple[float, ...], path: Path) -> None:
-    """Heat map of mAP@.5, one column a set of layers, one line a share of its channels; rows as utils.prune_explore writes them."""
+    """Heat map of mAP@.5, one column a set of layers, one line a share of its channels; rows as utils.pruning.analysis writes them."""
     values = [[row[f"{share:g}"] for row in rows] for share in shares]
     figure, axis = plt.subplots(figsize=(max(6, 0.2 * len(rows) + 2), 3.2), layout="constrained")
     image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=max(row["0"] for row in rows))

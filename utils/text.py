@@ -8,7 +8,6 @@ import codecs
 import os
 import re
 import reprlib
-from pathlib import Path
 
 # UTF-32's mark begins with that of UTF-16: longest first
 MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.data.datasets import read_image
 from utils.data.labels import Entry, Row
-from utils.datasets import read_image
-from utils.writing import replacing
+from utils.output import replacing
 
 TILE = 320  # px, width
 CAPTION = 18  # px beneath a picture

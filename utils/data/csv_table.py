@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TextIO
 
 from utils.data.annotations import Annotations, Box, Sample, numbers, part_of_file, sorted_corners
+from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.source import Source
 from utils.data.voc import unannotated
 from utils.data.yolo_labels import DataError
-from utils.datasets import IMAGE_SUFFIXES
 from utils.text import read_lines
 
 COLUMNS = {  # what is meant: what it is called, in lower case without _ and blanks

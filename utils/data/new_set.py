@@ -8,8 +8,8 @@ from utils.data.annotations import PARTS
 from utils.data.labels import Entry, label_text
 from utils.data.pictures import JOURNAL, place
 from utils.data.yolo_labels import DataError
+from utils.output import write_text
 from utils.progress import Progress
-from utils.writing import write_text
 
 REPORTS = ("report.json", "report.md", "contact_sheet.jpg")
 

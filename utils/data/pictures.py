@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
+from utils.data.datasets import read_image
 from utils.data.duplicates import difference_hash
 from utils.data.exif import decode_stored, encode_stored, is_turned
 from utils.data.yolo_labels import DataError
-from utils.datasets import read_image
+from utils.output import replacing
 from utils.progress import Progress
-from utils.writing import replacing
 
 JOURNAL = ".import.jsonl"
 WORKERS = min(os.cpu_count() or 1, 8)

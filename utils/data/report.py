@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.anchors import kmeans_anchors, mean_best_iou
+from config.anchors import kmeans_anchors, mean_best_iou
 from utils.data.annotations import PARTS, Annotations
 from utils.data.duplicates import NEAR, near_duplicates
 from utils.data.labels import Entry
-from utils.tables import ascii_table, markdown_table
+from utils.output import ascii_table, markdown_table
 
 INPUT_SIDES = (256, 320, 416, 512, 608)  # square inputs worth suggesting
 CELL_PX = 8  # finest grid of the three-headed nets

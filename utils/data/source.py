@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from utils.data.annotations import Faults
+from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.yolo_labels import DataError
-from utils.datasets import IMAGE_SUFFIXES
 
 
 class Source:

@@ -4,10 +4,10 @@ from math import cos, sin
 from pathlib import Path
 
 from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders, sorted_corners
+from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.documents import Element, read_xml
 from utils.data.source import Source
 from utils.data.yolo_labels import DataError
-from utils.datasets import IMAGE_SUFFIXES
 from utils.text import read_lines
 
 FLAGS = ("difficult", "truncated", "occluded")

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders
+from utils.data.data_config import parse_data_config, read_options
+from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.source import Source, locate
 from utils.data.yolo_labels import DataError, label_path, label_places
-from utils.data_config import parse_data_config, read_names, read_options
-from utils.datasets import IMAGE_SUFFIXES
+from utils.loading import read_names
 from utils.parse_config import CfgError
 from utils.text import HASH_FIRST, TextError, read_lines, shown
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from utils.boxes import box_iou
 from utils.deploy.metadata import BuiltInNms
+from utils.evaluation.nms import non_max_suppression
 from utils.letterbox import input_channels, letterbox, planes, to_input
-from utils.nms import non_max_suppression
 
 Predict = Callable[[Tensor], Tensor]
 THRESHOLDS = BuiltInNms()  # of the boxes that are compared
@@ -62,7 +62,7 @@ def require_close(deviation: float, limit: float, where: str) -> None:
 
 def sample_images(size: tuple[int, int], channels: int = 3, limit: int = 4) -> Tensor:
     """(n, channels, height, width) the project's sample pictures as the net sees them; none where they are missing."""
-    from utils.datasets import read_image
+    from utils.data.datasets import read_image
 
     canvases = [letterbox(read_image(path), size)[0] for path in sorted(SAMPLES.glob("*.jpg"))[:limit]]
     if not canvases:

@@ -13,12 +13,12 @@ from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, r
 from utils.deploy.graph import takes_any_size
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
 from utils.deploy.ncnn_export import write_ncnn
+from utils.deploy.onnx_export import write_onnx
 from utils.deploy.openvino_export import write_openvino
 from utils.deploy.quantisation import Limits, Pictures, quantise
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.torchscript_export import write_torchscript
-from utils.onnx_export import write_onnx
-from utils.writing import replacing_all
+from utils.output import replacing_all
 
 DARKNET = "darknet"
 FOREIGN = {".bin", ".cfg", ".pt", ".pth", ".pb", ".tflite", ".engine", ".trt", ".mlmodel", ".mlpackage", ".json", ".names"}

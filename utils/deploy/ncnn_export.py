@@ -11,9 +11,9 @@ from torch import nn
 
 from utils.deploy.check import ExportError
 from utils.deploy.metadata import Metadata
+from utils.deploy.onnx_export import require_packages
 from utils.deploy.torchscript_export import trace
-from utils.onnx_export import require_packages
-from utils.writing import write_json
+from utils.output import write_json
 
 
 def write_ncnn(model: nn.Module, path: Path, metadata: Metadata) -> None:

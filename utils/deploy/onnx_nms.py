@@ -1,13 +1,13 @@
-"""Non-maximum suppression at the end of an ONNX file, by the standard operators alone: what utils.nms does.
+"""Non-maximum suppression at the end of an ONNX file, by the standard operators alone: what utils.evaluation.nms does.
 
 Outputs, per image the best D = min(max_det, boxes) detections in descending score, D - count rows of zeros last:
 "boxes" (B, D, 4) float32 x1, y1, x2, y2 in input pixels; "scores" (B, D) float32 objectness x class probability; "classes" (B, D) int64;
 "count" (B,) int64.
 """
 
+import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
-import numpy as np
 
 from utils.deploy.metadata import BuiltInNms
 

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from utils.datasets import evaluation_loader
+from utils.data.datasets import evaluation_loader
 from utils.deploy.metadata import Metadata
+from utils.deploy.onnx_export import require_packages
 from utils.deploy.processor import int8_words
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
-from utils.evaluate import evaluate
+from utils.evaluation.evaluate import evaluate
 from utils.letterbox import to_input
-from utils.onnx_export import require_packages
 
 KEPT = (0, 1, 3, 6, 12, 24)  # how many of the worst layers stay in float, tried in turn
 MEASURED = 8  # images for the errors of layers
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Datasets (utils.datasets.ListDataset) of one input size."""
+    """Datasets (utils.data.datasets.ListDataset) of one input size."""
 
     train: Dataset
     valid: Dataset

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import cli
 from utils.deploy.metadata import Metadata
+from utils.deploy.onnx_export import require_packages
 from utils.deploy.openvino_export import KEY
 from utils.deploy.processor import require_bf16
 from utils.deploy.torchscript_export import EXTRA
-from utils.onnx_export import require_packages
+from utils.loading import select_device
 
 Predict = Callable[[Tensor], Tensor]
 BF16 = "openvino-bf16"  # openvino, computing in bfloat16
@@ -94,7 +94,7 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
 def open_for_script(args: argparse.Namespace) -> Exported:
     """The exported file of a script's --weights, with its --backend, --img_size, --threads. Raises ValueError on a --device other than the
     CPU, and what open_exported raises."""
-    device = cli.select_device(args.device or "cpu", args.threads)
+    device = select_device(args.device or "cpu", args.threads)
     if device.type != "cpu":
         raise ValueError(f"--device {args.device}: found {args.weights}, which is run on the CPU; leave --device out")
     return open_exported(args.weights, args.backend, (args.img_size, args.img_size) if args.img_size else None)

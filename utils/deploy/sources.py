@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageSequence
 
-from utils.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
+from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}
 PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later

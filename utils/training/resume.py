@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from utils.checkpoint import read_checkpoint
-from utils.publish import is_published
+from utils.training.run_folder import is_published
 
 # about the machine, which may be another one by now: the command line's, typed or not
 MACHINE = ("device", "n_cpu", "threads")

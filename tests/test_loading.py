@@ -1,0 +1,80 @@
+"""A net from Python in three lines: models.load, and what the object it returns knows and finds."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from conftest import HANG, ROOT, randomise
+from models import Darknet, load
+from utils.boxes import box_iou
+from utils.checkpoint import save_checkpoint, weights_content
+
+PUBLISHED = ROOT / "config" / "egohands-slim.cfg", ROOT / "weights" / "egohands-slim.weights"
+SAMPLE = ROOT / "data" / "samples" / "synth_test_00000.jpg"
+
+
+@pytest.fixture
+def pair(tiny_cfg, tmp_path):
+    """A tiny random net as a Darknet pair."""
+    model = Darknet(tiny_cfg)
+    randomise(model)
+    model.save_darknet_weights(tmp_path / "net.weights")
+    return tiny_cfg, tmp_path / "net.weights"
+
+
+def test_three_lines_detect_in_an_array_and_in_a_file():
+    net = load(*PUBLISHED, conf_thres=0.05)  # drawn hands are not what it was trained on
+    image = cv2.cvtColor(cv2.imread(str(SAMPLE)), cv2.COLOR_BGR2RGB)
+    found = net.detect(image)
+    assert np.array_equal(found, net.detect(SAMPLE)) and np.array_equal(found, net.detect(str(SAMPLE)))
+    assert net.names == ["hand"] and found.shape[1] == 6 and len(found) > 0
+    height, width = image.shape[:2]
+    assert (found[:, :4] >= 0).all() and (found[:, [0, 2]] <= width).all() and (found[:, [1, 3]] <= height).all()
+    assert (found[:, 4] >= 0.05).all() and (np.diff(found[:, 4]) <= 0).all() and (found[:, 5] == 0).all()
+
+
+def test_a_picture_without_an_object_gives_no_row():
+    assert load(*PUBLISHED).detect(np.zeros((300, 200, 3), np.uint8)).shape == (0, 6)
+
+
+def test_the_array_is_rgb_and_boxes_are_in_its_own_pixels(pair):
+    """Against OpenCV's own letterboxed forward pass of the same pair."""
+    net = load(*pair, conf_thres=0.0, nms_thres=1.0)
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    reader = cv2.dnn.readNetFromDarknet(*map(str, pair))
+    reader.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
+    rows = np.concatenate(reader.forward(reader.getUnconnectedOutLayersNames()))
+    best = rows[rows[:, 4].argmax()]
+    centre, sides = best[:2] * 64, best[2:4] * 64
+    box = torch.from_numpy(np.concatenate([centre - sides / 2, centre + sides / 2]).clip(0, 64))
+    assert box_iou(torch.from_numpy(net.detect(image)[:, :4]), box[None].float()).max() > 0.99
+
+
+def test_it_works_from_another_folder_with_nothing_but_sys_path(pair, tmp_path):
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom models import load\n"
+            f"net = load('tiny-hand.cfg', {str(pair[1])!r}, conf_thres=0.0)\n"
+            f"print(net.detect({str(SAMPLE)!r}).shape[1], net.names)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0 and done.stdout.split(maxsplit=1) == ["6", "['class0']\n"], done.stderr
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8),
+                                   np.zeros((8, 8, 3), np.float32)])
+def test_an_array_of_another_kind_is_refused_with_what_was_found(pair, image):
+    with pytest.raises(ValueError, match="expected .height, width, 3. RGB"):
+        load(*pair).detect(image)
+
+
+def test_names_come_from_the_checkpoint_or_the_file_beside_the_pair(pair, tmp_path):
+    cfg, weights = pair
+    save_checkpoint(tmp_path / "net.pth", weights_content(Darknet(cfg), str(cfg), "r", names=["paw"]))
+    assert load(cfg, tmp_path / "net.pth").names == ["paw"]
+    weights.with_suffix(".names").write_text("claw\n")
+    assert load(cfg, weights).names == ["claw"] and load(cfg, tmp_path / "net.pth").names == ["paw"]
+    weights.with_suffix(".names").write_text("left\nright\n")
+    with pytest.raises(ValueError, match="net.names: found 2 names, expected 1"):
+        load(cfg, weights)

@@ -1,0 +1,111 @@
+"""Time and size of networks, both sides of a comparison measured alike."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Iterable
+
+import torch
+from torch import nn
+
+from utils.shapes import layer_costs
+
+TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value of a raw map, of nets that should be equal
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds a forward pass: median and quartiles of n runs, and the conditions."""
+
+    median: float
+    low: float  # first quartile
+    high: float  # third quartile
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.median * 1e3:.1f} ms ({self.low * 1e3:.1f}-{self.high * 1e3:.1f})"
+
+
+def _run(model: nn.Module, images: torch.Tensor) -> float:
+    started = time.perf_counter()
+    model(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int = 20, warmup: int = 3,
+                    batch: int = 1) -> list[Latency]:
+    """Latency of each Darknet on a (width, height) image: batch norms folded, models timed in turn (A B A B ...) in one run,
+    so that a machine whose speed drifts treats all alike. Decoding is included, NMS is not."""
+    device = next(models[0].parameters()).device
+    images = torch.rand(batch, models[0].channels, size[1], size[0], device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    fast = [model.optimize() for model in models]
+    for _ in range(warmup):
+        for model in fast:
+            _run(model, images)
+    times = [[] for _ in models]
+    for _ in range(repeats):
+        for model, own in zip(fast, times):
+            own.append(_run(model, images))
+    protocol = (f"batch {batch}, {size[0]}x{size[1]}, {device}, {torch.get_num_threads()} threads, median of {repeats} after "
+                f"{warmup} warm-up, taken in turn, batch norm folded")
+    return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
+
+
+def latencies_beside(dense: nn.Module, nets: Iterable[nn.Module], size: tuple[int, int], repeats: int) -> tuple[float, list[float], str]:
+    """(seconds of `dense`, seconds of each net, protocol): each net in turn with the dense one alone, since among many in turn all would
+    run from cold caches. The machine's pace drifts from pair to pair, so what counts is the ratio: a net's seconds are its
+    share of the dense net's in its pair, of the median dense seconds."""
+    pairs = [compare_latency([dense, net], size, repeats) for net in nets]
+    whole = statistics.median(own.median for own, _ in pairs)
+    return whole, [whole * net.median / own.median for own, net in pairs], pairs[0][0].protocol
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
+
+
+def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
+    """(1, 3, height, width) a fixed random image of the net's type, on its device."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, model.channels, size[1], size[0], generator=generator).to(next(model.parameters()))
+
+
+@torch.inference_mode()
+def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
+    """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the largest value;
+    NaN when either net gives one."""
+    image = probe_image(one, size)
+    pairs = zip(one.raw_maps(image), other.raw_maps(image))
+    return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs]).max().item()
+
+
+@torch.inference_mode()
+def seconds_per_mac(model: nn.Module, size: tuple[int, int], repeats: int = 10) -> list[float]:
+    """Seconds a multiply-add takes in each layer of a Darknet, batch 1, batch norms folded: median of `repeats` after one warm-up;
+    0 for layers that are not convolutions."""
+    fast = model.optimize()
+    device = next(model.parameters()).device
+    image = torch.rand(1, model.channels, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
+    convolutions = {layer_i: module for layer_i, module in enumerate(fast.module_list) if isinstance(module, nn.Sequential)}
+    started, times = {}, {layer_i: [] for layer_i in convolutions}
+
+    def now() -> float:
+        """Seconds, once the device has finished what it was given."""
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    for layer_i, module in convolutions.items():
+        module.register_forward_pre_hook(lambda module, inputs, i=layer_i: started.__setitem__(i, now()))
+        module.register_forward_hook(lambda module, inputs, output, i=layer_i: times[i].append(now() - started[i]))
+    for _ in range(1 + repeats):
+        fast.raw_maps(image)
+    macs = [cost.macs for cost in layer_costs(model.module_defs, *size)]
+    return [statistics.median(times[i][1:]) / macs[i] if i in times else 0.0 for i in range(len(macs))]

@@ -1,0 +1,292 @@
+"""Images and YOLO labels from a list file or a folder, as letterboxed batches.
+
+Targets are (T, 6) float32: image index in the batch, class, cx, cy, w, h relative to the network input (0..1).
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
+from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
+from utils.letterbox import letterbox, planes
+from utils.origin import origin
+from utils.text import HASH_FIRST, TextError, read_lines, shown
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+Source = str | os.PathLike | Sequence[str | os.PathLike]  # an image list, a folder of images, or several of them
+MULTI_SCALE = (0.7, 1.3)  # range of the input size under --multiscale_training, relative to the nominal one
+
+
+class Draw(NamedTuple):
+    """One training example to make: the sampler decides everything random about a batch, so any worker makes the same."""
+
+    epoch: int
+    index: int
+    width: int
+    height: int
+
+
+def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path]:
+    """Image paths of a list file, a folder, or several; entries absolute, or relative to the working directory or the list.
+
+    `notes` gets a line about what was left out. Raises DataError on an empty list or a missing image, TextError on a
+    file that is no text.
+    """
+    if isinstance(source, (list, tuple)):
+        return [path for part in source for path in read_image_list(part, notes)]
+    source = Path(source)
+    if source.is_dir():
+        return _images_below(source, [] if notes is None else notes)
+    if not source.is_file():
+        raise DataError(f"{source}: no such image list or folder{origin(source)}")
+    paths = [_resolve_entry(line, source, line_i)
+             for line_i, line in enumerate(read_lines(source, "a list of images", HASH_FIRST), start=1) if line.strip()]
+    paths = [path for path in paths if path]
+    if not paths:
+        raise DataError(f"{source}:1: found an empty list, expected one image path per line")
+    return paths
+
+
+def _images_below(folder: Path, notes: list[str]) -> list[Path]:
+    """Images of a folder and its sub-folders, but for what has an image's name and is no file (a dangling link)."""
+    named = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = [path for path in named if os.path.isfile(path)]
+    if not found:
+        raise DataError(f"{folder}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if others := len(named) - len(found):
+        kept = set(found)
+        first = next(path for path in named if path not in kept)
+        notes.append(f"{folder}: {others} of {len(named)} images left out: no files (dangling links, folders), such as "
+                     f"{first}")
+    return found
+
+
+def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:
+    """The image that a line of a list names, None for a comment. A name that a file has may hold #, blanks and \\."""
+    entry = line.strip()
+    for name in dict.fromkeys([line, entry, entry.replace("\\", "/")]):
+        for path in (Path(name), source.parent / name):
+            if os.path.isfile(path):
+                return path
+    if entry.startswith("#"):
+        return None
+    raise DataError(f"{source}:{line_i}: found {shown(entry)}, which is a file neither in {Path.cwd()} nor in "
+                    f"{source.parent.absolute()}; expected an image path, absolute or relative to one of these")
+
+
+def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be decoded."""
+    try:
+        content = np.fromfile(path, np.uint8)  # not imread: it cannot open every path on Windows
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from None
+    # OpenCV fills the missing part of a cut JPEG with grey and says nothing: its end marker tells
+    whole = content[:2].tobytes() != b"\xff\xd8" or b"\xff\xd9" in content[len(content) // 2:].tobytes()
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole and len(content) else None
+    except (cv2.error, MemoryError):  # more than 2^30 pixels, or than fit the memory
+        raise DataError(f"{path}: found an image that is too large to decode, expected at most 2^30 pixels and "
+                        "memory for them") from None
+    if image is None:
+        raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, expected an image")
+    zoom = max_side / max(image.shape[:2]) if max_side else 1.0
+    if zoom < 1:
+        image = cv2.resize(image, [max(round(side * zoom), 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+@dataclass
+class ListDataset(Dataset):
+    """Images and boxes of a list file or folder, letterboxed to (width, height) `size`, augmented when told to.
+
+    Index with a Draw (training) or an int (evaluation). Returns (image (3, H, W) uint8 tensor, boxes (n, 5) tensor).
+    With skip_bad, an unreadable image or label is dropped at start and counted in `skipped`, else it stops. `notes` are
+    lines about what else was left out or looks wrong.
+    """
+
+    source: Source
+    size: tuple[int, int]
+    classes: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
+    skip_bad: bool = False
+    cache_gb: float = 0.0
+    to_canvas: Callable = letterbox  # for what is not augmented: (image, size) -> (input, its `to_input` for boxes)
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.images, self.labels = [], []
+        finder, doubtful = LabelFinder(), Doubtful()
+        for path in read_image_list(self.source, self.notes):
+            try:
+                labels = read_labels(finder.find(path), self.classes, doubtful)
+                if self.skip_bad:
+                    read_image(path)
+            except (DataError, TextError) as error:
+                if not self.skip_bad:
+                    raise
+                self.skipped.append(str(error))
+                continue
+            self.images.append(path)
+            self.labels.append(labels)
+        if not self.images:
+            raise DataError(f"{self.name}: found no usable image ({len(self.skipped)} skipped), expected at least one")
+        if doubtful.describe():
+            self.notes.append(f"{self.name}: {doubtful.describe()}")
+        self._cache: dict = {}
+        self._cache_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def name(self) -> str:
+        """Its lists and folders, as a message may name them."""
+        return ", ".join(map(str, self.source)) if isinstance(self.source, (list, tuple)) else str(self.source)
+
+    def describe(self) -> str:
+        """How many images and boxes there are, in words."""
+        empty = sum(not len(labels) for labels in self.labels)
+        boxes = sum(map(len, self.labels))
+        return f"{len(self)} images with {boxes:,} boxes" + (f" ({empty} images without)" if empty else "")
+
+    def require_boxes(self) -> None:
+        """Raise DataError, naming all places where labels were looked for, when no image has a box."""
+        if not any(map(len, self.labels)):
+            places = " or ".join(map(str, label_places(self.images[0])))
+            raise DataError(f"{self.name}: found no box in {len(self)} images, expected labels such as {places}")
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), for augmentation alone.
+
+        A large picture comes shrunk to what the largest input needs: it will be warped anyway, and less is warped and
+        kept. What is not augmented never comes through here, since shrinking twice gives other pixels (see `plain`).
+        """
+        largest = int(max(self.size) * MULTI_SCALE[1])
+        image, _ = self._kept(index, lambda: (read_image(self.images[index], largest), None))
+        return image, self._boxes(index, image.shape[1], image.shape[0])
+
+    def plain(self, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(RGB input of (width, height) `size`, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), as detect.py sees it."""
+        canvas, fit = self._kept((index, size), lambda: self.to_canvas(read_image(self.images[index]), size))
+        boxes = torch.from_numpy(self._boxes(index, fit.width, fit.height))
+        return canvas, torch.cat([boxes[:, :1], fit.to_input(boxes[:, 1:])], dim=1).numpy()
+
+    def _kept(self, key, make: Callable[[], tuple]) -> tuple:
+        """What `make` gives for `key`, an image first; kept in memory up to cache_gb per process."""
+        if key in self._cache:
+            return self._cache[key]
+        made = make()
+        if self._cache_bytes + made[0].nbytes <= self.cache_gb * 2**30:
+            self._cache[key] = made
+            self._cache_bytes += made[0].nbytes
+        return made
+
+    def _boxes(self, index: int, width: int, height: int) -> np.ndarray:
+        label, cx, cy, w, h = self.labels[index].T
+        boxes = [label, (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
+        return np.stack(boxes, 1).astype(np.float32)
+
+    def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Tensor]:
+        if not isinstance(draw, Draw):
+            image, boxes = self.plain(draw, self.size)
+        elif self.augmentation is None:
+            image, boxes = self.plain(draw.index, (draw.width, draw.height))
+        else:
+            image, boxes = self._augmented(draw)
+        return planes(image), _relative(boxes, image.shape[:2])
+
+    def _augmented(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        aug, size = self.augmentation, (draw.width, draw.height)
+        rng = np.random.default_rng((self.seed, draw.epoch, draw.index))
+        if rng.uniform() < aug.mosaic:
+            others = rng.integers(len(self), size=3)
+            image, boxes = augment_mosaic([self.load(i) for i in (draw.index, *others)], size, rng, aug)
+        elif aug.warps:
+            image, boxes = augment_one(*self.load(draw.index), size, rng, aug)
+        else:
+            image, boxes = self.plain(draw.index, size)
+        if rng.uniform() < aug.flip:
+            image, boxes = flip_horizontal(image, boxes)
+        image = jitter_colour(image, rng, aug.hsv) if any(aug.hsv) else image
+        return degrade(image, rng, aug), boxes
+
+
+def _relative(boxes: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """class, x1, y1, x2, y2 in pixels -> class, cx, cy, w, h relative to the image."""
+    height, width = shape
+    label, x1, y1, x2, y2 = boxes.astype(np.float32).T
+    return torch.from_numpy(np.stack([label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width,
+                                      (y2 - y1) / height], 1))
+
+
+def collate(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) uint8 and targets (T, 6): image index, class, cx, cy, w, h relative."""
+    images = torch.stack([image for image, _ in batch])
+    targets = [torch.cat([torch.full((len(boxes), 1), float(i)), boxes], 1) for i, (_, boxes) in enumerate(batch)]
+    return images, torch.cat(targets)
+
+
+class TrainSampler(Sampler):
+    """Batches of Draws for one epoch: a permutation by (seed, epoch), cut among processes, one input size a batch.
+
+    Everything depends on (seed, epoch) alone, so a resumed run sees the batches that an unbroken one would have seen.
+    """
+
+    def __init__(self, length: int, batch_size: int, size: tuple[int, int], seed: int = 0, stride: int = 32,
+                 multi_scale: bool = False, rank: int = 0, world_size: int = 1):
+        self.length, self.batch_size, self.size, self.seed = length, batch_size, size, seed
+        self.stride, self.multi_scale, self.rank, self.world_size = stride, multi_scale, rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(self.length // (self.batch_size * self.world_size), 1)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.length)
+        per_step = self.batch_size * self.world_size
+        if len(order) < per_step:  # fewer images than a batch: one short batch, shared out as evenly as can be
+            order = np.resize(order, max(len(order), self.world_size))
+        for step in range(len(self)):
+            width, height = self._size(rng)
+            batch = order[step * per_step:(step + 1) * per_step][self.rank::self.world_size]
+            yield [Draw(self.epoch, int(i), width, height) for i in batch]
+
+    def _size(self, rng: np.random.Generator) -> tuple[int, int]:
+        if not self.multi_scale:
+            return self.size
+        factor = rng.uniform(*MULTI_SCALE)
+        return tuple(max(round(side * factor / self.stride), 1) * self.stride for side in self.size)
+
+
+def worker_count(requested: int, images: int) -> int:
+    """Loader processes worth having: no more than cores or a handful of images can feed."""
+    return min(requested, os.cpu_count() or 1, images // 32)
+
+
+def _single_threaded(_worker: int) -> None:
+    cv2.setNumThreads(0)  # a worker is one process a core already
+    torch.set_num_threads(1)
+
+
+def training_loader(dataset: ListDataset, sampler: TrainSampler, n_cpu: int) -> DataLoader:
+    """Loader of training batches; set `sampler.epoch` before iterating."""
+    workers = worker_count(n_cpu, len(dataset))
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, worker_init_fn=_single_threaded,
+                      persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
+
+
+def evaluation_loader(dataset: ListDataset, batch_size: int, n_cpu: int) -> DataLoader:
+    """Loader that passes once over the data in order."""
+    return DataLoader(dataset, batch_size, shuffle=False, num_workers=worker_count(n_cpu, len(dataset)),
+                      collate_fn=collate, worker_init_fn=_single_threaded, pin_memory=torch.cuda.is_available())

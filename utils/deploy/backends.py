@@ -1,0 +1,126 @@
+"""Ways to run a trained network: each is a function images (B, 3, H, W) float32 -> (B, N, 5 + K), as Darknet in eval mode.
+
+"torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and "openvino": on the
+CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
+installed and runs, where there is work enough to pay for its start; else "torch". "openvino-bf16": in bfloat16, where the processor
+computes with it; never taken by "auto", since what it costs is told by a score alone (test.py --backend openvino-bf16).
+"""
+
+import importlib.util
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from utils.deploy.onnx_export import export_onnx
+from utils.deploy.processor import require_bf16
+
+FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
+BF16 = "openvino-bf16"
+WORTH_IT = 120.0  # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half (narrow nets)
+Predict = Callable[[Tensor], Tensor]
+
+
+def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf) -> tuple[str, Predict]:
+    """(name of the backend taken, its function) for a Darknet, which stays as it is.
+
+    size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is missing, naming the
+    pip command, or where the backend cannot run on the model's device.
+    """
+    if name == "auto":
+        return _first_that_runs(model, size, images)
+    device = next(model.parameters()).device
+    if name in (*FROM_ONNX, BF16) and device.type != "cpu":
+        raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take --backend torch")
+    if missing := missing_packages(name):
+        raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
+    try:
+        return name, MAKERS[name](model, size)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a package raises that is there and does not work
+        raise ValueError(f"--backend {name} does not work here ({first_line(error)}); take --backend torch") from error
+
+
+def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float) -> tuple[str, Predict]:
+    """What "auto" stands for."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    found = [name for name in FROM_ONNX if on_cpu and not missing_packages(name)]
+    if found and (images == math.inf or images * _seconds(model, size) >= WORTH_IT):
+        for name in found:
+            try:
+                return make_backend(name, model, size)
+            except ValueError as error:
+                print(f"warning: {first_line(error)}")
+    return make_backend("torch", model, size)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@torch.inference_mode()
+def _seconds(model: nn.Module, size: tuple[int, int]) -> float:
+    """Of one forward pass by torch, the second of two."""
+    fast, image = model.optimize(), torch.zeros(1, model.channels, size[1], size[0])
+    fast(image)
+    started = time.perf_counter()
+    fast(image)
+    return time.perf_counter() - started
+
+
+def missing_packages(name: str) -> list[str]:
+    """The packages that a backend needs and that are not installed."""
+    needed = (name.removesuffix("-bf16"), "onnx", "onnxscript") if name in (*FROM_ONNX, BF16) else ()
+    return [package for package in needed if importlib.util.find_spec(package) is None]
+
+
+def _torch(model: nn.Module, size: tuple[int, int]) -> Predict:
+    return model.optimize()
+
+
+def _compiled(model: nn.Module, size: tuple[int, int]) -> Predict:
+    # freezing makes the weights constants, so that kernels are chosen and packed for them
+    fast = torch.compile(model.optimize(), options={"freezing": True})
+    with torch.inference_mode():  # compiles now, where a compiler that is missing can be reported
+        fast(torch.zeros(1, model.channels, size[1], size[0], device=next(model.parameters()).device))
+    return fast
+
+
+def _onnxruntime(model: nn.Module, size: tuple[int, int]) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(_onnx_bytes(model, size), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
+
+
+def _openvino(model: nn.Module, size: tuple[int, int], precision: str = "f32") -> Predict:
+    from utils.deploy.openvino_core import openvino_core
+
+    core = openvino_core()
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
+    # the result lies in a buffer that the next call overwrites
+    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+
+def _openvino_bf16(model: nn.Module, size: tuple[int, int]) -> Predict:
+    require_bf16()
+    return _openvino(model, size, "bf16")
+
+
+def _onnx_bytes(model: nn.Module, size: tuple[int, int]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        export_onnx(model, path, size)
+        return path.read_bytes()
+
+
+MAKERS = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino, BF16: _openvino_bf16}

@@ -1,0 +1,179 @@
+"""The steps of detect.py: a net ready for inference, run on pictures and films, and what is written about them."""
+
+import itertools
+import math
+import os
+import time
+from pathlib import Path
+from typing import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from utils.data.data_config import parse_data_config
+from utils.data.datasets import DataError
+from utils.deploy.backends import Predict
+from utils.deploy.drawing import draw
+from utils.deploy.sources import Item, frame_count, frames, read_picture
+from utils.evaluation.nms import non_max_suppression
+from utils.letterbox import input_channels, input_device, letterbox, planes, to_input
+from utils.loading import numbered_names, read_names
+from utils.output import counted, replacing, write_json
+
+
+class Detector:
+    """A network ready for inference, its class names and its thresholds.
+
+    model: a Darknet on its device; size: (width, height) of its input in pixels; predict: what runs it
+    (utils.deploy.backends), by default the model itself with its batch norms folded. An exported file
+    (utils.deploy.runtimes) stands in for a model where its own `predict` is given.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
+                 conf_thres: float = 0.5, nms_thres: float = 0.5):
+        self.names, self.size = list(names), size
+        self.device, self.channels = input_device(model), input_channels(model)
+        self.predict = model.optimize() if predict is None else predict
+        self.conf_thres, self.nms_thres = conf_thres, nms_thres
+
+    @torch.inference_mode()
+    def detect(self, image: np.ndarray | str | os.PathLike) -> np.ndarray:
+        """(H, W, 3) RGB uint8, or an image's path -> (n, 6): x1, y1, x2, y2 in its pixels, score, class; best first."""
+        if isinstance(image, (str, os.PathLike)):
+            image = read_picture(Path(image))
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) "
+                             "RGB of type uint8")
+        canvas, fit = letterbox(image, self.size)
+        predictions = self.predict(to_input(planes(canvas)[None], self.device, self.channels)).float()
+        rows = non_max_suppression(predictions, self.conf_thres, self.nms_thres)[0].cpu()
+        rows = rows[rows[:, 4] >= self.conf_thres]
+        return torch.cat([fit.to_image(rows[:, :4]), rows[:, 4:6]], dim=1).numpy()
+
+    __call__ = detect
+
+
+def class_names(path: str | None, data: str | None, known: Sequence[str] | None, classes: int) -> list[str]:
+    """Names of the names file `path`, or of the data description `data`, else `known`, the net's own, else class0, ...
+
+    Raises ValueError on a wrong count.
+    """
+    names = read_names(path) if path else parse_data_config(data).names if data else known or numbered_names(classes)
+    if len(names) != classes:
+        raise ValueError(f"{path or data}: found {len(names)} names, expected {classes}, the net's class count")
+    return list(names)
+
+
+def expected_images(items: Sequence[Item], max_frames: int = 0) -> float:
+    """How many pictures and frames there are in all; a camera never ends, unless max_frames ends it."""
+    return sum(min(frame_count(item), (max_frames or math.inf) if item.is_film else 1) for item in items)
+
+
+def run(detector: Detector, items: Sequence[Item], out: Path, max_frames: int = 0,
+        skip_bad: bool = False) -> list[dict]:
+    """Detect in all `items`; the drawn pictures and films go to `out`. Returns a result per picture or frame.
+
+    max_frames: where to end a film, 0: at its end. Raises DataError on what cannot be read; with skip_bad says so and
+    goes on.
+    """
+    taken = {item.path.resolve() for item in items if item.path}  # no source is overwritten, should `out` hold it
+    results, skipped = [], 0
+    for item in items:
+        try:
+            if item.is_film:
+                results += _run_film(detector, item, out, max_frames, taken)
+            else:
+                results.append(_run_image(detector, item, out, taken))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            print(f"skipped: {error}")
+            skipped += 1
+    if skipped:
+        print(f"{skipped} of {len(items)} sources skipped")
+    return results
+
+
+def _run_image(detector: Detector, item: Item, out: Path, taken: set[Path]) -> dict:
+    image = read_picture(item.path)
+    started = time.perf_counter()
+    rows = detector.detect(image)
+    seconds = time.perf_counter() - started
+    suffix = ".png" if item.path.suffix.lower() in (".png", ".bmp", ".gif") else ".jpg"
+    target = _free_path(out / f"{item.name}{suffix}", taken)
+    write_picture(target, draw(image, rows, detector.names))
+    print(f"{item.where}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {target}")
+    return _result(item, image, rows, detector.names)
+
+
+def _free_path(path: Path, taken: set[Path]) -> Path:
+    """`path`, with _ before its name while it is `taken` (which grows), as where two sources hold files of one name."""
+    while path.resolve() in taken:
+        path = path.with_name(f"_{path.name}")
+    taken.add(path.resolve())
+    return path
+
+
+def _run_film(detector: Detector, item: Item, out: Path, max_frames: int, taken: set[Path]) -> list[dict]:
+    target = _free_path(out / f"{item.name}_detected.mp4", taken)
+    writer, results, started = None, [], time.perf_counter()
+    try:
+        for number, (frame, rate) in enumerate(itertools.islice(frames(item), max_frames or None)):
+            rows = detector.detect(frame)
+            writer = writer or FilmWriter(target, frame.shape[1::-1], rate)
+            writer.write(draw(frame, rows, detector.names))
+            results.append(_result(item, frame, rows, detector.names) | {"frame": number})
+    except KeyboardInterrupt:  # the way to end a camera: what was seen so far is kept
+        print("stopped")
+    finally:
+        if writer:
+            writer.close()
+    rate = len(results) / (time.perf_counter() - started)
+    print(f"{item.where}: {counted(len(results), 'frame')}, {rate:.1f} per second -> {target}")
+    return results
+
+
+class FilmWriter:
+    """An MP4 file of RGB frames, all brought to (width, height) `size`. Raises DataError where it cannot be written."""
+
+    def __init__(self, path: Path, size: tuple[int, int], rate: float):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.size, self.writer = size, cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+        if not self.writer.isOpened():
+            raise DataError(f"{path}: cannot be written as a video")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a frame; a stream may change its size on the way, a file may not."""
+        if frame.shape[1::-1] != self.size:
+            frame = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
+        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.writer.release()
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Encode an RGB image by its suffix."""
+    ok, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise DataError(f"{path}: cannot be encoded")
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _result(item: Item, image: np.ndarray, rows: np.ndarray, names: list[str]) -> dict:
+    boxes = [{"box_xyxy_px": [round(float(x), 2) for x in row[:4]], "score": round(float(row[4]), 5),
+              "class": int(row[5]), "name": names[int(row[5])]} for row in rows]
+    source = item.path.as_posix() if item.path else item.where
+    return {"source": source, "width": image.shape[1], "height": image.shape[0], "detections": boxes}
+
+
+def write_results(results: list[dict], out: Path) -> None:
+    """detections.json of all pictures and frames."""
+    path = out / "detections.json"
+    write_json(path, results)
+    found = sum(len(result["detections"]) for result in results)
+    print(f"{counted(found, 'detection')} in {counted(len(results), 'picture')}: {path}")

@@ -1,0 +1,91 @@
+"""A network as an ONNX file: batch norms folded, decoding included, any batch, any input size where the net allows it.
+
+Input "images" (B, 3, H, W) float32 RGB 0..1; (B, 1, H, W) brightness where the net takes that. Output "predictions"
+(B, N, 5 + K) as Darknet's in eval mode; or, with a built-in non-maximum suppression, "boxes", "scores", "classes" and
+"count" (utils.deploy.onnx_nms).
+"""
+
+import copy
+import importlib.util
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.deploy.check import TOLERANCES, ExportError, compare_predictions, require_close
+from utils.deploy.graph import DeployGraph, takes_any_size
+from utils.deploy.metadata import Metadata
+from utils.output import replacing
+
+__all__ = ["ExportError", "export_onnx", "require_packages", "write_onnx"]
+OPSET = 18
+
+
+def require_packages(*packages: str, what: str = "ONNX export") -> None:
+    """Raise ValueError, naming the pip command, unless all are installed."""
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise ValueError(f"{what} needs packages that are not installed: pip install {' '.join(missing)}")
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]) -> str:
+    """Write a Darknet as ONNX for (width, height) `size` alone, what a backend needs; returns in words how far it is from the original.
+
+    Where onnxruntime is installed the file is run beside the network first. Raises ExportError when they differ (nothing is written
+    then), ValueError, naming the pip command, where the packages for the export are missing.
+    """
+    require_packages("onnx", "onnxscript")
+    with replacing(path) as temporary:
+        _program(model, size).save(temporary, external_data=False)
+        return _compare(model, temporary, size)
+
+
+def write_onnx(model: nn.Module, path: Path, metadata: Metadata) -> None:
+    """Write a Darknet as ONNX in metadata.precision (float32, float16), without a check; its metadata become the file's metadata_props."""
+    require_packages("onnx", "onnxscript")
+    import onnx
+
+    program = _program(model, metadata.size, metadata.free_size, metadata.precision == "float16")
+    content = program.model_proto
+    if metadata.nms:
+        from utils.deploy.onnx_nms import with_nms
+
+        content = with_nms(content, metadata.nms, len(metadata.names))
+    onnx.helper.set_model_props(content, metadata.to_text())
+    onnx.checker.check_model(content)
+    onnx.save(content, path)
+
+
+def _program(model: nn.Module, size: tuple[int, int], free_size: bool = False, half: bool = False):
+    """The traced network. With a free size the trace takes some 15 seconds instead of 3: every shape is worked out in symbols."""
+    graph = DeployGraph(model, size, half)
+    stride = graph.stride
+    axes = {0: torch.export.Dim("batch")}
+    if free_size and takes_any_size(model, size):
+        axes |= {2: stride * torch.export.Dim("rows", max=1 << 10), 3: stride * torch.export.Dim("columns", max=1 << 10)}
+        size = 3 * stride, 2 * stride  # unequal, and never 1 cell: what holds at the example alone would be taken for a rule
+    chatter = logging.getLogger("torch.onnx")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(graph, (torch.zeros(2, graph.net.channels, size[1], size[0]),), dynamo=True, input_names=["images"],
+                                     output_names=["predictions"], opset_version=OPSET, verbose=False, dynamic_shapes=(axes,))
+    finally:
+        chatter.setLevel(level)
+
+
+def _compare(model: nn.Module, path: Path, size: tuple[int, int]) -> str:
+    """Run the file and a copy of the network, on the CPU in single precision, on one and on three random images."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "NOT checked (pip install onnxruntime, and it is)"
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = compare_predictions(copy.deepcopy(model).cpu().eval(), lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+                                size, (1, 3), str(path))
+    require_close(worst, TOLERANCES["float32"].predictions, str(path))
+    return f"checked: onnxruntime is within {worst:.1e} of the network's largest output"

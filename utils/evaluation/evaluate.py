@@ -1,0 +1,70 @@
+"""The one evaluation that train.py, test.py and test_prune.py share."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from utils.boxes import cxcywh_to_xyxy
+from utils.evaluation.metrics import EvalResult, score
+from utils.evaluation.nms import non_max_suppression
+from utils.evaluation.reference_scorer import merge_nms, score_compat
+from utils.letterbox import input_channels, input_device, to_input
+from utils.progress import Progress
+
+PIXELS = {"compat": "on letterboxed images, not on the reference's own input",
+          "reference": "on the reference's input (padded with black to a square, nearest neighbour)"}
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How detections are made and scored."""
+
+    conf_thres: float = 0.01
+    nms_thres: float = 0.5
+    iou_thres: float = 0.5
+    max_det: int = 300
+    max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
+    scorer: str = "standard"  # "compat": the reference's rules; "reference": on its input too, see setup.dataset
+
+
+def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:
+    """(T, 6) image, class, cx, cy, w, h relative -> one (m, 5) class, x1, y1, x2, y2 in input pixels an image."""
+    boxes = cxcywh_to_xyxy(targets[:, 2:6]) * targets.new_tensor([width, height, width, height])
+    rows = torch.cat([targets[:, 1:2], boxes], dim=1)
+    return [rows[targets[:, 0] == i] for i in range(images)]
+
+
+@torch.inference_mode()
+def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device, loader: DataLoader, options: ScoreOptions,
+                       quiet: bool = False, channels: int = 3) -> tuple[list, list]:
+    """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, channels, H, W) ->
+    (B, N, 5 + K)."""
+    detections, truths = [], []
+    images_each = getattr(loader, "batch_size", None) or 1  # of any list of batches
+    for images, targets in Progress(loader, len(loader), "evaluate", images_each, not quiet):
+        predictions = predict(to_input(images, device, channels)).float()
+        if options.scorer != "standard":
+            found = merge_nms(predictions, options.conf_thres, options.nms_thres)
+        else:
+            found = non_max_suppression(predictions, options.conf_thres, options.nms_thres, options.max_det,
+                                        options.max_candidates)
+        detections += [rows.cpu() for rows in found]
+        truths += truth_by_image(targets, len(images), images.shape[3], images.shape[2])
+    return detections, truths
+
+
+def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
+             quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
+    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.deploy.backends), or with batch
+    norms folded. An exported file (utils.deploy.runtimes) stands in for a model where its own `predict` is given."""
+    run = model.optimize() if predict is None else predict
+    detections, truths = collect_detections(run, input_device(model), loader, options, quiet, input_channels(model))
+    if options.scorer != "standard":
+        result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
+        return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
+    return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates,
+                 iou_thres=options.iou_thres)

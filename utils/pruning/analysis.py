@@ -1,0 +1,118 @@
+"""What other cuts would give: a trade-off curve over cuts from mild to strong, and the sensitivity of each layer alone."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from utils.batch_norm import recalibrate
+from utils.compare import latencies_beside
+from utils.data.datasets import collate
+from utils.evaluation.evaluate import evaluate
+from utils.output import ascii_table, write_csv
+from utils.plots import plot_sensitivity, plot_tradeoff
+from utils.pruning.importance import cells
+from utils.pruning.job import Job, candidate_batches, compact_of, dense_score, loaded
+from utils.pruning.plan import Ranking, cut_at, share_of
+from utils.pruning.report import OutputNames
+from utils.pruning.selection import Cut, curve_levels
+from utils.pruning.surgery import masked_state
+from utils.shapes import total_cost
+
+SHARES = (0.25, 0.5, 0.75, 0.9)  # of a layer's channels, for its sensitivity
+
+
+@dataclass(frozen=True)
+class Point:
+    """One net of a trade-off curve. latency: seconds a forward pass, or None."""
+
+    share: float
+    parameters: int
+    macs: int
+    latency: float | None
+    map50: float
+    map: float
+
+    def row(self) -> dict:
+        """The values of a CSV line."""
+        return {"share_cut": round(self.share, 4), "parameters": self.parameters, "flops": 2 * self.macs,
+                "latency_ms": "" if self.latency is None else round(self.latency * 1e3, 3), "map50": round(self.map50, 4),
+                "map": round(self.map, 4)}
+
+
+def explore(job: Job) -> None:
+    """--curve and --sensitivity: tables on the screen, CSV and PNG beside the pruned net."""
+    args = job.args
+    if not (args.curve or args.sensitivity):
+        return
+    base = OutputNames.of(job.cfg, args.out).darknet_cfg.with_suffix("")
+    if args.curve:
+        points = tradeoff(job, args.curve)
+        print(ascii_table([list(points[0].row()), *(list(point.row().values()) for point in points)]))
+        save_curves({args.score: points}, base.with_name(base.name + "-curve"))
+    if args.sensitivity:
+        rows = sensitivity(job, args.sensitivity)
+        write_csv(base.with_name(base.name + "-sensitivity.csv"), rows)
+        plot_sensitivity(rows, SHARES, base.with_name(base.name + "-sensitivity.png"))
+    print(f"written: {', '.join(str(base) + f'-{what}.csv and .png' for what in ('curve', 'sensitivity') if getattr(args, what))}")
+
+
+def tradeoff(job: Job, count: int) -> list[Point]:
+    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest; batch-norm
+    statistics of every cut are taken anew unless --recalibrate says otherwise."""
+    ranking = Ranking.of(job)
+    dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
+    points, cuts, last = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)], [], None
+    for level in curve_levels(ranking.ranked, ranking.free, count):
+        cut = cut_at(job, ranking, level)
+        if last is not None and torch.equal(cut.keep, last):  # every layer is down to what it must keep
+            break
+        last = cut.keep
+        cuts.append(cut)
+        points.append(point_of(job, ranking, cut))
+        print(f"  {points[-1].row()}", flush=True)
+    if job.args.repeats and cuts:
+        whole, seconds, protocol = latencies_beside(job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.args.repeats)
+        points = [replace(point, latency=own) for point, own in zip(points, [whole, *seconds])]
+        print(f"latency: each beside the dense net; {protocol}")
+    return points
+
+
+def point_of(job: Job, ranking: Ranking, cut: Cut) -> Point:
+    """Cost and score of the compact net of one cut, not yet timed."""
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
+    result = evaluate(model, job.loader, job.names, job.options, quiet=True)
+    cost = total_cost(model.module_defs, *job.size)
+    return Point(share_of(ranking, cut), cost.parameters, cost.macs, None, result.map50, result.map)
+
+
+def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
+    """name -> points, as `base`.csv and `base`.png."""
+    write_csv(base.with_name(base.name + ".csv"), [{"method": name, **point.row()} for name, points in curves.items() for point in points])
+    plot_tradeoff({name: [point.row() for point in points] for name, points in curves.items()},
+                  base.with_name(base.name + ".png"))
+
+
+def sensitivity(job: Job, images: int) -> list[dict]:
+    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels, one row a set of tied
+    layers; the removed channels are masked, so that every row is about the same net."""
+    ranking, graph = Ranking.of(job), job.graph
+    part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
+    loader = DataLoader(part, job.args.batch_size, collate_fn=collate)
+    dense = evaluate(job.model, loader, job.names, job.options, quiet=True).map50
+    print(f"sensitivity on {len(part)} images, {dense:.4f} with all channels")
+    rows = []
+    for cell in cells(graph):
+        members = [i for i in graph.normalised if bool(torch.isin(torch.from_numpy(graph.outputs[i]), cell).any())]
+        order = cell[ranking.scores[cell].argsort(stable=True)]
+        row = {"layers": " ".join(map(str, members)), "channels": len(cell), "0": round(dense, 4)}
+        for share in SHARES:
+            keep = torch.ones(len(graph.frozen), dtype=torch.bool)
+            keep[order[:min(int(share * len(cell)), len(cell) - 1)]] = False
+            masks = {i: keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
+            model = loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))
+            row[f"{share:g}"] = round(evaluate(model, loader, job.names, job.options, quiet=True).map50, 4)
+        rows.append(row)
+        print(f"  layers {row['layers']} ({row['channels']} channels): " + "  ".join(f"-{share:.0%} {row[f'{share:g}']:.4f}" for share in SHARES), flush=True)
+    return rows

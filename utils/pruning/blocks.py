@@ -1,0 +1,97 @@
+"""Removing whole residual blocks: the shortcut and the layers of its branch. Pure functions on module_defs and state_dicts.
+
+A block whose last batch norm has gamma = beta = 0 adds act(0) = 0 to its stream, so the net without it computes the same.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils.layers import activation_name, activation_of, prefix
+from utils.parse_config import integer, layer_inputs, renumbered
+from utils.shapes import layer_costs, layer_shapes
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block: `shortcut` adds the branch of layers stream + 1 .. shortcut - 1 to the output of layer `stream`; `last` is the
+    last convolution of the branch."""
+
+    shortcut: int
+    stream: int
+    last: int
+
+
+def residual_blocks(defs: list[dict]) -> list[Block]:
+    """Blocks that can be left out: a plain shortcut of equal widths over a chain of convolutions, perhaps with dropout,
+    that nothing else reads; the last convolution with batch norm and an activation that maps 0 to 0."""
+    readers: dict[int, list[int]] = {}
+    for layer_i, section in enumerate(defs[1:]):
+        for j in layer_inputs(layer_i, section):
+            readers.setdefault(j, []).append(layer_i)
+    shapes = layer_shapes(defs)
+    blocks = []
+    for layer_i, section in enumerate(defs[1:]):
+        inputs = layer_inputs(layer_i, section)
+        if section["type"] != "shortcut" or activation_name(section) != "linear" or len(inputs) != 2:
+            continue
+        if shapes[inputs[0]] != shapes[inputs[1]]:
+            continue
+        branch = range(inputs[1] + 1, layer_i)
+        convolutions = [i for i in branch if defs[1 + i]["type"] == "convolutional"]
+        chain = all(defs[1 + i]["type"] in ("convolutional", "dropout") and readers.get(i) == [i + 1] for i in branch)
+        if not chain or not convolutions:
+            continue
+        last = convolutions[-1]
+        if integer(defs[1 + last], "batch_normalize") and activation_of(defs[1 + last])(torch.zeros(())) == 0:
+            blocks.append(Block(layer_i, inputs[1], last))
+    return blocks
+
+
+def branch_cost(defs: list[dict], block: Block, size: tuple[int, int], per_mac: list[float] | None = None) -> float:
+    """Multiply-adds of a block's branch on a (width, height) image, or with a price a layer (utils.pruning.importance) what they cost."""
+    costs = layer_costs(defs, *size)
+    return sum(costs[i].macs * (per_mac[i] if per_mac else 1.0) for i in range(block.stream + 1, block.shortcut))
+
+
+def weakest_blocks(blocks: list[Block], scores: Tensor, count: int) -> list[tuple[Block, float]]:
+    """The `count` blocks of least score, in cfg order, each with its score. scores: (blocks,). Raises ValueError when there are fewer."""
+    if count > len(blocks):
+        raise ValueError(f"--layers: found {count}, expected at most {len(blocks)}, the residual blocks of this net")
+    weakest = scores.argsort(stable=True)[:count].sort().values.tolist()
+    return [(blocks[i], scores[i].item()) for i in weakest]
+
+
+def silenced_state(state: dict[str, Tensor], blocks: list[Block]) -> dict[str, Tensor]:
+    """state_dict in which the blocks add nothing: what the net without them has to reproduce."""
+    silent = dict(state)
+    for block in blocks:
+        for part in ("weight", "bias"):
+            key = prefix(block.last, f"batch_norm.{part}")
+            silent[key] = torch.zeros_like(state[key])
+    return silent
+
+
+def remove_blocks(defs: list[dict], state: dict[str, Tensor], blocks: list[Block]) -> tuple[list[dict], dict[str, Tensor]]:
+    """(module_defs, state_dict) without the blocks, every reference to another layer renumbered."""
+    stands_for = {block.shortcut: block.stream for block in blocks}
+    gone = {i for block in blocks for i in range(block.stream + 1, block.shortcut + 1)}
+    kept = [i for i in range(len(defs) - 1) if i not in gone]
+    place = {-1: -1} | {old: new for new, old in enumerate(kept)}
+
+    def moved(old: int) -> int:
+        """New index of the layer that now gives what layer `old` gave."""
+        while old in stands_for:
+            old = stands_for[old]
+        return place[old]
+
+    where_now = {i: moved(i) for i in range(-1, len(defs) - 1) if i in place or i in stands_for}
+    shallow = [defs[0].copy()] + [renumbered(defs[1 + i], i, place[i], where_now) for i in kept]
+    renamed = {}
+    for key, value in state.items():
+        match = re.fullmatch(r"module_list\.(\d+)\.(\w+)_\1\.(\w+)", key)
+        if match and int(match[1]) in place:
+            renamed[f"module_list.{place[int(match[1])]}.{match[2]}_{place[int(match[1])]}.{match[3]}"] = value
+    return shallow, renamed

@@ -1,0 +1,114 @@
+"""From the channels that go to a compact net, verified against the masked one."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from utils.batch_norm import recalibrate
+from utils.compare import TOLERANCE, deviation, probe_image
+from utils.evaluation.metrics import EvalResult
+from utils.pruning.job import (
+    Job,
+    PruneError,
+    compact_of,
+    dense_score,
+    eval_model,
+    loaded,
+    recalibration_batches,
+    searching,
+)
+from utils.pruning.plan import Plan
+from utils.pruning.surgery import Surgery, compact_net, masked_state
+
+TOLERANCE_DOUBLE = 1e-9
+
+
+@dataclass
+class Compact:
+    """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value; by_layer: the same
+    of each convolution's output, with an inexact --fold; folded: its score before statistics were taken anew, in that case."""
+
+    model: nn.Module
+    surgery: Surgery
+    deviation: float
+    by_layer: dict[int, float] = field(default_factory=dict)
+    folded: EvalResult | None = None
+
+
+def masked_model(job: Job, plan: Plan) -> nn.Module:
+    """A copy of the net whose removed channels have gamma 0: what the compact one must reproduce."""
+    return loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), plan.masks))
+
+
+def prune_and_eval(job: Job, plan: Plan) -> tuple[EvalResult | None, EvalResult | None]:
+    """Score the net as loaded and with its channels masked, before anything is written."""
+    before = dense_score(job)
+    masked = eval_model(job, masked_model(job, plan), "masked") if job.loader else None
+    if before and masked and masked.map50 < before.map50 - 0.05:
+        milder = "a milder target" if searching(job.args) else "a smaller --percent"
+        sparser = " or more training with -sr" if job.args.score.startswith("gamma") else ""
+        print(f"warning: this cut takes mAP from {before.map50:.4f} to {masked.map50:.4f} before fine-tuning; "
+              f"{milder}{sparser} avoids that")
+    return before, masked
+
+
+def compact_and_verify(job: Job, plan: Plan) -> Compact:
+    """Build the compact net and compare its raw maps with the masked net's everywhere.
+
+    Raises PruneError when they differ (with --fold exact); with bias and none the deviation is reported.
+    """
+    model, surgery = compact_of(job, plan.cut)
+    worst = deviation(masked_model(job, plan), model, job.size)
+    if job.args.fold == "exact" and not worst <= TOLERANCE:  # written so that NaN does not pass
+        exact = deviation_in_double(job, plan)  # rounding, or a wrong net? float64 tells
+        if not exact <= TOLERANCE_DOUBLE:
+            raise PruneError(f"the compact net differs from the masked one by {exact:.3g} of the largest raw value, expected at most "
+                             f"{TOLERANCE_DOUBLE:g} in float64; nothing was written")
+    print(f"compact net verified: differs from the masked one by at most {worst:.2g} of the largest raw value"
+          if job.args.fold == "exact" else f"--fold {job.args.fold}: the compact net differs from the masked one by up to {worst:.2g} "
+          "of the largest raw value")
+    return Compact(model, surgery, worst, {} if job.args.fold == "exact" else layer_deviations(job, plan, model, surgery))
+
+
+def recalibrate_compact(job: Job, compact: Compact) -> None:
+    """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored where its --fold is inexact."""
+    if count := recalibration_batches(job.args):
+        if job.args.fold != "exact":
+            compact.folded = eval_model(job, compact.model, f"compact, --fold {job.args.fold}")
+        batches = list(job.train_batches(count))
+        recalibrate(compact.model, batches)
+        print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} training images")
+
+
+def deviation_in_double(job: Job, plan: Plan) -> float:
+    """`deviation` of the whole removal done again in float64."""
+    state = {key: value.double() if value.is_floating_point() else value for key, value in job.model.state_dict().items()}
+    surgery = compact_net(job.model.module_defs, state, job.graph, plan.cut.keep, job.args.fold)
+    masked, compact = job.build(job.model.module_defs).double().eval(), job.build(surgery.module_defs).double().eval()
+    masked.load_state_dict(masked_state(state, plan.masks))
+    compact.load_state_dict(surgery.state)
+    return deviation(masked, compact, job.size)
+
+
+@torch.inference_mode()
+def layer_deviations(job: Job, plan: Plan, compact: nn.Module, surgery: Surgery) -> dict[int, float]:
+    """layer -> largest difference between the channels that a convolution kept and the masked net's, relative to the latter's largest
+    value: what --fold bias or none costs, layer by layer."""
+    maps = []
+    for model in (masked_model(job, plan), compact):
+        outputs = {}
+        hooks = [model.module_list[i].register_forward_hook(lambda module, inputs, output, i=i, own=outputs: own.__setitem__(i, output.clone()))
+                 for i in job.graph.normalised]
+        model.raw_maps(probe_image(model, job.size))
+        for hook in hooks:
+            hook.remove()
+        maps.append(outputs)
+    masked, slim = maps
+    found = {}
+    for i in job.graph.normalised:
+        kept = surgery.kept[i].to(masked[i].device)
+        own = plan.masks[i].to(kept.device)[kept]  # carriers have no counterpart
+        difference = (masked[i][:, kept] - slim[i])[:, own].abs().max()
+        found[i] = (difference / masked[i].abs().max().clamp(min=1e-12)).item()
+    return found

@@ -1,0 +1,243 @@
+"""Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what to say before anything is cut."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import nn
+
+from utils.batch_norm import recalibrate
+from utils.compare import TOLERANCE, compare_latency, deviation, seconds_per_mac
+from utils.evaluation.evaluate import evaluate
+from utils.letterbox import input_channels, to_input
+from utils.loss import yolo_loss
+from utils.pruning import importance, selection
+from utils.pruning.blocks import Block, branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.pruning.channel_graph import channel_graph
+from utils.pruning.importance import saved_macs
+from utils.pruning.job import Job, PruneError, candidate_batches, compact_of, dense_score, loaded, searching
+from utils.pruning.selection import (
+    Cut,
+    candidates,
+    global_threshold,
+    in_blocks,
+    make_room,
+    obtain_filters_mask,
+    percent_limit,
+)
+from utils.pruning.surgery import narrow_defs, staying_groups
+from utils.shapes import LayerCost, total_cost
+
+TAYLOR_BATCHES = 8
+SEARCH_LEVELS = 64  # cuts among which a search that measures or scores each one chooses
+MAKE_ROOM_ROUNDS = 6
+
+
+@dataclass
+class Ranking:
+    """Groups by what they are worth. scores: (G,) as computed; ranked: the same in blocks of --divisor, what thresholds apply to."""
+
+    scores: torch.Tensor
+    ranked: torch.Tensor
+    members: torch.Tensor
+    free: torch.Tensor
+
+    @classmethod
+    def of(cls, job: Job) -> "Ranking":
+        """The ranking by --score."""
+        members = importance.member_count(job.graph)
+        scores = score_groups(job)
+        return cls(scores, in_blocks(job.graph, scores, job.args.divisor), members, candidates(job.graph, members))
+
+
+@dataclass
+class Plan:
+    """Which channels go. share: of prunable channels, actually cut; limit: share from which on a layer would be empty."""
+
+    cut: Cut
+    masks: dict[int, torch.Tensor]
+    scores: torch.Tensor
+    share: float
+    limit_threshold: float
+    limit: float
+
+
+def remove_layers(job: Job) -> None:
+    """--layers: take the residual blocks of least --score out of job.model, checked against the net in which they add nothing."""
+    if not job.args.layers:
+        return
+    defs, state = job.dense.module_defs, job.dense.state_dict()
+    blocks = residual_blocks(defs)
+    found = weakest_blocks(blocks, score_blocks(job, blocks), job.args.layers)
+    job.blocks = [block for block, _ in found]
+    for block, score in found:
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {job.args.score} {score:.3g}")
+    job.model = loaded(job, *remove_blocks(defs, state, job.blocks))
+    job.graph = channel_graph(job.model.module_defs, job.args.strategy)
+    silent = loaded(job, defs, silenced_state(state, job.blocks))
+    if not (worst := deviation(silent, job.model, job.size)) <= TOLERANCE:
+        raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from the one in which they "
+                         f"add nothing, expected at most {TOLERANCE:g}")
+    if not job.graph.prunable:
+        raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
+
+
+def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
+    """(blocks,) the --score of every residual block."""
+    args, model = job.args, job.model
+    if not blocks:
+        return torch.zeros(0)
+    cost = first_order = None
+    if args.score == "gamma-cost":
+        price = layer_prices(job)
+        cost = torch.tensor([branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64)
+    if args.score == "taylor":
+        batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
+        first_order = importance.taylor_of_blocks(model, blocks, batches, batch_loss)
+    return importance.block_scores(args.score, model, job.graph, blocks, cost, first_order)
+
+
+def score_groups(job: Job) -> torch.Tensor:
+    """(G,) the --score of every group."""
+    args, model = job.args, job.model
+    cost = first_order = None
+    if args.score == "gamma-cost":
+        cost = saved_macs(model.module_defs, job.graph, job.size, layer_prices(job))
+    if args.score == "taylor":
+        first_order = importance.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
+    return importance.group_scores(args.score, model, job.graph, args.group_norm, cost, first_order)
+
+
+def layer_prices(job: Job) -> list[float] | None:
+    """With --cost latency what a multiply-add takes in each layer, in seconds; None where all count alike."""
+    return seconds_per_mac(job.model, job.size) if job.args.cost == "latency" else None
+
+
+def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The training loss of one batch in eval mode, scalar."""
+    images = to_input(images, next(model.parameters()).device, input_channels(model))
+    return yolo_loss(model.raw_maps(images), model.heads(), targets, (images.shape[3], images.shape[2])).total()
+
+
+def plan_cut(job: Job) -> Plan:
+    """The cut of --percent, or the one that a search for the targets finds."""
+    ranking = Ranking.of(job)
+    cut = cut_at(job, ranking, search(job, ranking) if searching(job.args) else
+                 global_threshold(ranking.ranked[ranking.free], ranking.members[ranking.free], job.args.percent))
+    return Plan(cut, cut.masks(job.graph), ranking.scores, share_of(ranking, cut), *percent_limit(job.graph, ranking.ranked, ranking.members))
+
+
+def share_of(ranking: Ranking, cut: Cut) -> float:
+    """Share of the prunable channels that a cut takes."""
+    return (ranking.members[ranking.free & ~cut.keep].sum() / ranking.members[ranking.free].sum()).item()
+
+
+def cut_at(job: Job, ranking: Ranking, threshold: float) -> Cut:
+    """What a threshold leaves under --layer-keep and --divisor, carriers included in the widths that are aligned."""
+    args, graph = job.args, job.graph
+    cut = obtain_filters_mask(graph, ranking.ranked, ranking.members, threshold, args.layer_keep, args.divisor)
+    keep = cut.keep
+    for _ in range(MAKE_ROOM_ROUNDS if args.divisor > 1 and args.fold == "exact" else 0):
+        aligned = make_room(graph, keep, stays(job, keep), ranking.scores, args.divisor, args.layer_keep)
+        if torch.equal(aligned, keep):
+            break
+        keep = aligned
+    return Cut(keep, cut.threshold, cut.rescued)
+
+
+def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
+    """(G,) bool: groups present in the compact net, carriers included."""
+    if job.args.fold != "exact":
+        return keep
+    return staying_groups(job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep)
+
+
+def cost_of(job: Job, cut: Cut) -> LayerCost:
+    """Parameters and MACs of the compact net of a cut, before it is made."""
+    return total_cost(narrow_defs(job.model.module_defs, job.graph, stays(job, cut.keep)), *job.size)
+
+
+def search(job: Job, ranking: Ranking) -> float:
+    """Threshold of the mildest cut that meets every --target-..., or with --max-drop of the strongest that does and keeps its mAP.
+
+    Raises PruneError, naming what could be had, when there is none.
+    """
+    args = job.args
+    start = 0.0
+    # probes that are measured or scored choose among fewer cuts than those that are counted
+    for fits, flags, most in ((size_check(job), "--target-params/--target-flops", None), (latency_check(job), "--target-latency", SEARCH_LEVELS)):
+        if fits is None:
+            continue
+        levels = selection.thresholds(ranking.ranked, ranking.free, most, start)
+        threshold = selection.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
+        if threshold is None:
+            least = cost_of(job, cut_at(job, ranking, levels[-1]))
+            raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
+                             f"{', or '.join(ways_to_cut_more(job))}")
+        start = threshold
+    if args.max_drop is None:
+        return start
+    require_something_to_lose(job)
+    levels = selection.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
+    threshold = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
+    if threshold is None:
+        raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train with -sr first, or allow more")
+    return threshold
+
+
+def ways_to_cut_more(job: Job) -> list[str]:
+    """What would let a search get further, of the flags that have something left to give."""
+    args = job.args
+    offers = {"lower --layer-keep": args.layer_keep > 0, "lower --divisor": args.divisor > 1,
+              "take --strategy group": args.strategy == "skip",
+              "remove more blocks with --layers": bool(residual_blocks(job.model.module_defs))}
+    return ["ask for less", *(way for way, helps in offers.items() if helps)]
+
+
+def require_something_to_lose(job: Job) -> None:
+    """Raise PruneError when the dense net scores so little that a cut which leaves nothing would pass --max-drop. A
+    drop of 1 allows that in so many words."""
+    if (before := dense_score(job).map50) <= job.args.max_drop < 1:
+        raise PruneError(f"--max-drop {job.args.max_drop:g}: found a net of mAP {before:.4f}, expected more than the "
+                         f"drop, or the score chooses nothing: any cut passes; train {job.weights} first, or cut by "
+                         "--percent")
+
+
+def size_check(job: Job) -> Callable[[Cut], bool] | None:
+    """Whether a cut meets --target-params and --target-flops; None without either."""
+    args, dense = job.args, total_cost(job.dense.module_defs, *job.size)
+    if args.target_params is None and args.target_flops is None:
+        return None
+    most_parameters = args.target_params.of(dense.parameters) if args.target_params else float("inf")
+    most_macs = args.target_flops.of(2 * dense.macs) / 2 if args.target_flops else float("inf")
+
+    def fits(cut: Cut) -> bool:
+        """Counted, nothing is built."""
+        cost = cost_of(job, cut)
+        return cost.parameters <= most_parameters and cost.macs <= most_macs
+
+    return fits
+
+
+def latency_check(job: Job) -> Callable[[Cut], bool] | None:
+    """Whether a cut meets --target-latency, measured beside the dense net; None without it."""
+    target = job.args.target_latency
+    if target is None:
+        return None
+
+    def fits(cut: Cut) -> bool:
+        """Built and measured."""
+        dense, slim = compare_latency([job.dense, compact_of(job, cut)[0]], job.size, max(job.args.repeats, 10))
+        print(f"  probe: {cost_of(job, cut).parameters:,} parameters take {slim} against {dense}")
+        return slim.median <= target.of(dense.median)
+
+    return fits
+
+
+def keeps_map(job: Job, ranking: Ranking, cut: Cut) -> bool:
+    """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop of the dense one."""
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
+    before, result = dense_score(job), evaluate(model, job.loader, job.names, job.options, quiet=True)
+    print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP {result.map50:.4f} "
+          f"({result.map50 - before.map50:+.4f})", flush=True)
+    return result.map50 >= before.map50 - job.args.max_drop

@@ -1,0 +1,219 @@
+"""What a pruning leaves behind: tables on the screen, the compact net's files, pictures and numbers."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils.batch_norm import gammas_by_layer
+from utils.checkpoint import save_checkpoint, weights_content
+from utils.compare import Latency, compare_latency
+from utils.darknet_weights import darknet_bytes
+from utils.deploy.darknet_export import export_darknet
+from utils.evaluation.metrics import EvalResult
+from utils.loading import pruned_name
+from utils.output import ascii_table, change, environment, markdown_table, replacing, write_json, write_text
+from utils.parse_config import explicit, resized, write_model_config
+from utils.plots import plot_channels, plot_gammas, plot_pr_curves
+from utils.pruning.compact import Compact
+from utils.pruning.job import Job, PruneError, searching
+from utils.pruning.plan import Plan
+from utils.pruning.selection import COSTLY, describe_cut, describe_sparsity
+from utils.replaced import keep_replaced, same_weights
+from utils.shapes import LayerCost, total_cost
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """The files of one pruning."""
+
+    cfg: Path
+    checkpoint: Path
+    weights: Path
+    darknet_cfg: Path
+    darknet_weights: Path
+
+    def starts(self) -> list[Path]:
+        """Where tunings of this pruning keep what they began with (utils.training.run_folder)."""
+        tuned = (self.checkpoint, self.weights, self.darknet_weights)
+        return [path.with_name(f"{path.stem}-init{path.suffix}") for path in tuned]
+
+    @classmethod
+    def of(cls, cfg: Path, out: Path | None) -> "OutputNames":
+        """Fixed names for the n-th pruning of `cfg`: prune_NAME, prune2_NAME, ...; below `out` when given."""
+        name, times = pruned_name(cfg)
+        number = str(times + 1) if times else ""
+        stem = name.replace("-hand", "")
+        at = lambda folder: (out if out else Path(folder))
+        pth = f"prune{number}_{stem}_ckpt.pth"
+        checkpoint = out / "checkpoints" / pth if out else Path("checkpoints") / pth
+        return cls(at("config") / f"prune{number}_{name}.cfg", checkpoint, at("weights") / pth,
+                   at("pruned") / f"{stem}-pruned{number}.cfg", at("pruned") / f"{stem}-pruned{number}.weights")
+
+
+def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> None:
+    """Print the tables, write every file and say what comes next."""
+    names = OutputNames.of(job.cfg, job.args.out)
+    write_outputs(job, compact, names, after)
+    times = compare_latency([job.dense, compact.model], job.size, job.args.repeats) if job.args.repeats else None
+    file_bytes = darknet_bytes(job.dense), names.darknet_weights.stat().st_size
+    costs = total_cost(job.dense.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
+    rows = comparison_rows(before, masked, after, costs, file_bytes, times)
+    if job.args.fold != "exact" and masked:
+        rows.insert(3, fold_row(job.args.fold, masked, compact.folded or after))
+    channels = channel_rows(job, compact)
+    print(ascii_table(channels))
+    print(ascii_table(rows))
+    if times:
+        print(f"inference: {times[0].protocol}")
+        warn_about_speed(costs, times)
+    write_report(job, plan, compact, names, rows, channels, times, (before, masked, after))
+    print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
+    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.args.data}")
+
+
+def comparison_rows(before: EvalResult | None, masked: EvalResult | None, after: EvalResult | None,
+                    costs: tuple[LayerCost, LayerCost], file_bytes: tuple[int, int], times: list[Latency] | None) -> list[list]:
+    """Metric | Before | After | Change."""
+    rows = [["Metric", "Before", "After", "Change"]]
+    if before and after:
+        rows.append(["mAP@.5", f"{before.map50:.4f}", f"{after.map50:.4f}", f"{after.map50 - before.map50:+.4f}"])
+        rows.append(["  masked, not yet compact", "", f"{masked.map50:.4f}", f"{masked.map50 - before.map50:+.4f}"])
+        for key, label in (("map", "AP@[.5:.95]"), ("precision", "precision"), ("recall", "recall")):
+            rows.append([label, f"{getattr(before, key):.4f}", f"{getattr(after, key):.4f}",
+                         f"{getattr(after, key) - getattr(before, key):+.4f}"])
+    dense, slim = costs
+    rows.append(["parameters", f"{dense.parameters:,}", f"{slim.parameters:,}", change(dense.parameters, slim.parameters)])
+    rows.append(["weights file MB", *[f"{size / 1e6:.2f}" for size in file_bytes], change(*file_bytes)])
+    rows.append(["MACs (G)", f"{dense.macs / 1e9:.3f}", f"{slim.macs / 1e9:.3f}", change(dense.macs, slim.macs)])
+    rows.append(["FLOPs (G, 2 x MACs)", f"{dense.macs / 5e8:.3f}", f"{slim.macs / 5e8:.3f}", change(dense.macs, slim.macs)])
+    if times:
+        rows.append(["inference (quartiles)", *times, change(times[0].median, times[1].median)])
+    return rows
+
+
+def fold_row(fold: str, masked: EvalResult, compact: EvalResult) -> list:
+    """What an inexact --fold costs in mAP: the compact net, its statistics as they were, against the masked one."""
+    return [f"  compact, --fold {fold}, against it", "", f"{compact.map50:.4f}", f"{compact.map50 - masked.map50:+.4f}"]
+
+
+def channel_rows(job: Job, compact: Compact) -> list[list]:
+    """Layer | Channels before | after | of which carriers, for every prunable layer; with an inexact --fold also how far its
+    output is off."""
+    rows = [["Layer", "Channels", "Kept", "of them carriers"]]
+    off = compact.by_layer
+    if off:
+        rows[0].append("off by (of its largest)")
+    for layer_i in job.graph.prunable:
+        carriers = compact.surgery.carriers.get(layer_i, 0)
+        rows.append([layer_i, len(job.graph.outputs[layer_i]), len(compact.surgery.kept[layer_i]), carriers or ""])
+        rows[-1] += [f"{off[layer_i]:.2g}"] if off else []
+    return rows
+
+
+def warn_about_speed(costs: tuple[LayerCost, LayerCost], times: list[Latency]) -> None:
+    """Say why a net that lost most of its operations is not that much faster."""
+    fewer, faster = costs[0].macs / costs[1].macs, times[0].median / times[1].median
+    if faster < 0.6 * fewer:
+        print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: thin layers spend their time in overhead and memory "
+              "traffic, not in arithmetic; a larger input or a wider net gains more")
+
+
+def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalResult | None) -> None:
+    """cfg and checkpoint for fine-tuning, the same weights under weights/, and the Darknet pair."""
+    for path in (names.cfg, names.darknet_cfg):
+        if path.exists() and path.resolve() == job.cfg.resolve():
+            raise PruneError(f"{path}: would be written over its own input; choose another place with --out")
+    net = compact.model
+    net.seen = 0  # a start for fine-tuning: Darknet ends a training at once whose count of images is past max_batches
+    net.module_defs = explicit(resized(net.module_defs, *job.size))
+    content = weights_content(net, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
+                              map50=after.map50 if after else None, size=job.size, **job.about)
+    keep_earlier(names, content)
+    # the checkpoint keeps the scale it trains well at
+    words = export_darknet(net, job.rescale, names.darknet_weights, job.size, job.about.get("names"))
+    print(f"{names.darknet_weights}: {words}")
+    write_model_config(names.cfg, net.module_defs)
+    for path in (names.checkpoint, names.weights):
+        save_checkpoint(path, content)
+    for path in names.starts():  # an earlier tuning's; they belong to another pruning
+        path.unlink(missing_ok=True)
+
+
+def keep_earlier(names: OutputNames, content: dict) -> None:
+    """Say what the new pruning replaces, and keep what no run folder holds; the same pruning again replaces nothing."""
+    report = names.darknet_cfg.with_name(f"{names.darknet_cfg.stem}-report.json")
+    starts = [path for path in names.starts() if path.is_file()]
+    own = lambda old: not starts and same_weights(old, content)
+    others = [names.cfg, names.darknet_cfg, names.darknet_weights, report, *starts]
+    for line in keep_replaced([names.checkpoint, names.weights], own, others):
+        print(line)
+
+
+def gammas_by_fate(job: Job, plan: Plan, compact: Compact) -> dict[str, list[float]]:
+    """|gamma| of all prunable channels: "kept", "carrier" (under the threshold, kept for the constants it carries), "cut"."""
+    fates: dict[str, list[float]] = {"kept": [], "carrier": [], "cut": []}
+    for layer_i, gammas in gammas_by_layer(job.model).items():
+        if layer_i in job.graph.prunable:
+            chosen = plan.masks[layer_i].cpu()
+            stays = torch.zeros_like(chosen).index_fill(0, compact.surgery.kept[layer_i].cpu(), True)
+            for fate, channels in (("kept", chosen), ("carrier", stays & ~chosen), ("cut", ~stays)):
+                fates[fate] += gammas.abs().cpu()[channels].tolist()
+    return fates
+
+
+def gamma_threshold(job: Job, plan: Plan) -> float | None:
+    """The |gamma| that channels were cut below; None where the importance was something else."""
+    args = job.args
+    return plan.cut.threshold if args.score == "gamma" and args.divisor == 1 and args.group_norm != "l2" else None
+
+
+def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:
+    """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
+    base = names.darknet_cfg.with_suffix("")
+    layers = job.graph.prunable
+    plot_gammas(gammas_by_fate(job, plan, compact), gamma_threshold(job, plan), base.with_name(base.name + "-gammas.png"))
+    plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
+                  base.with_name(base.name + "-channels.png"))
+    before, _, after = results
+    if before and after:
+        curves = {f"before: mAP@.5 {before.map50:.4f}": before.curve, f"pruned: mAP@.5 {after.map50:.4f}": after.curve}
+        plot_pr_curves(curves, f"{job.cfg.stem} before and after pruning", base.with_name(base.name + "-pr.png"))
+    with replacing(base.with_name(base.name + "-channels.csv")) as temporary, open(temporary, "w", newline="") as file:
+        csv.writer(file).writerows(channels)
+    write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
+    report = {"args": vars(job.args),
+              "cfg": str(job.cfg), "weights": str(job.weights), "threshold": plan.cut.threshold, "share_cut": plan.share,
+              "limit": plan.limit, "deviation": compact.deviation, "carried": compact.surgery.carried,
+              "carriers": compact.surgery.carriers, "blocks_removed": [[b.stream + 1, b.shortcut] for b in job.blocks], "environment": environment(),
+              "latency_ms": [time.median * 1e3 for time in times] if times else None,
+              "protocol": times[0].protocol if times else None}
+    for label, result in zip(("before", "masked", "after"), results):
+        report[label] = result.to_dict() if result else None
+    write_json(base.with_name(base.name + "-report.json"), report)
+
+
+def warn_before(job: Job, plan: Plan) -> None:
+    """Say, before anything is evaluated or written, what this cut means and whether the gammas are ready for it."""
+    args, graph = job.args, job.graph
+    print(f"strategy {args.strategy}: {len(graph.prunable)} prunable layers, {sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
+    for layer_i, reason in graph.reasons.items():
+        print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
+    name = "this search" if searching(args) else f"percent {args.percent:g}"
+    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {args.score}, cuts {plan.share:.1%} of the channels; limit {plan.limit:.4f} "
+          f"(threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
+    gammas = gammas_by_layer(job.model)
+    if args.score == "gamma" and not searching(args):  # ties, which such a cut would keep, count: equal gammas are not sparse
+        energy, words = describe_sparsity(graph, gammas, args.percent)
+    else:
+        energy, words = describe_cut(graph, gammas, ~plan.cut.keep, name)
+    print(words)
+    if energy >= COSTLY:
+        print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
+              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 --data {args.data}")
+    if plan.cut.rescued and args.layer_keep:
+        print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep {args.layer_keep:g})")
+    elif plan.cut.rescued:
+        print(f"warning: {name} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep "
+              f"{'one channel' if args.divisor == 1 else f'{args.divisor} channels'} each")

@@ -1,0 +1,48 @@
+"""A trained dense net as teacher of its pruned self: soft targets for every cell (Hinton et al. 2015; for detectors, Chen et al. 2017,
+section 3: the teacher's objectness weighs its boxes and classes)."""
+
+from typing import Callable
+
+from torch import Tensor, nn
+
+from utils.boxes import complete_iou_loss
+from utils.checkpoint import load_weights
+from utils.loading import defs_for_weights, resolve_cfg
+from utils.loss import LossOptions, LossParts, binary_cross_entropy
+
+SURE = 0.05  # teacher objectness under which a cell teaches no box and no class
+
+
+def load_teacher(cfg: str, weights: str, student: nn.Module, build: Callable[[list[dict]], nn.Module]) -> nn.Module:
+    """The teacher, ready for inference on the student's device. Raises ValueError when its heads are not the student's."""
+    teacher = build(defs_for_weights(resolve_cfg(cfg), weights))
+    load_weights(teacher, weights)
+    kinds = [[(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()] for net in (teacher, student)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{cfg}: found other heads (anchors, classes) than the student's, expected the net that it was pruned from")
+    return teacher.to(next(student.parameters()).device).optimize()
+
+
+def distillation_loss(raws: list[Tensor], taught: list[Tensor], heads: list, image_size: tuple[int, int],
+                      options: LossOptions = LossOptions()) -> LossParts:
+    """Box, objectness and class terms of student maps `raws` against teacher maps `taught`, (B, A (5 + K), H, W) each; summed over
+    cells, divided by the number of images, as utils.loss. image_size: (width, height)."""
+    terms = [_head_terms(raw.float(), teacher.float(), head, image_size)
+             for raw, teacher, head in zip(raws, taught, heads)]
+    box, objectness, classes = (sum(parts) / len(raws[0]) for parts in zip(*terms))
+    return LossParts(options.box_gain * box, options.objectness_gain * objectness, options.class_gain * classes)
+
+
+def _head_terms(raw: Tensor, taught: Tensor, head, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    width, height = image_size
+    own = head.split(raw).flatten(1, 3)  # (B, A H W, 5 + K), the order of decode
+    soft = head.decode(taught, width, height)
+    scores = soft[..., 4:].clamp(0, 1)  # new_coords heads without a logistic activation may leave this range
+    objectness = binary_cross_entropy(head, own[..., 4], scores[..., 0]).sum()
+    sure = scores[..., 0] > SURE
+    weight, truth, scores = scores[..., 0][sure], soft[..., :4][sure], scores[sure]
+    boxes = head.decode(raw, width, height)[..., :4][sure]
+    small = 2 - (truth[:, 2] * truth[:, 3] / (width * height)).clamp(max=1)
+    off = complete_iou_loss(boxes, truth)
+    classes = binary_cross_entropy(head, own[..., 5:][sure], scores[:, 1:]).sum(1)
+    return (weight * small * off).sum(), objectness, (weight * classes).sum()

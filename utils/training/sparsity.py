@@ -1,0 +1,108 @@
+"""Sparsity on batch-norm gammas (Liu et al. 2017, section 3; Ye et al. 2018, section 4), and how far it has come."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils.batch_norm import SMALL
+
+POLARIZE_T = 1.2  # weight of L1 against the spread; the paper tunes it between 1.0 and 1.4
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The sparsity term of a run. kind, s, schedule and weight are train.py's --sparsity, --s, --s-schedule, --sparsity-weight.
+
+    "l1": s x sign(gamma) is added to the gradients, once an optimiser step, after unscaling and clipping. "prox": the same drift
+    as a soft threshold after the step, which gives exact zeros. "polarize" (Zhuang et al. 2020, eq. 3): POLARIZE_T x L1 minus the
+    spread round the mean, which lets the large gammas go and pushes the small ones all the harder; also as a soft threshold.
+    weights: one factor a channel for all layers in a row, (C,), mean 1; None: all alike.
+    """
+
+    kind: str
+    s: float
+    schedule: str = "constant"
+    weights: Tensor | None = None
+
+    def pull(self, gammas: Tensor, progress: float) -> Tensor:
+        """(C,) force that moves each |gamma| towards 0, in units of the loss. gammas: (C,); progress: share of the run, 0 to 1."""
+        size = gammas.abs()
+        pull = torch.full_like(size, self.s)
+        if self.kind == "polarize":
+            side = (size - size.mean()).sign()
+            pull = pull * (POLARIZE_T - side + side.mean())
+        if self.weights is not None:
+            pull = pull * self.weights
+        if self.schedule == "decay":
+            pull = pull * (1 - progress)
+        elif self.schedule == "ease":  # whoever is down by half-time stays down; the survivors recover
+            pull = torch.where(size > SMALL * size.max(), pull * min(1.0, 2 * (1 - progress)), pull)
+        return pull
+
+    @torch.no_grad()
+    def add_gradient(self, gammas: list[nn.Parameter], progress: float) -> None:
+        """"l1" only: add the sub-gradient; call between clipping and the optimiser's step."""
+        if self.kind != "l1" or not gammas:
+            return
+        for gamma, pull in _by_layer(gammas, self.pull(_flat(gammas), progress)):
+            if gamma.grad is None:
+                gamma.grad = torch.zeros_like(gamma)
+            gamma.grad.add_(gamma.sign() * pull)
+
+    @torch.no_grad()
+    def shrink(self, gammas: list[nn.Parameter], progress: float, learning_rate: float, momentum: float) -> None:
+        """"prox" and "polarize": the proximal step; call after the optimiser's."""
+        if self.kind == "l1" or not gammas:
+            return
+        for gamma, pull in _by_layer(gammas, self.pull(_flat(gammas), progress)):
+            gamma.copy_(soft_threshold(gamma, proximal_amount(pull, learning_rate, momentum)))
+
+
+def _flat(gammas: list[Tensor]) -> Tensor:
+    return torch.cat([gamma.detach() for gamma in gammas])
+
+
+def _by_layer(gammas: list[nn.Parameter], values: Tensor):
+    return zip(gammas, values.split([len(gamma) for gamma in gammas]))
+
+
+def soft_threshold(gamma: Tensor, amount: Tensor | float) -> Tensor:
+    """The proximal operator of L1: gamma moved towards 0 by `amount`, and no further than 0."""
+    return gamma.sign() * (gamma.abs() - amount).clamp(min=0)
+
+
+def proximal_amount(s: Tensor | float, learning_rate: float, momentum: float) -> Tensor | float:
+    """Threshold a step that drifts as far as the sub-gradient does: momentum sums a constant gradient to 1 / (1 - momentum)."""
+    return learning_rate * s / (1 - momentum)
+
+
+def drift(s: float, rates: list[float], momentum: float, schedule: str = "constant") -> float:
+    """How far L1 alone moves a gamma of average cost that keeps its size, in a run with these learning rates (one a step)."""
+    penalty, alone = Penalty("prox", s, schedule), torch.ones(1)  # alone it is the largest, so that "ease" lets go of it
+    return sum(proximal_amount(penalty.pull(alone, step / len(rates)).item(), rate, momentum) for step, rate in enumerate(rates))
+
+
+def describe_budget(gammas: list[Tensor], args, rates: list[float]) -> list[str]:
+    """Lines that say how many epochs -sr needs with these arguments, which s would fit the run, and what gammas near 1 do.
+    rates: learning rate of every step of the run."""
+    sizes = torch.cat([gamma.detach().abs().flatten() for gamma in gammas])
+    start = sizes[sizes > 0].median().item() if sizes.any() else 0.0  # of those that have a way to go
+    epochs = start / (proximal_amount(args.s, args.lr, args.momentum) * len(rates) / args.epochs)
+    moved = drift(args.s, rates, args.momentum, args.s_schedule)
+    line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr {args.lr:g} it moves a gamma "
+            f"from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate")
+    if moved < start:
+        line += f"; {args.epochs} epochs are too few with this run's schedules: s = {args.s * start / moved:.2g} would fit"
+    lines = [line]
+    if start > 0.3:
+        lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"
+                     + (" (--rescale auto shrinks them without changing the function)" if args.rescale == "none" else ""))
+    return lines
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Optimiser groups: kernels decay; gammas, betas and biases do not (decay on a gamma would be a second penalty)."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
