@@ -1,8 +1,9 @@
 """Write a network as files for other runtimes, each run there and compared with the network before it gets its name.
 
     python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --format onnx openvino ncnn
-    python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --format openvino --precision int8 --data data/oxford.yaml
-    python export.py --cfg config/prune_yolov3-hand.cfg --weights weights/prune_yolov3_ckpt.pth --out pruned/tuned.weights
+    python export.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --format openvino --precision
+    int8 --data data/oxford.yaml python export.py --cfg config/prune_yolov3-hand.cfg --weights
+    weights/prune_yolov3_ckpt.pth --out pruned/tuned.weights
 """
 
 import argparse
@@ -20,13 +21,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_model_flags(p, "config/yolov3-hand.cfg", None, "to export (default: weights/STEM_ckpt.pth)")
     p.add_argument("--format", nargs="+", choices=FORMATS, metavar="NAME",
                    help=f"one or several of {', '.join(FORMATS)} (default: that of --out, else onnx)")
-    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of weights and maps; decoding stays in float32. "
+    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of weights and maps; decoding stays in "
+                                                                              "float32. "
                    "int8: calibrated on --data's training images, scored on its validation images")
     p.add_argument("--out", type=Path, metavar="FILE", help="file to write, or its name without the format's suffix "
                    "(default: output/NAME, of the cfg's name)")
     p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size "
                    "(default: that of the training, else the cfg's width and height)")
-    p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the classes, "
+    p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the "
+                                                                                "classes, "
                    "and for int8 the image lists")
     p.add_argument("--class_path", metavar="FILE", help="file of class names, one per line; replaces those of --data "
                    "(default: those of the checkpoint, or of the .names file beside the weights or the cfg)")
@@ -35,9 +38,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help=f"--nms: {cli.NMS_HELP}")
     p.add_argument("--max-drop", type=cli.ratio, default=0.01, metavar="AP",
                    help="int8: a file that loses more AP@.5 or AP@[.5:.95] than this is refused")
-    p.add_argument("--allow-slower", action="store_true", help="int8: write the file even where it is slower than float32 here")
-    p.add_argument("--calibration", type=cli.positive_int, default=192, metavar="N", help="int8: training images that set the ranges")
-    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every runtime (0: as torch chooses)")
+    p.add_argument("--allow-slower", action="store_true", help="int8: write the file even where it is slower than "
+                                                               "float32 here")
+    p.add_argument("--calibration", type=cli.positive_int, default=192, metavar="N", help="int8: training images that "
+                                                                                          "set the ranges")
+    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every runtime (0: as "
+                                                                             "torch chooses)")
     p.add_argument("--device", default="cpu", metavar="NAME",
                    help="for the sake of all scripts' flags: the export is made and checked on the CPU")
     return p.parse_args(argv)
@@ -84,10 +90,12 @@ def pictures_of(args: argparse.Namespace, order):
     from utils.deploy.quantisation import Pictures
 
     if not args.data:
-        raise ValueError("--precision int8: found no --data, expected the data that the net was trained on: int8 is calibrated on "
-                         "its training images and scored on its validation images")
+        raise ValueError("--precision int8: found no --data, expected the data that the net was trained on: int8 is "
+                         "calibrated on its training images and scored on its validation images")
     data = parse_data_config(args.data, args.class_path)
-    train, valid = (ListDataset(data.lists(part), order.size, data.classes, cache_gb=0.5) for part in ("train", "valid"))
+    train, valid = (
+        ListDataset(data.lists(part), order.size, data.classes, cache_gb=0.5) for part in ("train", "valid")
+    )
     valid.require_boxes()
     return Pictures(train, valid, args.calibration)
 

@@ -22,7 +22,8 @@ BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on net
 class MaxPool(nn.Module):
     """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning.
 
-    stride: one for both directions, or (down, right). Padding repeats the map's edge, of which every window that reaches
+    stride: one for both directions, or (down, right). Padding repeats the map's edge, of which every window that
+        reaches
     it holds a pixel: the same as -inf, which other runtimes read as 0 (ncnn) and which leaves an 8-bit range no steps.
     """
 
@@ -41,8 +42,8 @@ class MaxPool(nn.Module):
         return F.max_pool2d(self.padded(x) if any(self.reached(x)) else x, self.size, self.stride)
 
     def reached(self, x: Tensor) -> tuple[int, int, int, int]:
-        """Padding (left, right, top, bottom) without what no window reaches at right and bottom, which would only cost a
-        copy."""
+        """Padding (left, right, top, bottom) without what no window reaches at right and bottom, which would only cost
+        a copy."""
         beside = self.before + self.after - self.size
         spare = [(length + beside) % stride for length, stride in zip(x.shape[2:], self.stride)]
         return self.before, max(self.after - spare[1], 0), self.before, max(self.after - spare[0], 0)
@@ -120,7 +121,8 @@ class Scale(nn.Module):
 
 
 class Reorg(nn.Module):
-    """Darknet's space-to-depth, with its own order: it reads the map as C / s^2 planes of (H s) x (W s). In five axes: ncnn has no sixth."""
+    """Darknet's space-to-depth, with its own order: it reads the map as C / s^2 planes of (H s) x (W s). In five axes:
+    ncnn has no sixth."""
 
     def __init__(self, stride: int):
         super().__init__()
@@ -130,7 +132,8 @@ class Reorg(nn.Module):
         """(B, C, H, W) -> (B, C s^2, H / s, W / s)."""
         B, C, H, W = x.shape
         s = self.stride
-        planes = x.reshape(B, C // (s * s) * H, s, W, s)  # of all planes row h * s + offset // s, column w * s + offset % s
+        # of all planes row h * s + offset // s, column w * s + offset % s
+        planes = x.reshape(B, C // (s * s) * H, s, W, s)
         return planes.permute(0, 2, 4, 1, 3).reshape(B, C * s * s, H // s, W // s)
 
 
@@ -153,8 +156,8 @@ class Reorg3d(nn.Module):
 class YOLOLayer(nn.Module):
     """A detection head's decoder; it learns nothing. In the net it passes the raw map through.
 
-    Redmon and Farhadi 2018 (YOLOv3), section 2.1; scale_x_y and new_coords as in darknet yolo_layer.c (Bochkovskiy et al.
-    2020, section 3.3). anchors: (A, 2) width, height in input pixels.
+    Redmon and Farhadi 2018 (YOLOv3), section 2.1; scale_x_y and new_coords as in darknet yolo_layer.c (Bochkovskiy et
+    al. 2020, section 3.3). anchors: (A, 2) width, height in input pixels.
     """
 
     objectness_entry = 4  # among the channels of an anchor
@@ -180,7 +183,8 @@ class YOLOLayer(nn.Module):
         return self.anchors
 
     def boxes(self, t_xy: Tensor, t_wh: Tensor, cell_xy: Tensor, anchor_px: Tensor, stride: Tensor) -> Tensor:
-        """(..., 4) cx, cy, w, h in input pixels from raw offsets and sizes, cell indices (x, y) and anchors. Broadcasts."""
+        """(..., 4) cx, cy, w, h in input pixels from raw offsets and sizes, cell indices (x, y) and anchors.
+        Broadcasts."""
         xy = t_xy if self.new_coords else t_xy.sigmoid()
         xy = (xy * self.scale_xy - (self.scale_xy - 1) / 2 + cell_xy) * stride
         # exp is held at e^8 so that an untrained or half-precision net cannot reach infinity
@@ -206,7 +210,8 @@ class YOLOLayer(nn.Module):
         return self.decode_cells(raw, [image_width / raw.shape[3], image_height / raw.shape[2]])
 
     def decode_cells(self, raw: Tensor, cell_px: list[float]) -> Tensor:
-        """`decode`, given the (width, height) of a cell in input pixels. No tensor has over five axes, so that every converter follows."""
+        """`decode`, given the (width, height) of a cell in input pixels. No tensor has over five axes, so that every
+        converter follows."""
         return self.decode_rows(self.rows(raw), raw, cell_px)
 
     def decode_rows(self, t: Tensor, raw: Tensor, cell_px: list[float]) -> Tensor:
@@ -216,13 +221,16 @@ class YOLOLayer(nn.Module):
                                        torch.arange(W, device=raw.device, dtype=raw.dtype), indexing="ij")
         cell_xy = torch.stack([columns, rows], dim=-1).reshape(1, H * W, 2).repeat(1, A, 1)
         stride = torch.tensor(cell_px, device=raw.device, dtype=raw.dtype)
-        anchors = self.anchors_px(stride).to(raw.dtype).reshape(1, A, 1, 2).repeat(1, 1, H * W, 1).reshape(1, A * H * W, 2)
+        anchors = (
+            self.anchors_px(stride).to(raw.dtype).reshape(1, A, 1, 2).repeat(1, 1, H * W, 1).reshape(1, A * H * W, 2)
+        )
         boxes = self.boxes(t[..., 0:2], t[..., 2:4], cell_xy, anchors, stride)
         return torch.cat([boxes, self.probabilities(t[..., 4:])], dim=-1)
 
 
 class RegionLayer(YOLOLayer):
-    """YOLOv2's head (Redmon and Farhadi 2016, section 2): anchors in cells, classes by softmax where the cfg says softmax=1."""
+    """YOLOv2's head (Redmon and Farhadi 2016, section 2): anchors in cells, classes by softmax where the cfg says
+    softmax=1."""
 
     def __init__(self, section: dict):
         super().__init__(section)
@@ -239,7 +247,8 @@ class RegionLayer(YOLOLayer):
 
 class GaussianYOLOLayer(YOLOLayer):
     """The head of Choi et al. 2019 (Gaussian YOLOv3), as in darknet gaussian_yolo_layer.c: beside each of the four
-    numbers of a box stands its uncertainty, which lowers the score. The loss is that of [yolo]: it teaches no uncertainty."""
+    numbers of a box stands its uncertainty, which lowers the score. The loss is that of [yolo]: it teaches no
+    uncertainty."""
 
     ENTRIES = (0, 2, 4, 6)  # of x, y, w, h, each followed by its uncertainty; then come objectness and classes
     objectness_entry = 8
@@ -291,8 +300,8 @@ def _pool(kind: type[MaxPool], section: dict) -> MaxPool:
 
 
 def create_modules(defs: list[dict], initialise: bool = True) -> nn.ModuleList:
-    """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Without `initialise` kernels hold whatever
-    their memory held. Raises CfgError on shapes that do not fit."""
+    """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Without `initialise` kernels
+    hold whatever their memory held. Raises CfgError on shapes that do not fit."""
     shapes = layer_shapes(defs)
     build = {
         "maxpool": lambda s: _pool(MaxPool, s),
@@ -323,9 +332,9 @@ def create_modules(defs: list[dict], initialise: bool = True) -> nn.ModuleList:
 class Darknet(nn.Module):
     """A network built from a Darknet cfg.
 
-    config: path of a cfg, or module_defs ([net] first; copied, never edited). `model.train()(images)` returns the list of
-    raw maps, (B, A (5 + K), H, W) each, in cfg order; `model.eval()(images)` returns (B, N, 5 + K): cx, cy, w, h in input
-    pixels, objectness, class probabilities; head by head, anchor by anchor, then row, then column.
+    config: path of a cfg, or module_defs ([net] first; copied, never edited). `model.train()(images)` returns the list
+    of raw maps, (B, A (5 + K), H, W) each, in cfg order; `model.eval()(images)` returns (B, N, 5 + K): cx, cy, w, h in
+    input pixels, objectness, class probabilities; head by head, anchor by anchor, then row, then column.
     images: (B, `channels`, height, width) in 0..1, RGB or grey. Raises CfgError when the cfg cannot be built.
     initialise=False leaves the kernels undefined, for a net whose whole state_dict is loaded next: drawing 61 million
     random numbers twice takes half a second.
@@ -344,13 +353,18 @@ class Darknet(nn.Module):
             self._initialise()
 
     def _initialise(self) -> None:
-        """He et al. 2015 for leaky ReLU; heads small, with an objectness of about 1 % (Lin et al. 2017, section 4.1)."""
+        """He et al. 2015 for leaky ReLU; heads small, with an objectness of about 1 % (Lin et al. 2017, section
+        4.1)."""
         for _, conv, bn in self.convolutions():
             if bn is not None:
                 nn.init.kaiming_normal_(conv.weight, a=0.1, mode="fan_out" if conv.groups == 1 else "fan_in")
         for head_i in self.head_layers():
             head = self.module_list[head_i]
-            conv = self.module_list[head_i - 1][0] if head_i and isinstance(self.module_list[head_i - 1], nn.Sequential) else None
+            conv = (
+                self.module_list[head_i - 1][0]
+                if head_i and isinstance(self.module_list[head_i - 1], nn.Sequential)
+                else None
+            )
             if conv is not None and conv.bias is not None:
                 nn.init.normal_(conv.weight, std=0.01)
                 nn.init.zeros_(conv.bias)
@@ -378,7 +392,8 @@ class Darknet(nn.Module):
         return [self.module_list[i] for i in self.head_layers()]
 
     def raw_maps(self, images: Tensor) -> list[Tensor]:
-        """Raw maps of the heads, (B, A (5 + K), H, W) each, whatever the mode. An output is freed after its last use."""
+        """Raw maps of the heads, (B, A (5 + K), H, W) each, whatever the mode. An output is freed after its last
+        use."""
         outputs = {-1: images}
         raws = []
         for layer_i, module in enumerate(self.module_list):
@@ -410,7 +425,8 @@ class Darknet(nn.Module):
         return twin.to(memory_format=torch.channels_last)
 
     def load_darknet_weights(self, path: str | os.PathLike) -> LoadReport:
-        """Load a .weights file, old header or new; see utils.darknet_weights for files shorter than the net or with other heads."""
+        """Load a .weights file, old header or new; see utils.darknet_weights for files shorter than the net or with
+        other heads."""
         return read_darknet_weights(self, path)
 
     def save_darknet_weights(self, path: str | os.PathLike) -> None:
@@ -423,9 +439,9 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
     """A trained net to detect with: `load("X.cfg", "X.weights").detect(image)`.
 
     weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
-    training, else the cfg's). Returns a utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8 or a path and returns
-    (n, 6) x1, y1, x2, y2 in pixels, score, class; names are the class names. Raises CfgError, CheckpointError,
-    WeightsError, FileNotFoundError.
+    training, else the cfg's). Returns a utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8 or a
+    path and returns (n, 6) x1, y1, x2, y2 in pixels, score, class; names are the class names. Raises CfgError,
+    CheckpointError, WeightsError, FileNotFoundError.
     """
     from utils.deploy.detector import Detector
     from utils.loading import load_net, numbered_names, resolve_cfg, select_device

@@ -1,7 +1,7 @@
 """Score a network: mAP@.5, AP@[.5:.95], precision, recall, F1.
 
-    python test.py --model_def config/yolov3-hand.cfg --weights_path weights/yolov3_ckpt.pth --data_config config/oxfordhand.data
-    python test.py --weights output/yolov3-hand.onnx --data config/oxfordhand.data
+    python test.py --model_def config/yolov3-hand.cfg --weights_path weights/yolov3_ckpt.pth --data_config
+    config/oxfordhand.data python test.py --weights output/yolov3-hand.onnx --data config/oxfordhand.data
 """
 
 import argparse
@@ -80,7 +80,8 @@ def of_net(args: argparse.Namespace) -> Run:
     names = scored_names(net, data)
     valid = labelled_dataset(args, data, "valid", size)
     backend, predict = make_backend(args.backend, model, size, len(valid))
-    words = f"{cfg}, {weights}: {net.words}; {data.path}, {len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}"
+    words = (f"{cfg}, {weights}: {net.words}; {data.path}, "
+             f"{len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
     return Run(str(cfg), weights, stem(cfg), data.path, names, valid, model, backend, predict, words)
 
 
@@ -104,14 +105,18 @@ def print_result(result, iou_thres: float) -> None:
     from utils.output import ascii_table
 
     header = [f"AP@{iou_thres:g}", "AP@[.5:.95]", "Precision", "Recall"]
-    rows = [["Class", "Objects", *header],
-            ["all", result.n_targets, *[f"{x:.4f}" for x in (result.map50, result.map, result.precision, result.recall)]]]
+    rows = [
+        ["Class", "Objects", *header],
+        ["all", result.n_targets, *[f"{x:.4f}" for x in (result.map50, result.map, result.precision, result.recall)]],
+    ]
     if len(result.per_class) > 1:
         rows += [[c["name"], c["n_targets"], *[f"{c[key]:.4f}" for key in ("ap50", "ap", "precision", "recall")]]
                  for c in result.per_class]
     print(ascii_table(rows))
-    print(f"F1 {result.f1:.4f}; precision and recall are " + (f"at score {result.conf:.3f}, where F1 is highest" if result.conf else
-                                                            "those of all detections"))
+    print(
+        f"F1 {result.f1:.4f}; precision and recall are "
+        + (f"at score {result.conf:.3f}, where F1 is highest" if result.conf else "those of all detections")
+    )
     print(f"{result.scorer}; {result.cap}")
 
 

@@ -1,4 +1,5 @@
-"""Cut the channels whose batch-norm gamma vanished, verify that the compact net computes what the masked one does, save it.
+"""Cut the channels whose batch-norm gamma vanished, verify that the compact net computes what the masked one does, save
+it.
 
     python test_prune.py --cfg config/yolov3-hand.cfg --weights weights/yolov3.weights
 """

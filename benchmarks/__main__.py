@@ -4,8 +4,8 @@
     python -m benchmarks --only forward nms --json a.json
     python -m benchmarks --peer ../PyTorch-YOLOv3          # a repository with models.Darknet and utils.utils
 
-Every contestant is a process of its own with the same number of threads; after a warm-up all of an item are timed in turn, so that a
-machine whose speed drifts treats them alike.
+Every contestant is a process of its own with the same number of threads; after a warm-up all of an item are timed in
+turn, so that a machine whose speed drifts treats them alike.
 """
 
 import argparse
@@ -20,20 +20,33 @@ from utils import cli
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     p = cli.Parser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step prune startup growth (default: all)")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step prune "
+                                                             "startup growth (default: all)")
     p.add_argument("--peer", type=Path, metavar="PATH", help="another checkout to time beside this one")
-    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every contestant; 0: as torch chooses")
-    p.add_argument("--repeats", type=cli.positive_int, metavar="N", help="measured rounds (default: the item's, slow contestants dropping out early)")
+    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every contestant; 0: as "
+                                                                             "torch chooses")
+    p.add_argument("--repeats", type=cli.positive_int, metavar="N", help="measured rounds (default: the item's, slow "
+                                                                         "contestants dropping out early)")
     p.add_argument("--warmup", type=cli.count, metavar="N", help="rounds before them (default: the item's)")
     nets = p.add_argument_group("nets")
-    nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms and prune, with random weights")
+    nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms and prune, with random "
+                                                                      "weights")
     nets.add_argument("--size", type=cli.positive_int, metavar="PX", help="square input of those (default: the cfg's)")
-    nets.add_argument("--target", type=cli.ratio, default=0.3, help="share of the FLOPs that forward's pruned net keeps")
-    nets.add_argument("--divisor", type=cli.positive_int, default=16, metavar="N", help="its widths are multiples of N: runtimes work in blocks")
+    nets.add_argument(
+        "--target", type=cli.ratio, default=0.3, help="share of the FLOPs that forward's pruned net keeps"
+    )
+    nets.add_argument("--divisor", type=cli.positive_int, default=16, metavar="N", help="its widths are multiples of "
+                                                                                        "N: runtimes work in blocks")
     nets.add_argument("--dense", nargs=2, metavar=("CFG", "WEIGHTS"), help="forward: your own dense net instead")
     nets.add_argument("--pruned", nargs=2, metavar=("CFG", "WEIGHTS"), help="and what it was pruned to")
     o = p.add_argument_group("output")
-    o.add_argument("--out", type=Path, default=Path("output/benchmarks"), metavar="DIR", help="for results.json, table.md and a PNG per item")
+    o.add_argument(
+        "--out",
+        type=Path,
+        default=Path("output/benchmarks"),
+        metavar="DIR",
+        help="for results.json, table.md and a PNG per item",
+    )
     o.add_argument("--json", type=Path, metavar="FILE", help="write results.json there too")
     args = p.parse_args(argv)
     if bool(args.dense) != bool(args.pruned):
@@ -61,7 +74,8 @@ def progress(text: str) -> None:
 
 
 def main() -> None:
-    """For each item: make what it needs -> contest -> table; all files anew after every item, so that a stopped run leaves its results."""
+    """For each item: make what it needs -> contest -> table; all files anew after every item, so that a stopped run
+    leaves its results."""
     args = parse_args()
     args.peer, args.out = check_peer(args.peer), args.out.resolve()
     import torch
@@ -82,7 +96,8 @@ def main() -> None:
                 results["items"].append(contest.item_summary(item, outcomes))
                 print(output.screen(results["items"][-1]), flush=True)
                 output.write_results(results, args.out, json_file)
-    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; written: {args.out}{f', {args.json}' if args.json else ''}")
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; written: "
+          f"{args.out}{f', {args.json}' if args.json else ''}")
 
 
 if __name__ == "__main__":

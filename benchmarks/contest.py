@@ -1,4 +1,5 @@
-"""How contestants are compared: each in a process of its own, timed in turn (A B C A B C ...), medians, quartiles and paired ratios."""
+"""How contestants are compared: each in a process of its own, timed in turn (A B C A B C ...), medians, quartiles and
+paired ratios."""
 
 import contextlib
 import importlib.util
@@ -17,7 +18,13 @@ WORKER = Path(__file__).with_name("worker.py")
 MIN_RUNS = 2  # of a contestant that is over its item's time limit
 SLOW_WARMUP = 5.0  # seconds: who takes longer than this is warm after one run
 SETTLE = 0.1  # seconds between contestants: threads of the last one may still be spinning (ONNX Runtime's do for 0.04)
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 class ContestantFailed(Exception):
@@ -26,7 +33,8 @@ class ContestantFailed(Exception):
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something to time: `function` of a Python file, called once with `options` in a process that finds modules in `root`.
+    """Something to time: `function` of a Python file, called once with `options` in a process that finds modules in
+    `root`.
 
     file: in this folder, or a path. needs: packages without which it is skipped. work: units (images) a run.
     """
@@ -73,8 +81,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Item:
-    """One comparison. contestants: the first is the baseline of the ratios. limit_s: a contestant that has run so long drops out of later
-    rounds. unit: what `work` counts, for a column of units a second. remarks: further lines from the outcomes."""
+    """One comparison. contestants: the first is the baseline of the ratios. limit_s: a contestant that has run so long
+    drops out of later rounds. unit: what `work` counts, for a column of units a second. remarks: further lines from the
+    outcomes."""
 
     name: str
     title: str
@@ -88,8 +97,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is made. repeats, warmup: in place of the items' own; then no contestant drops out. say: where progress goes. settle: seconds
-    between two contestants."""
+    """How a run is made. repeats, warmup: in place of the items' own; then no contestant drops out. say: where progress
+    goes. settle: seconds between two contestants."""
 
     threads: int
     repeats: int | None = None
@@ -102,13 +111,26 @@ class Worker:
     """The parent's end of a contestant's process."""
 
     def __init__(self, contestant: Contestant, threads: int, folder: Path):
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # it would lead to this checkout's modules
+        # it would lead to this checkout's modules
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {name: str(threads) for name in THREAD_VARIABLES}
         self.log = open(folder / "worker.log", "w+")
-        self.process = subprocess.Popen([sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-                                        text=True, cwd=folder, env=environment)
-        description = {"root": str(contestant.root), "file": str(WORKER.parent / contestant.file), "function": contestant.function,
-                       "options": contestant.options, "threads": threads}
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            cwd=folder,
+            env=environment,
+        )
+        description = {
+            "root": str(contestant.root),
+            "file": str(WORKER.parent / contestant.file),
+            "function": contestant.function,
+            "options": contestant.options,
+            "threads": threads,
+        }
         self.ready = self.ask(json.dumps(description))
 
     def ask(self, line: str) -> dict:
@@ -146,21 +168,26 @@ class Worker:
 
 
 def run_item(item: Item, settings: Settings, folder: Path) -> list[Outcome]:
-    """Build all contestants, warm them up, time them in turn. One that fails is reported in its outcome and the others go on."""
+    """Build all contestants, warm them up, time them in turn. One that fails is reported in its outcome and the others
+    go on."""
     outcomes = [Outcome(contestant, error=contestant.missing()) for contestant in item.contestants]
     warmup = item.warmup if settings.warmup is None else settings.warmup
     limit = item.limit_s if settings.repeats is None else float("inf")
     with contextlib.ExitStack() as stack:
         workers = _start_all(outcomes, settings, folder, stack)
         for round_i in range(warmup):
-            for outcome, seconds in _round(outcomes, workers, settings.settle, lambda outcome: not round_i or outcome.first_s < SLOW_WARMUP):
+            for outcome, seconds in _round(
+                outcomes, workers, settings.settle, lambda outcome: not round_i or outcome.first_s < SLOW_WARMUP
+            ):
                 outcome.first_s = outcome.first_s or seconds
         _ask_all(outcomes, workers, "reset")
         for outcome in outcomes:
             outcome.idle_cpu.clear()  # while others warmed up, libraries may have been finishing their own start
         settings.say(f"{item.name}: warm, timing")
         for round_i in range(settings.repeats or item.repeats):
-            for outcome, seconds in _round(outcomes, workers, settings.settle, lambda outcome: _goes_on(outcome, limit)):
+            for outcome, seconds in _round(
+                outcomes, workers, settings.settle, lambda outcome: _goes_on(outcome, limit)
+            ):
                 outcome.seconds[round_i] = seconds
         for outcome, answer in _ask_all(outcomes, workers, "end"):
             for key, value in answer.items():
@@ -168,7 +195,9 @@ def run_item(item: Item, settings: Settings, folder: Path) -> list[Outcome]:
     return outcomes
 
 
-def _start_all(outcomes: list[Outcome], settings: Settings, folder: Path, stack: contextlib.ExitStack) -> dict[int, Worker]:
+def _start_all(
+    outcomes: list[Outcome], settings: Settings, folder: Path, stack: contextlib.ExitStack
+) -> dict[int, Worker]:
     """Build one after the other; returns position -> worker of those that could be built."""
     workers = {}
     for i, outcome in enumerate(outcomes):
@@ -187,9 +216,15 @@ def _start_all(outcomes: list[Outcome], settings: Settings, folder: Path, stack:
     return workers
 
 
-def _ask_all(outcomes: list[Outcome], workers: dict[int, Worker], line: str,
-             takes_part: Callable[[Outcome], bool] = lambda outcome: True, settle: float = 0.0) -> Iterator[tuple[Outcome, dict]]:
-    """Ask every contestant that has not failed, in order; the answers. Done at once, whether or not they are looked at."""
+def _ask_all(
+    outcomes: list[Outcome],
+    workers: dict[int, Worker],
+    line: str,
+    takes_part: Callable[[Outcome], bool] = lambda outcome: True,
+    settle: float = 0.0,
+) -> Iterator[tuple[Outcome, dict]]:
+    """Ask every contestant that has not failed, in order; the answers. Done at once, whether or not they are looked
+    at."""
     answers = []
     for i, worker in workers.items():
         outcome = outcomes[i]
@@ -225,15 +260,25 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def paired_ratios(outcome: Outcome, baseline: Outcome) -> list[float]:
-    """Time over the baseline's, round by round, of the rounds that both took part in: what slows down a whole round cancels."""
+    """Time over the baseline's, round by round, of the rounds that both took part in: what slows down a whole round
+    cancels."""
     return [outcome.seconds[i] / baseline.seconds[i] for i in sorted(outcome.seconds.keys() & baseline.seconds.keys())]
 
 
 def summary(outcome: Outcome, baseline: Outcome, unit: str = "") -> dict:
     """Everything known about a contestant, ready for json.dump; "ratio" is time over the baseline's."""
-    row = {"name": outcome.name, "error": outcome.error, "n": len(outcome.seconds), "setup_s": outcome.setup_s, "first_s": outcome.first_s,
-           "peak_mb": outcome.peak_mb, "imports_mb": outcome.imports_mb, "run_mb": outcome.run_mb, "facts": outcome.facts,
-           "seconds": list(outcome.seconds.values())}
+    row = {
+        "name": outcome.name,
+        "error": outcome.error,
+        "n": len(outcome.seconds),
+        "setup_s": outcome.setup_s,
+        "first_s": outcome.first_s,
+        "peak_mb": outcome.peak_mb,
+        "imports_mb": outcome.imports_mb,
+        "run_mb": outcome.run_mb,
+        "facts": outcome.facts,
+        "seconds": list(outcome.seconds.values()),
+    }
     if outcome.seconds:
         row["low_s"], row["median_s"], row["high_s"] = quartiles(row["seconds"])
         row["idle_cpu"] = statistics.median(outcome.idle_cpu) if outcome.idle_cpu else None
@@ -247,6 +292,17 @@ def summary(outcome: Outcome, baseline: Outcome, unit: str = "") -> dict:
 def item_summary(item: Item, outcomes: list[Outcome]) -> dict:
     """An item's results, ready for json.dump."""
     rows = [summary(outcome, outcomes[0], item.unit) for outcome in outcomes]
-    remarks = item.remarks(outcomes) + [f"note: {row['name']} burns {row['idle_cpu'] * 1e3:.0f} ms of processor time after each run, which "
-                                        "slows down the next contestant" for row in rows if (row.get("idle_cpu") or 0) > SETTLE]
-    return {"name": item.name, "title": item.title, "unit": item.unit, "baseline": outcomes[0].name, "contestants": rows, "remarks": remarks}
+    remarks = item.remarks(outcomes) + [
+        f"note: {row['name']} burns {row['idle_cpu'] * 1e3:.0f} ms of processor time "
+        "after each run, which slows down the next contestant"
+        for row in rows
+        if (row.get("idle_cpu") or 0) > SETTLE
+    ]
+    return {
+        "name": item.name,
+        "title": item.title,
+        "unit": item.unit,
+        "baseline": outcomes[0].name,
+        "contestants": rows,
+        "remarks": remarks,
+    }

@@ -1,4 +1,5 @@
-"""What the contestants work on, made anew in a temporary folder: random nets, their pruned twins, pictures, detections."""
+"""What the contestants work on, made anew in a temporary folder: random nets, their pruned twins, pictures,
+detections."""
 
 import contextlib
 import io
@@ -40,7 +41,12 @@ class Net:
 
     def options(self) -> dict:
         """What the contestants of run_forward and run_peer take."""
-        return {"cfg": str(self.cfg), "weights": str(self.weights), "images": str(self.images), "expected": str(self.expected)}
+        return {
+            "cfg": str(self.cfg),
+            "weights": str(self.weights),
+            "images": str(self.images),
+            "expected": str(self.expected),
+        }
 
 
 def sized_defs(cfg: str | Path, size: int | None) -> list[dict]:
@@ -52,8 +58,8 @@ def sized_defs(cfg: str | Path, size: int | None) -> list[dict]:
 
 
 def random_net(defs: list[dict]) -> nn.Module:
-    """A Darknet with fixed random weights. Gammas are lognormal with a mean square of 1, so that values neither vanish nor explode, and
-    betas not zero, so that removed channels leave constants behind as in a trained net."""
+    """A Darknet with fixed random weights. Gammas are lognormal with a mean square of 1, so that values neither vanish
+    nor explode, and betas not zero, so that removed channels leave constants behind as in a trained net."""
     torch.manual_seed(SEED)
     model = Darknet(defs).eval()
     for _, _, bn in model.convolutions():
@@ -68,7 +74,9 @@ def random_net(defs: list[dict]) -> nn.Module:
 def store_net(model: nn.Module, folder: Path, name: str) -> Net:
     """Write a net's pair, a random image of the cfg's size and what the net makes of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    cfg, weights, images, expected = (folder / f"{name}{end}" for end in (".cfg", ".weights", "-images.npy", "-expected.npy"))
+    cfg, weights, images, expected = (
+        folder / f"{name}{end}" for end in (".cfg", ".weights", "-images.npy", "-expected.npy")
+    )
     width, height = (int(model.module_defs[0][side]) for side in ("width", "height"))
     write_model_config(cfg, model.module_defs)
     model.save_darknet_weights(weights)
@@ -90,12 +98,26 @@ def prune_words(net: Net, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     data = out / "classes.data"
     data.write_text(f"classes={class_count(parse_model_config(net.cfg))}\n")
-    return ["--cfg", str(net.cfg), "--weights", str(net.weights), "--data", str(data), "--no-eval", "--repeats", "0", "--out", str(out / "files")]
+    return [
+        "--cfg",
+        str(net.cfg),
+        "--weights",
+        str(net.weights),
+        "--data",
+        str(data),
+        "--no-eval",
+        "--repeats",
+        "0",
+        "--out",
+        str(out / "files"),
+    ]
 
 
 def pruned_twin(net: Net, target: float, folder: Path, divisor: int = 1) -> Net:
     """`net` cut to `target` of its FLOPs by the project's own search, widths multiples of `divisor`, and verified."""
-    args = parse_prune_args("", [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)])
+    args = parse_prune_args(
+        "", [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)]
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         job = load(args, Darknet)
         compact = compact_and_verify(job, plan.plan_cut(job))
@@ -104,13 +126,18 @@ def pruned_twin(net: Net, target: float, folder: Path, divisor: int = 1) -> Net:
 
 def pictures(folder: Path, count: int, side: int) -> Path:
     """Draw and convert so many pictures; returns the .data file."""
-    for words in (["data/synthesize_hands.py", "--out", folder, "--train", count, "--valid", 0, "--test", 16, "--size", side],
-                  ["data/converter.py", "--root", folder]):
+    for words in (
+        ["data/synthesize_hands.py", "--out", folder, "--train", count, "--valid", 0, "--test", 16, "--size", side],
+        ["data/converter.py", "--root", folder],
+    ):
         done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{words[0]}: {done.stderr.strip().splitlines()[-1]}")
     data = folder / "hands.data"
-    data.write_text(f"classes=1\ntrain={folder / 'train.txt'}\nvalid={folder / 'valid.txt'}\nnames={ROOT / 'data/oxfordhand.names'}\n")
+    data.write_text(
+        f"classes=1\ntrain={folder / 'train.txt'}\nvalid={folder / 'valid.txt'}\n"
+        f"names={ROOT / 'data/oxfordhand.names'}\n"
+    )
     return data
 
 
@@ -127,7 +154,11 @@ def store_detections(folder: Path, images: int, boxes: int) -> Path:
     rows = torch.stack(detections)
     truth = torch.cat([torch.cat([torch.full((len(own), 1), float(i)), own], 1) for i, own in enumerate(targets)])
     path = folder / "detections.npz"
-    np.savez(path, detections=torch.cat([rows[..., :5], torch.ones_like(rows[..., :1]), rows[..., 5:6]], -1).numpy(), targets=truth.numpy())
+    np.savez(
+        path,
+        detections=torch.cat([rows[..., :5], torch.ones_like(rows[..., :1]), rows[..., 5:6]], -1).numpy(),
+        targets=truth.numpy(),
+    )
     return path
 
 

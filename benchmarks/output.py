@@ -25,16 +25,22 @@ def conditions(threads: int, words: list[str]) -> dict:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return {**environment(), "threads": threads, **versions, "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None, "command": shlex.join(["python", "-m", "benchmarks", *words])}
+    return {
+        **environment(),
+        "threads": threads,
+        **versions,
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "command": shlex.join(["python", "-m", "benchmarks", *words]),
+    }
 
 
 def describe(environment: dict) -> str:
     """The conditions in two lines."""
     versions = ", ".join(f"{name} {environment[name]}" for name in ("python", "torch", *PACKAGES))
     load = "" if environment["load"] is None else f", load {environment['load']:.2f} at the start"
-    return (f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads for every contestant"
-            f"{load}, {environment['date']}, commit {environment['commit']}\n{versions}")
+    return (f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads for every "
+            f"contestant{load}, {environment['date']}, commit {environment['commit']}\n{versions}")
 
 
 def duration(seconds: float) -> str:
@@ -47,19 +53,48 @@ def duration(seconds: float) -> str:
 
 
 def rows_of(item: dict) -> list[list[str]]:
-    """Header and one line a contestant. Memory is the peak of the process, set-up included, and what of it is over the imported
-    libraries."""
+    """Header and one line a contestant. Memory is the peak of the process, set-up included, and what of it is over the
+    imported libraries."""
     unit = f"{item['unit']}/s" if item["unit"] else None
-    rows = [["Contestant", "median", "quartiles", "n", "time / first", "quartiles", *([unit] if unit else []), "set-up", "peak MB", "over imports",
-             "note"]]
+    rows = [
+        [
+            "Contestant",
+            "median",
+            "quartiles",
+            "n",
+            "time / first",
+            "quartiles",
+            *([unit] if unit else []),
+            "set-up",
+            "peak MB",
+            "over imports",
+            "note",
+        ]
+    ]
     for row in item["contestants"]:
         if row["error"] and not row["n"]:
             rows.append([row["name"], *["-"] * (len(rows[0]) - 2), shorten(row["error"])])
             continue
-        ratio = [f"{row['ratio']:.3g}", f"{row['ratio_low']:.3g} - {row['ratio_high']:.3g}"] if "ratio" in row else ["-", "-"]
+        ratio = (
+            [f"{row['ratio']:.3g}", f"{row['ratio_low']:.3g} - {row['ratio_high']:.3g}"]
+            if "ratio" in row
+            else ["-", "-"]
+        )
         speed = [f"{row[item['unit'] + '_per_s']:.1f}"] if unit else []
-        rows.append([row["name"], duration(row["median_s"]), f"{duration(row['low_s'])} - {duration(row['high_s'])}", str(row["n"]), *ratio, *speed,
-                     duration(row["setup_s"]), megabytes(row["peak_mb"]), megabytes(over_imports(row)), note(row)])
+        rows.append(
+            [
+                row["name"],
+                duration(row["median_s"]),
+                f"{duration(row['low_s'])} - {duration(row['high_s'])}",
+                str(row["n"]),
+                *ratio,
+                *speed,
+                duration(row["setup_s"]),
+                megabytes(row["peak_mb"]),
+                megabytes(over_imports(row)),
+                note(row),
+            ]
+        )
     return rows
 
 
@@ -75,8 +110,12 @@ def over_imports(row: dict) -> float | None:
 
 def note(row: dict) -> str:
     """A contestant's facts, or why it stopped."""
-    facts = ", ".join(f"{key.replace('_', ' ')} {value:.1g}" if isinstance(value, float) and value < 1e-2 else f"{key.replace('_', ' ')} {value}"
-                      for key, value in row["facts"].items())
+    facts = ", ".join(
+        f"{key.replace('_', ' ')} {value:.1g}"
+        if isinstance(value, float) and value < 1e-2
+        else f"{key.replace('_', ' ')} {value}"
+        for key, value in row["facts"].items()
+    )
     return f"stopped: {shorten(row['error'])}" if row["error"] else facts
 
 
@@ -92,10 +131,15 @@ def screen(item: dict) -> str:
 
 def markdown(results: dict) -> str:
     """All items of a run."""
-    parts = ["# Benchmarks", f"`{results['environment']['command']}`", describe(results["environment"]).replace("\n", "\n\n"),
-             "Times are medians of runs taken in turn, each contestant in a process of its own; \"time / first\" is the median over rounds of "
-             "the time relative to the first contestant's in the same round. Memory: peak of the process in MB of 2^20 bytes, "
-             "set-up included, and what of it is over the imported libraries."]
+    parts = [
+        "# Benchmarks",
+        f"`{results['environment']['command']}`",
+        describe(results["environment"]).replace("\n", "\n\n"),
+        'Times are medians of runs taken in turn, each contestant in a process of its own; "time / first" is '
+        "the median over rounds of "
+        "the time relative to the first contestant's in the same round. Memory: peak of the process in MB of 2^20 "
+        "bytes, set-up included, and what of it is over the imported libraries.",
+    ]
     for item in results["items"]:
         parts += [f"## {item['name']}", item["title"], markdown_table(rows_of(item)), "  \n".join(item["remarks"])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -125,13 +169,24 @@ def picture(item: dict, environment: dict, path: Path) -> None:
             axis.text(start or longest * 0.005, place, shorten(row["error"], 70), va="center", fontsize=8, color="0.45")
             continue
         whiskers = [[row["median_s"] - row["low_s"]], [row["high_s"] - row["median_s"]]]
-        colour = "0.6" if row["name"] == item["baseline"] else "tab:green" if row["name"].startswith("pruned") else "tab:blue"
-        axis.barh(place, row["median_s"] - start, left=start, xerr=whiskers, color=colour, height=0.7, ecolor="0.2", capsize=3)
-        words = duration(row["median_s"]) + (f"  ({row['ratio']:.2g}x)" if "ratio" in row and row["name"] != item["baseline"] else "")
+        colour = (
+            "0.6"
+            if row["name"] == item["baseline"]
+            else "tab:green"
+            if row["name"].startswith("pruned")
+            else "tab:blue"
+        )
+        axis.barh(
+            place, row["median_s"] - start, left=start, xerr=whiskers, color=colour, height=0.7, ecolor="0.2", capsize=3
+        )
+        words = duration(row["median_s"]) + (
+            f"  ({row['ratio']:.2g}x)" if "ratio" in row and row["name"] != item["baseline"] else ""
+        )
         axis.annotate(words, (row["high_s"], place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
     machine = f"{environment['processor']}, {environment['threads']} threads"
-    words = f"seconds a run{' (logarithmic)' if logarithmic else ''}: median, whiskers at the quartiles; in brackets time / first.  {machine}"
+    words = (f"seconds a run{' (logarithmic)' if logarithmic else ''}: median, whiskers at the quartiles; "
+             f"in brackets time / first.  {machine}")
     axis.set(xlabel=words, ylim=(len(rows) - 0.4, -0.6),
              xscale="log" if logarithmic else "linear", xlim=(start or None, longest * (4 if logarithmic else 1.22)))
     if not logarithmic:

@@ -21,11 +21,13 @@ from utils.shapes import total_cost
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #bbb;padding:.3em .8em;text-align:right}
 td:first-child,th:first-child{text-align:left}img{max-width:100%}h2{margin-top:2em}
-.beside{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:8px}pre{overflow-x:auto}figure{margin:0}figcaption{font-size:14px;color:#555}"""
+.beside{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:8px}pre{overflow-x:auto}
+figure{margin:0}figcaption{font-size:14px;color:#555}"""
 
 
 class FinalTable(NamedTuple):
-    """The numbers of the demo: table rows (the first is the header), a line per aim, a sentence, and how time was measured."""
+    """The numbers of the demo: table rows (the first is the header), a line per aim, a sentence, and how time was
+    measured."""
 
     rows: list[list]
     verdicts: list[str]
@@ -54,10 +56,13 @@ def final_table(root: Path, dense: tuple[Path, Path], slim: tuple[Path, Path], s
             ["weights file MB", *[f"{value / 1e6:.2f}" for value in files], change(*files)],
             ["FLOPs (G, 2 x MACs)", *[f"{value / 5e8:.3f}" for value in macs], change(*macs)],
             ["inference (quartiles)", *times, change(times[0].median, times[1].median)]]
-    goals = [("parameters at least 80 % fewer", parameters[1] <= 0.2 * parameters[0]),
-             ("FLOPs at least 70 % fewer", macs[1] <= 0.3 * macs[0]),
-             ("latency at least halved", times[1].median <= 0.5 * times[0].median),
-             ("mAP within 0.02 of the dense baseline", maps[1] >= maps[0] - 0.02), ("mAP 0.80 or more", min(maps) >= 0.8)]
+    goals = [
+        ("parameters at least 80 % fewer", parameters[1] <= 0.2 * parameters[0]),
+        ("FLOPs at least 70 % fewer", macs[1] <= 0.3 * macs[0]),
+        ("latency at least halved", times[1].median <= 0.5 * times[0].median),
+        ("mAP within 0.02 of the dense baseline", maps[1] >= maps[0] - 0.02),
+        ("mAP 0.80 or more", min(maps) >= 0.8),
+    ]
     verdicts = [f"{'yes' if reached else 'NO '}  {goal}" for goal, reached in goals]
     print("\n" + ascii_table(rows))
     print("\n".join(verdicts))
@@ -72,8 +77,7 @@ def conclusion(parameters: list[int], macs: list[int], seconds: list[float], map
     fewer = [f"{100 * (1 - after / before):.0f} % fewer" for before, after in (parameters, macs)]
     return (f"The pruned net has {fewer[0]} parameters, needs {fewer[1]} multiply-adds and takes "
             f"{100 * seconds[1] / seconds[0]:.0f} % of the time per picture; its mAP@.5 is {maps[1]:.3f}, that of the "
-            f"dense net "
-            f"{maps[0]:.3f}.")
+            f"dense net {maps[0]:.3f}.")
 
 
 def draw_truth(pictures: list[Path], folder: Path) -> None:
@@ -90,7 +94,8 @@ def draw_truth(pictures: list[Path], folder: Path) -> None:
 def _picture(path: Path, caption: str) -> str:
     kind = "jpeg" if path.suffix == ".jpg" else "png"
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img src="data:image/{kind};base64,{data}" alt="{html.escape(caption)}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+    words = html.escape(caption)
+    return f'<figure><img src="data:image/{kind};base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'
 
 
 def _beside(*figures: str) -> str:
@@ -111,19 +116,27 @@ def write_report(folder: Path, final: FinalTable, footer: str) -> None:
                     for row, cell in zip(rows, ["th"] + ["td"] * len(rows)))
     pruned = folder / "pruned"
     stem = next(pruned.glob("*-pruned.cfg")).stem
-    parts = [f"<h1>Pruning a YOLOv3-tiny hand detector</h1><table>{table}</table><p><b>{html.escape(final.conclusion)}</b></p>"
-             f"<pre>{html.escape(chr(10).join(verdicts))}</pre>",
-             "<h2>Detections on test pictures</h2>", *_detections(folder),
-             "<h2>Gammas and channels</h2>",
-             _picture(pruned / f"{stem}-gammas.png", "Batch-norm gammas after sparse training: which are cut"),
-             _picture(pruned / f"{stem}-channels.png", "Channels of each layer before and after"),
-             "<h2>Precision and recall</h2>",
-             _beside(_picture(pruned / f"{stem}-pr.png", "after sparse training, and when pruned"),
-                     _picture(folder / "pr_dense.png", "dense"), _picture(folder / "pr_pruned.png", "pruned and fine-tuned")),
-             "<h2>Training</h2>"]
+    parts = [
+        f"<h1>Pruning a YOLOv3-tiny hand detector</h1><table>{table}</table>"
+        f"<p><b>{html.escape(final.conclusion)}</b></p>"
+        f"<pre>{html.escape(chr(10).join(verdicts))}</pre>",
+        "<h2>Detections on test pictures</h2>",
+        *_detections(folder),
+        "<h2>Gammas and channels</h2>",
+        _picture(pruned / f"{stem}-gammas.png", "Batch-norm gammas after sparse training: which are cut"),
+        _picture(pruned / f"{stem}-channels.png", "Channels of each layer before and after"),
+        "<h2>Precision and recall</h2>",
+        _beside(
+            _picture(pruned / f"{stem}-pr.png", "after sparse training, and when pruned"),
+            _picture(folder / "pr_dense.png", "dense"),
+            _picture(folder / "pr_pruned.png", "pruned and fine-tuned"),
+        ),
+        "<h2>Training</h2>",
+    ]
     parts += [_picture(folder / stage / "curves.png", stage) for stage in ("baseline", "sparse", "tuned")]
     commands = (folder / "commands.txt").read_text(encoding="utf-8")
     parts.append(f"<h2>Commands</h2><pre>{html.escape(commands)}</pre><p>{html.escape(footer)}</p>")
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Pruned hand detector</title><style>{STYLE}</style>{"".join(parts)}</html>'
+    head = f'<meta charset="utf-8"><title>Pruned hand detector</title><style>{STYLE}</style>'
+    page = f'<!doctype html><html lang="en">{head}{"".join(parts)}</html>'
     write_text(folder / "report.html", page)
     write_json(folder / "table.json", final._asdict() | {"footer": footer})

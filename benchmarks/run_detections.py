@@ -19,14 +19,22 @@ RAW_SPREAD = 0.2
 
 
 def raw_maps(cfg: str, images: int, size: int) -> list[tuple[YOLOLayer, Tensor]]:
-    """The heads of a cfg, each with a random raw map of `images` images, all values near 0 as in a net that was never trained: every
-    objectness is about 0.5 and every box about the size of its anchor."""
+    """The heads of a cfg, each with a random raw map of `images` images, all values near 0 as in a net that was never
+    trained: every objectness is about 0.5 and every box about the size of its anchor."""
     defs = parse_model_config(cfg)
     generator = torch.Generator().manual_seed(0)
     heads = [YOLOLayer(defs[1 + i]) for i in head_indices(defs)]
     strides = [32 >> i for i in range(len(heads))]
-    return [(head, RAW_SPREAD * torch.randn(images, len(head.anchors) * (5 + head.classes), size // stride, size // stride, generator=generator))
-            for head, stride in zip(heads, strides)]
+    return [
+        (
+            head,
+            RAW_SPREAD
+            * torch.randn(
+                images, len(head.anchors) * (5 + head.classes), size // stride, size // stride, generator=generator
+            ),
+        )
+        for head, stride in zip(heads, strides)
+    ]
 
 
 def predictions(cfg: str, images: int, size: int) -> Tensor:
@@ -74,7 +82,11 @@ def plain_head(raw: Tensor, anchors: Tensor, size: int) -> Tensor:
     scaled = anchors / stride
     boxes[..., 0], boxes[..., 1] = x + columns, y + rows
     boxes[..., 2], boxes[..., 3] = w.exp() * scaled[:, 0].view(1, A, 1, 1), h.exp() * scaled[:, 1].view(1, A, 1, 1)
-    parts = boxes.view(B, -1, 4) * stride, t[..., 4].sigmoid().view(B, -1, 1), t[..., 5:].sigmoid().view(B, -1, channels // A - 5)
+    parts = (
+        boxes.view(B, -1, 4) * stride,
+        t[..., 4].sigmoid().view(B, -1, 1),
+        t[..., 5:].sigmoid().view(B, -1, channels // A - 5),
+    )
     return torch.cat(parts, -1)
 
 
@@ -99,7 +111,8 @@ def _nms_contest(suppress, cfg: str, images: int, size: int):
 
 
 def plain_nms(cfg: str, images: int, size: int):
-    """The classic loop, a stand-in of the reference implementation: the best box takes in those it overlaps, again and again."""
+    """The classic loop, a stand-in of the reference implementation: the best box takes in those it overlaps, again and
+    again."""
     return _nms_contest(lambda found: [_greedy(prediction, 0.01, 0.5) for prediction in found], cfg, images, size)
 
 
@@ -167,17 +180,26 @@ def many_boxes(boxes: int, size: int, capped: bool = True):
 # ---- average precision
 
 def scored_set(images: int, boxes: int, classes: int = 1) -> tuple[list[Tensor], list[Tensor]]:
-    """Detections (boxes, 7) in descending score and targets (1 to 4, 5) of so many images; some detections are near a target."""
+    """Detections (boxes, 7) in descending score and targets (1 to 4, 5) of so many images; some detections are near a
+    target."""
     rng = np.random.default_rng(0)
     detections, targets = [], []
     for _ in range(images):
         truth = rng.uniform(0, 300, (rng.integers(1, 5), 2))
         truth = np.concatenate([truth, truth + rng.uniform(30, 110, truth.shape)], 1)
-        near = truth[rng.integers(len(truth), size=boxes)] + rng.normal(0, 1, (boxes, 4)) * rng.exponential(25, (boxes, 1))
+        near = truth[rng.integers(len(truth), size=boxes)] + rng.normal(0, 1, (boxes, 4)) * rng.exponential(
+            25, (boxes, 1)
+        )
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 2)
         score = np.sort(rng.uniform(0.01, 1, boxes))[::-1]
-        detections.append(torch.from_numpy(np.column_stack([near, score, rng.integers(classes, size=boxes), score]).astype(np.float32)))
-        targets.append(torch.from_numpy(np.column_stack([rng.integers(classes, size=len(truth)), truth]).astype(np.float32)))
+        detections.append(
+            torch.from_numpy(
+                np.column_stack([near, score, rng.integers(classes, size=boxes), score]).astype(np.float32)
+            )
+        )
+        targets.append(
+            torch.from_numpy(np.column_stack([rng.integers(classes, size=len(truth)), truth]).astype(np.float32))
+        )
     return detections, targets
 
 
@@ -191,7 +213,9 @@ def our_ap(images: int, boxes: int):
 def compat_ap(images: int, boxes: int):
     """utils.evaluation.reference_scorer: the reference's rules, without its loop."""
     detections, targets = scored_set(images, boxes)
-    return (lambda: reference_scorer.score_compat(detections, targets, 1)), {"AP50": round(reference_scorer.score_compat(detections, targets, 1).map50, 4)}
+    return (lambda: reference_scorer.score_compat(detections, targets, 1)), {
+        "AP50": round(reference_scorer.score_compat(detections, targets, 1).map50, 4)
+    }
 
 
 def plain_ap(images: int, boxes: int):
@@ -230,9 +254,14 @@ def coco_ap(images: int, boxes: int):
     detections, targets = scored_set(images, boxes)
     truth = COCO()
     rows = [(i, *row) for i, own in enumerate(targets) for row in _xywh(own[:, 1:5])]
-    truth.dataset = {"images": [{"id": i} for i in range(images)], "categories": [{"id": 0, "name": "hand"}],
-                     "annotations": [{"id": 1 + k, "image_id": i, "category_id": 0, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
-                                     for k, (i, x, y, w, h) in enumerate(rows)]}
+    truth.dataset = {
+        "images": [{"id": i} for i in range(images)],
+        "categories": [{"id": 0, "name": "hand"}],
+        "annotations": [
+            {"id": 1 + k, "image_id": i, "category_id": 0, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            for k, (i, x, y, w, h) in enumerate(rows)
+        ],
+    }
     truth.createIndex()
     found = np.concatenate([np.column_stack([np.full(boxes, i), _xywh(own[:, :4]), own[:, 4].numpy(), np.zeros(boxes)])
                             for i, own in enumerate(detections)])

@@ -22,7 +22,8 @@ def net_of(cfg: str, weights: str) -> nn.Module:
 
 
 def off_by(found: Tensor, expected: Tensor) -> dict:
-    """Largest difference of two outputs relative to the largest value: that contestants compute the same is part of the comparison."""
+    """Largest difference of two outputs relative to the largest value: that contestants compute the same is part of the
+    comparison."""
     return {"off_by": ((found - expected).abs().max() / expected.abs().max()).item()}
 
 
@@ -40,8 +41,8 @@ def _contest(predict, images: str, expected: str):
 
 
 def plain(cfg: str, weights: str, images: str, expected: str):
-    """A stand-in of the reference implementation, written as such code is: contiguous, batch norms of their own, no activation in place,
-    every layer's output kept to the end, the classic decoding."""
+    """A stand-in of the reference implementation, written as such code is: contiguous, batch norms of their own, no
+    activation in place, every layer's output kept to the end, the classic decoding."""
     model = nothing_in_place(net_of(cfg, weights))
     sources = [layer_inputs(i, section) for i, section in enumerate(model.module_defs[1:])]
 
@@ -69,7 +70,8 @@ def backend(name: str, cfg: str, weights: str, images: str, expected: str):
 
 
 def opencv(cfg: str, weights: str, images: str, expected: str):
-    """OpenCV's own Darknet reader and network: relative boxes, cell by cell. Its order differs, so sorted objectness is compared."""
+    """OpenCV's own Darknet reader and network: relative boxes, cell by cell. Its order differs, so sorted objectness is
+    compared."""
     net = cv2.dnn.readNetFromDarknet(cfg, weights)
     net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
     outputs, batch = net.getUnconnectedOutLayersNames(), np.load(images)

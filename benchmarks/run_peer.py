@@ -1,6 +1,6 @@
-"""Contestants from another checkout (--peer) with the interface of the classic PyTorch YOLOv3 repositories: `models.Darknet(cfg)`, whose
-eval mode gives (B, N, 5 + K) and whose call with targets gives a loss, and `utils.utils`. In a worker process whose modules `models` and
-`utils` are that checkout's; nothing of this project is imported here.
+"""Contestants from another checkout (--peer) with the interface of the classic PyTorch YOLOv3 repositories:
+`models.Darknet(cfg)`, whose eval mode gives (B, N, 5 + K) and whose call with targets gives a loss, and `utils.utils`.
+In a worker process whose modules `models` and `utils` are that checkout's; nothing of this project is imported here.
 """
 
 import time
@@ -54,7 +54,10 @@ def training(cfg: str, batches: str, steps: int):
     model = Darknet(cfg).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     with np.load(batches) as stored:
-        pairs = [(torch.from_numpy(stored[f"images{i}"]).float() / 255, torch.from_numpy(stored[f"targets{i}"])) for i in range(steps)]
+        pairs = [
+            (torch.from_numpy(stored[f"images{i}"]).float() / 255, torch.from_numpy(stored[f"targets{i}"]))
+            for i in range(steps)
+        ]
 
     def run() -> None:
         """So many steps."""
@@ -73,7 +76,8 @@ def average_precision(detections: str):
     from utils.utils import ap_per_class, get_batch_statistics
 
     with np.load(detections) as stored:
-        rows, truth = stored["detections"], torch.from_numpy(stored["targets"])  # (images, n, 7); (T, 6) image, class, x1, y1, x2, y2
+        # (images, n, 7); (T, 6) image, class, x1, y1, x2, y2
+        rows, truth = stored["detections"], torch.from_numpy(stored["targets"])
     found = [torch.from_numpy(own) for own in rows]
 
     def run() -> None:

@@ -39,7 +39,8 @@ def our_loader(train_list: str, size: int, batch: int, cache_gb: float):
 
 
 def plain_loader(train_list: str, size: int, batch: int):
-    """The classic way, a stand-in of the reference implementation: decode at full size, float, pad to a square, flip, then resize."""
+    """The classic way, a stand-in of the reference implementation: decode at full size, float, pad to a square, flip,
+    then resize."""
     paths = read_image_list(train_list)
     rng = random.Random(0)
 
@@ -86,9 +87,22 @@ def fixed_batches(train_list: str, size: int, batch: int, steps: int) -> list[tu
 
 
 def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader: bool, change: str = ""):
-    """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting by its default
-    number of processes; without, the same batches again and again. change: something that was tried instead, see CHANGES."""
-    words = ["--model_def", cfg, "--data", data, "--img_size", str(size), "--batch_size", str(batch), "--name", "step", "--no-publish"]
+    """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting
+    by its default number of processes; without, the same batches again and again. change: something that was tried
+    instead, see CHANGES."""
+    words = [
+        "--model_def",
+        cfg,
+        "--data",
+        data,
+        "--img_size",
+        str(size),
+        "--batch_size",
+        str(batch),
+        "--name",
+        "step",
+        "--no-publish",
+    ]
     trainer = Trainer(parse_train_args(__doc__, words), Darknet)
     if not loader:
         trainer.loader = fixed_batches(trainer.data.train, size, batch, steps)
@@ -124,8 +138,8 @@ CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled
 
 
 def plain_training(cfg: str, train_list: str, size: int, batch: int, steps: int):
-    """A stand-in of the reference implementation: contiguous float32, no activation in place, a dense target tensor a head filled by a loop,
-    MSE and BCE, SGD; no loader, no average of weights."""
+    """A stand-in of the reference implementation: contiguous float32, no activation in place, a dense target tensor a
+    head filled by a loop, MSE and BCE, SGD; no loader, no average of weights."""
     torch.manual_seed(0)
     model = nothing_in_place(Darknet(cfg).train())
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
@@ -160,7 +174,8 @@ def _plain_loss(raw: Tensor, anchors: Tensor, targets: Tensor, size: int) -> Ten
 
 
 def _plain_targets(t: Tensor, targets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, A, G, G, 5 + K) dense targets, and masks (B, A, G, G) of cells with an object and of cells that count as empty."""
+    """(B, A, G, G, 5 + K) dense targets, and masks (B, A, G, G) of cells with an object and of cells that count as
+    empty."""
     B, A, G = t.shape[:3]
     wanted = torch.zeros_like(t)
     there, empty = torch.zeros(B, A, G, G, dtype=torch.bool), torch.ones(B, A, G, G, dtype=torch.bool)

@@ -1,7 +1,8 @@
-r"""What each kind of sparse training gives in equal epochs: a run of train.py -sr a variant, then the same cut, not fine-tuned.
+r"""What each kind of sparse training gives in equal epochs: a run of train.py -sr a variant, then the same cut, not
+fine-tuned.
 
-    python -m benchmarks.sparsity --cfg logs/demo/yolov3-tiny-demo.cfg --weights logs/demo/baseline/best.pth --data data/demo/demo.data \
-        --train "--epochs 2 --lr 3e-3 --batch_size 8 --augment flip"
+    python -m benchmarks.sparsity --cfg logs/demo/yolov3-tiny-demo.cfg --weights logs/demo/baseline/best.pth --data
+        data/demo/demo.data \ --train "--epochs 2 --lr 3e-3 --batch_size 8 --augment flip"
 
 Runs of an earlier call with the same --name are not repeated.
 """
@@ -36,9 +37,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--cfg", required=True, help="the dense net")
     p.add_argument("--weights", required=True, help="its checkpoint")
     p.add_argument("--data", required=True, help=".data or .yaml file to train and score on")
-    p.add_argument("--s", type=cli.positive_float, nargs="+", default=[0.01, 0.04], help="strengths, each with every variant")
-    p.add_argument("--train", default="--epochs 2 --lr 3e-3", metavar="FLAGS", help="flags of train.py for every variant")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sparse training; the table has means, and the range of mAP")
+    p.add_argument("--s", type=cli.positive_float, nargs="+", default=[0.01, 0.04], help="strengths, each with every "
+                                                                                         "variant")
+    p.add_argument("--train", default="--epochs 2 --lr 3e-3", metavar="FLAGS", help="flags of train.py for every "
+                                                                                    "variant")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sparse training; the table has means, and "
+                                                                     "the range of mAP")
     p.add_argument("--target-flops", type=cli.ratio, default=0.3, help="share of the FLOPs to cut to")
     p.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="some of them only")
     cli.add_threads_flag(p)
@@ -51,14 +55,44 @@ def measure(args: argparse.Namespace, variant: str, s: float, seed: int) -> dict
     name = f"{args.name}/{variant.replace(',', '').replace(' ', '-')}-s{s:g}-seed{seed}"
     folder, pruned = Path("logs") / name, Path("logs") / name / "pruned"
     common = "--cfg", args.cfg, "--data", args.data, "--threads", args.threads
-    iterative.tune(folder, [*common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]), *shlex.split(args.train),
-                          "--seed", seed, "--no-publish"])
-    report = iterative.prune(pruned, [*common, "--weights", folder / "best.pth", "--target-flops", args.target_flops, "--recalibrate", 20,
-                                    "--repeats", 0])
+    iterative.tune(
+        folder,
+        [
+            *common,
+            "-pre",
+            args.weights,
+            "-sr",
+            "--s",
+            s,
+            *shlex.split(VARIANTS[variant]),
+            *shlex.split(args.train),
+            "--seed",
+            seed,
+            "--no-publish",
+        ],
+    )
+    report = iterative.prune(
+        pruned,
+        [
+            *common,
+            "--weights",
+            folder / "best.pth",
+            "--target-flops",
+            args.target_flops,
+            "--recalibrate",
+            20,
+            "--repeats",
+            0,
+        ],
+    )
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    return {"sparse mAP": float(last["map50"]), "mAP after the cut": report["after"]["map50"], "gammas exactly 0": float(last["gamma_zero"]),
-            "channels cut": report["share_cut"]}
+    return {
+        "sparse mAP": float(last["map50"]),
+        "mAP after the cut": report["after"]["map50"],
+        "gammas exactly 0": float(last["gamma_zero"]),
+        "channels cut": report["share_cut"],
+    }
 
 
 def over_seeds(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """mAP against size from one sparse checkpoint: this project's ranking, the reference rule, and Torch-Pruning's.
 
-    python -m benchmarks.tradeoff --cfg config/yolov3-hand-w25.cfg --weights logs/egohands-sparse/best.pth --data config/egohands.data
+    python -m benchmarks.tradeoff --cfg config/yolov3-hand-w25.cfg --weights logs/egohands-sparse/best.pth --data
+    config/egohands.data
 
-Every method is cut to the same shares of the dense FLOPs, gets new batch-norm statistics from the same training batches, and is scored
-alike; with --tune all are fine-tuned with the same flags; in the end each is timed in turn with the dense net. Nets that an earlier run left in
---out are not made again. Needs the package torch-pruning for its curves.
+Every method is cut to the same shares of the dense FLOPs, gets new batch-norm statistics from the same training
+batches, and is scored alike; with --tune all are fine-tuned with the same flags; in the end each is timed in turn with
+the dense net. Nets that an earlier run left in --out are not made again. Needs the package torch-pruning for its
+curves.
 """
 
 import argparse
@@ -40,7 +42,12 @@ from utils.pruning.surgery import compact_net
 from utils.shapes import total_cost
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = {"group, gamma": "", "group, gamma-norm": "--score gamma-norm", "group, gamma-cost": "--score gamma-cost", "group, taylor": "--score taylor"}
+OURS = {
+    "group, gamma": "",
+    "group, gamma-norm": "--score gamma-norm",
+    "group, gamma-cost": "--score gamma-cost",
+    "group, taylor": "--score taylor",
+}
 REFERENCE = "reference rule"
 TUNED = ("tuned_map50", "tuned_map", "tuned_spread", "seeds")  # columns that --tune fills
 SHOWN = ("method", "flops_share", "parameters", "flops", "latency_ms", "speed_up", "map50", "map", *TUNED)
@@ -53,13 +60,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--cfg", required=True, help="the net that all methods cut")
     p.add_argument("--weights", required=True, help="a checkpoint after -sr")
     p.add_argument("--data", required=True, help=".data or .yaml file to train and score on")
-    p.add_argument("--flops", type=float, nargs="+", default=[0.45, 0.35, 0.3, 0.25, 0.2], help="shares of the dense net's FLOPs to cut to")
+    p.add_argument(
+        "--flops",
+        type=float,
+        nargs="+",
+        default=[0.45, 0.35, 0.3, 0.25, 0.2],
+        help="shares of the dense net's FLOPs to cut to",
+    )
     p.add_argument("--recalibrate", type=int, default=20, help="training batches for new batch-norm statistics")
     p.add_argument("--repeats", type=int, default=30, help="forward passes to time")
     p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
     p.add_argument("--tune", metavar="FLAGS", help="flags of train.py: fine-tune every net of --tune-flops with them")
     p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15], help="sizes that are fine-tuned")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the fine-tuning; the table has mean and spread over them")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the fine-tuning; the table has mean and "
+                                                                     "spread over them")
     cli.add_threads_flag(p)
     p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")
     p.add_argument("--out", type=Path, default=Path("output/tradeoff"), help="folder for nets, table and picture")
@@ -72,22 +86,37 @@ def check_methods(names: list[str] | None) -> None:
     if unknown := [name for name in names or [] if name not in known]:
         raise ValueError(f"--methods: found {', '.join(unknown)}, expected some of {', '.join(known)}")
     if set(names or known) & set(TORCH_PRUNING) and importlib.util.find_spec("torch_pruning") is None:
-        raise ValueError("Torch-Pruning's curves need a package that is not installed: pip install torch-pruning (or leave them out: --methods)")
+        raise ValueError("Torch-Pruning's curves need a package that is not installed: pip install torch-pruning (or "
+                         "leave them out: --methods)")
 
 
 def job_of(args: argparse.Namespace, flags: str = "") -> Job:
     """What test_prune.py would prune with these flags."""
-    words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--recalibrate", str(args.recalibrate), *shlex.split(flags)]
+    words = [
+        "--cfg",
+        args.cfg,
+        "--weights",
+        args.weights,
+        "--data",
+        args.data,
+        "--recalibrate",
+        str(args.recalibrate),
+        *shlex.split(flags),
+    ]
     return load(parse_prune_args(__doc__, words), Darknet)
 
 
 def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:
     """(module_defs, state_dict) of the mildest cut with at most `macs`; None where the rule cannot go so far."""
     ranking = Ranking.of(job)
-    threshold = mildest(thresholds(ranking.ranked, ranking.free), lambda level: cost_of(job, cut_at(job, ranking, level)).macs <= macs)
+    threshold = mildest(
+        thresholds(ranking.ranked, ranking.free), lambda level: cost_of(job, cut_at(job, ranking, level)).macs <= macs
+    )
     if threshold is None:
         return None
-    surgery = compact_net(job.model.module_defs, job.model.state_dict(), job.graph, cut_at(job, ranking, threshold).keep, job.args.fold)
+    surgery = compact_net(
+        job.model.module_defs, job.model.state_dict(), job.graph, cut_at(job, ranking, threshold).keep, job.args.fold
+    )
     return surgery.module_defs, surgery.state
 
 
@@ -104,10 +133,11 @@ class _Raw(nn.Module):
 
 
 class TorchPruning:
-    """Cuts by Torch-Pruning: global ranking by one of its importances, heads left alone, one step. It leaves a layer whole rather than empty it,
-    so that very high ratios remove less again: the mildest of RATIOS that is small enough is looked for first, then, in steps of FINE, the
-    mildest down to the ratio before it. GroupNorm weighs gammas against kernels, so it sees the net with the scale of its gammas
-    restored (mAP .69 instead of .31 at half of the FLOPs)."""
+    """Cuts by Torch-Pruning: global ranking by one of its importances, heads left alone, one step. It leaves a layer
+    whole rather than empty it,
+    so that very high ratios remove less again: the mildest of RATIOS that is small enough is looked for first, then, in
+    steps of FINE, the mildest down to the ratio before it. GroupNorm weighs gammas against kernels, so it sees the net
+    with the scale of its gammas restored (mAP .69 instead of .31 at half of the FLOPs)."""
 
     RATIOS = [i / 50 for i in range(2, 50)]
     FINE = 1 / 400
@@ -126,8 +156,15 @@ class TorchPruning:
             rescale_gammas(net, factor)
         heads = [net.module_list[i - 1][0] for i in net.head_layers()]
         importance = getattr(torch_pruning.importance, self.importance)()
-        pruner = torch_pruning.pruner.BasePruner(_Raw(net), torch.rand(1, 3, self.job.size[1], self.job.size[0]), importance=importance,
-                                                 global_pruning=True, pruning_ratio=ratio, max_pruning_ratio=1.0, ignored_layers=heads)
+        pruner = torch_pruning.pruner.BasePruner(
+            _Raw(net),
+            torch.rand(1, 3, self.job.size[1], self.job.size[0]),
+            importance=importance,
+            global_pruning=True,
+            pruning_ratio=ratio,
+            max_pruning_ratio=1.0,
+            ignored_layers=heads,
+        )
         pruner.step()
         if factor:
             rescale_gammas(net, 1 / factor)  # fine-tuned at the scale of all the others
@@ -160,7 +197,10 @@ def defs_of(net: nn.Module) -> list[dict]:
 def method_cuts(args: argparse.Namespace) -> dict[str, tuple[Job, Callable]]:
     """name -> (job, function of MACs that gives module_defs and state_dict)."""
     plain = job_of(args)
-    cuts = {name: (job, lambda macs, job=job: cut_by_ranking(job, macs)) for name, job in ((name, job_of(args, flags)) for name, flags in OURS.items())}
+    cuts = {
+        name: (job, lambda macs, job=job: cut_by_ranking(job, macs))
+        for name, job in ((name, job_of(args, flags)) for name, flags in OURS.items())
+    }
     skip = job_of(args, "--strategy skip --fold bias")
     cuts[REFERENCE] = (skip, lambda macs: cut_by_ranking(skip, macs))
     for name, importance in TORCH_PRUNING.items():
@@ -183,33 +223,59 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
     write_model_config(folder / "net.cfg", defs)
     save_checkpoint(folder / "net.pth", weights_content(net, str(folder / "net.cfg"), "tradeoff", rescale=job.rescale))
     result, cost = evaluate(net, job.loader, job.names, job.options, quiet=True), total_cost(defs, *job.size)
-    row = {"method": name, "flops_share": share, "parameters": cost.parameters, "flops": 2 * cost.macs, "latency_ms": "", "speed_up": "",
-           "map50": round(result.map50, 4), "map": round(result.map, 4), **dict.fromkeys(TUNED, ""), "folder": str(folder)}
+    row = {
+        "method": name,
+        "flops_share": share,
+        "parameters": cost.parameters,
+        "flops": 2 * cost.macs,
+        "latency_ms": "",
+        "speed_up": "",
+        "map50": round(result.map50, 4),
+        "map": round(result.map, 4),
+        **dict.fromkeys(TUNED, ""),
+        "folder": str(folder),
+    }
     write_json(folder / "row.json", row)
     return row
 
 
 def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], rows: list[dict]) -> None:
     """Latency of every cut net into the rows, each beside the dense net."""
-    whole, seconds, protocol = latencies_beside(dense, (Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows), size, args.repeats)
+    whole, seconds, protocol = latencies_beside(
+        dense, (Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows), size, args.repeats
+    )
     for row, own in zip(rows, seconds):
         row.update(latency_ms=round(1e3 * own, 2), speed_up=round(whole / own, 2))
     print(f"dense: {1e3 * whole:.1f} ms; {protocol}")
 
 
 def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, float]:
-    """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made again, one that was
-    stopped goes on."""
+    """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made
+    again, one that was stopped goes on."""
     run = Path("logs") / f"{iterative.run_name(folder)}-seed{seed}"
-    iterative.tune(run, ["--model_def", folder / "net.cfg", "-pre", folder / "net.pth", "--data", args.data, "--no-publish", "--seed", seed,
-                       *shlex.split(args.tune)])
+    iterative.tune(
+        run,
+        [
+            "--model_def",
+            folder / "net.cfg",
+            "-pre",
+            folder / "net.pth",
+            "--data",
+            args.data,
+            "--no-publish",
+            "--seed",
+            seed,
+            *shlex.split(args.tune),
+        ],
+    )
     with open(run / "metrics.csv", newline="") as file:
         best = max(csv.DictReader(file), key=lambda row: float(row["map50"]))
     return float(best["map50"]), float(best["map"])
 
 
 def tune(args: argparse.Namespace, row: dict) -> None:
-    """Fine-tune the net of a row with every seed; mean mAP@.5 and AP, and largest less smallest mAP@.5 of several, go into the row."""
+    """Fine-tune the net of a row with every seed; mean mAP@.5 and AP, and largest less smallest mAP@.5 of several, go
+    into the row."""
     map50, ap = zip(*(tuned(args, Path(row["folder"]), seed) for seed in args.seeds))
     row.update(tuned_map50=round(fmean(map50), 4), tuned_map=round(fmean(ap), 4), seeds=len(map50),
                tuned_spread=round(max(map50) - min(map50), 4) if len(map50) > 1 else "")

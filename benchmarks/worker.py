@@ -1,8 +1,8 @@
-"""One contestant in a process of its own: built once, then run whenever told. Started by benchmarks.contest, by path and not as a module,
-so that the names `models` and `utils` are free for another checkout's.
+"""One contestant in a process of its own: built once, then run whenever told. Started by benchmarks.contest, by path
+and not as a module, so that the names `models` and `utils` are free for another checkout's.
 
-Reads lines: first a JSON description, then "go", "reset" or "end". Answers each with one JSON line; an answer with the key "error" is
-the last one. What a contestant prints goes to standard error.
+Reads lines: first a JSON description, then "go", "reset" or "end". Answers each with one JSON line; an answer with the
+key "error" is the last one. What a contestant prints goes to standard error.
 """
 
 import importlib.util
@@ -32,7 +32,9 @@ def peaks_mb() -> tuple[float, float]:
     except ImportError:  # Windows
         return 0.0, 0.0
     unit = 1 if sys.platform == "darwin" else 1024
-    own, children = (resource.getrusage(who).ru_maxrss * unit / MB for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (
+        resource.getrusage(who).ru_maxrss * unit / MB for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     # on Linux ru_maxrss of a started process counts what its parent held when it was started; VmHWM does not
     return high_water_mb() or own, children
 
@@ -80,7 +82,8 @@ class Contest:
         self.finished: float | None = None  # processor time when the last run ended
 
     def go(self) -> dict:
-        """Run once. A contestant that measures itself returns its seconds, a number; anything else is ignored. idle_cpu: processor
+        """Run once. A contestant that measures itself returns its seconds, a number; anything else is ignored.
+        idle_cpu: processor
         seconds burnt since the last run ended: threads that spin on slow down the next contestant."""
         idle = None if self.finished is None else time.process_time() - self.finished
         started = time.perf_counter()
@@ -96,7 +99,8 @@ class Contest:
         return {}
 
     def end(self) -> dict:
-        """peak_mb: of the process's whole life; imports_mb: before anything was built, unless a process that it started is larger;
+        """peak_mb: of the process's whole life; imports_mb: before anything was built, unless a process that it started
+        is larger;
         run_mb: of the measured runs, where the system can tell."""
         own, children = peaks_mb()
         now, known = max(own, children), self.setup_peak is not None
@@ -105,7 +109,8 @@ class Contest:
 
 
 def set_up(description: dict) -> Contest:
-    """Load and build the contestant: its function is called with its options and returns `run`, or `run` and facts to report."""
+    """Load and build the contestant: its function is called with its options and returns `run`, or `run` and facts to
+    report."""
     sys.path[0] = description["root"]
     module = load_file(description["file"])
     pin_threads(description["threads"])

@@ -160,8 +160,8 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def place_image(source: Path, target: Path, copy: bool) -> None:
-    """Hard-link `source` at `target`; copy it where links are not possible, or when asked to. A picture that EXIF would turn
-    away from its boxes is written anew as it is stored."""
+    """Hard-link `source` at `target`; copy it where links are not possible, or when asked to. A picture that EXIF would
+    turn away from its boxes is written anew as it is stored."""
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
     content = source.read_bytes()

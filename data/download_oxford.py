@@ -41,7 +41,9 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Download and unpack; 0, or 2 with a message."""
     args = parse_args(argv)
-    return fetch_and_unpack(args.url, args.root / "hand_dataset.tar.gz", args.root / "hand_dataset", extract, "python data/converter.py")
+    return fetch_and_unpack(
+        args.url, args.root / "hand_dataset.tar.gz", args.root / "hand_dataset", extract, "python data/converter.py"
+    )
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ def _area(hulls: list[np.ndarray]) -> int:
     return int(mask.sum())
 
 
-def render(seed: int, split: str, i: int, size: int, difficulty: Difficulty = Difficulty()) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    seed: int, split: str, i: int, size: int, difficulty: Difficulty = Difficulty()
+) -> tuple[np.ndarray, np.ndarray]:
     """Image i of a split: (size, size, 3) uint8 BGR and the corners of its hands, (N, 4, 2) x, y in image pixels."""
     rng = np.random.default_rng([seed, list(FOLDERS).index(split), i])
     scene = Scene(rng, size, difficulty)
@@ -177,7 +179,9 @@ def claim(out: Path, settings: dict) -> None:
     note.write_text(json.dumps(settings) + "\n")
 
 
-def contact_sheet(path: Path, seed: int, size: int, difficulty: Difficulty = Difficulty(), columns: int = 6, rows: int = 4) -> None:
+def contact_sheet(
+    path: Path, seed: int, size: int, difficulty: Difficulty = Difficulty(), columns: int = 6, rows: int = 4
+) -> None:
     """Write a grid of the first training images with their boxes, wrist side in red."""
     tiles = []
     for i in range(columns * rows):
@@ -204,7 +208,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--sides", type=float, nargs=2, default=Difficulty.sides, metavar=("MIN", "MAX"),
                         help="longer side of a hand, as a fraction of the image side")
     parser.add_argument("--most-hands", type=int, default=Difficulty.most_hands, help="hands per image, at most")
-    parser.add_argument("--min-visible", type=float, default=Difficulty.min_visible, help="smallest share of a hand that is neither covered nor cut off")
+    parser.add_argument("--min-visible", type=float, default=Difficulty.min_visible, help="smallest share of a hand "
+                                                                                          "that is neither covered nor "
+                                                                                          "cut off")
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write a grid of samples with boxes")
@@ -224,7 +230,17 @@ def main(argv=None) -> int:
     counts = {"train": args.train, "valid": args.valid, "test": args.test}
     difficulty = Difficulty(tuple(args.sides), args.most_hands, args.min_visible)
     try:
-        claim(args.out, {"seed": args.seed, "size": args.size, **asdict(difficulty), "sides": list(args.sides), "drawing": DRAWING, **counts})
+        claim(
+            args.out,
+            {
+                "seed": args.seed,
+                "size": args.size,
+                **asdict(difficulty),
+                "sides": list(args.sides),
+                "drawing": DRAWING,
+                **counts,
+            },
+        )
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,8 +10,20 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("train.py", "test_prune.py", "test.py", "detect.py", "export.py", "config/create_hand_model.py", "data/converter.py",
-           "data/import_dataset.py", "data/download_oxford.py", "data/download_egohands.py", "data/synthesize_hands.py", "weights/download_weights.py")
+SCRIPTS = (
+    "train.py",
+    "test_prune.py",
+    "test.py",
+    "detect.py",
+    "export.py",
+    "config/create_hand_model.py",
+    "data/converter.py",
+    "data/import_dataset.py",
+    "data/download_oxford.py",
+    "data/download_egohands.py",
+    "data/synthesize_hands.py",
+    "weights/download_weights.py",
+)
 
 
 class _Caught(Exception):
@@ -43,7 +55,11 @@ def flag_rows(actions: list[argparse.Action], formatter: argparse.HelpFormatter)
         if isinstance(action, argparse._HelpAction):
             continue
         names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.dest}`"
-        value = "" if action.nargs == 0 else action.metavar or "\\|".join(map(str, action.choices or ())) or action.dest.upper()
+        value = (
+            ""
+            if action.nargs == 0
+            else action.metavar or "\\|".join(map(str, action.choices or ())) or action.dest.upper()
+        )
         hidden = action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS)
         default = "" if hidden else f"`{_plain(action.default)}`"
         meaning = (action.help or "") % {**vars(action), "prog": ""}
@@ -64,14 +80,20 @@ def script_section(script: str) -> str:
         rows = flag_rows(group._group_actions, parser._get_formatter())
         if rows:
             title = group.title if group.title not in ("options", "positional arguments") else ""
-            lines += [*([f"**{title}**", ""] if title else []), "| flag | default | meaning |", "|---|---|---|", *rows, ""]
+            lines += [
+                *([f"**{title}**", ""] if title else []),
+                "| flag | default | meaning |",
+                "|---|---|---|",
+                *rows,
+                "",
+            ]
     return "\n".join(lines)
 
 
 def flags_page() -> str:
     """The text of docs/flags.md."""
-    head = ("# Flags of every script\n\nWritten by `python docs/make_flags.py` from the parsers. `-` and `_` inside a flag's name are the same "
-            "(`--img-size`, `--img_size`).\n")
+    head = ("# Flags of every script\n\nWritten by `python docs/make_flags.py` from the parsers. `-` and `_` inside a "
+            "flag's name are the same (`--img-size`, `--img_size`).\n")
     return "\n".join([head, *(script_section(script) for script in SCRIPTS if (ROOT / script).is_file())])
 
 

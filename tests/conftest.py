@@ -21,7 +21,8 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 
 @pytest.fixture(autouse=True)
 def denormal_numbers():
-    """Some runtimes switch denormal numbers off in the whole process when they are loaded; no test depends on which ran before it."""
+    """Some runtimes switch denormal numbers off in the whole process when they are loaded; no test depends on which ran
+    before it."""
     torch.set_flush_denormal(False)
 
 FAMILIES = ("yolov3", "yolov3-tiny", "yolov3-spp", "yolov4", "yolov4-tiny")
@@ -235,12 +236,17 @@ num=2
 
 def convolution(filters, size=1, stride=1, groups=1, normalised=1, act="{act}"):
     """Section of a padded convolution."""
-    return (f"[convolutional]\nbatch_normalize={normalised}\nfilters={filters}\nsize={size}\nstride={stride}\npad=1\ngroups={groups}\n"
-            f"activation={act}\n")
+    return (
+        f"[convolutional]\nbatch_normalize={normalised}\nfilters={filters}\nsize={size}\n"
+        f"stride={stride}\npad=1\ngroups={groups}\n"
+        f"activation={act}\n"
+    )
 
 
-# what MIXED lacks: an inverted residual block with dropout (as in Yolo-Fastest and MobileNet-YOLO), a shortcut of three inputs, a depthwise
-# layer with two outputs an input, a convolution without batch norm in the middle, sam, a grouped route of two inputs, a reorg
+# what MIXED lacks: an inverted residual block with dropout (as in Yolo-Fastest and MobileNet-YOLO), a shortcut of three
+# inputs, a depthwise
+# layer with two outputs an input, a convolution without batch norm in the middle, sam, a grouped route of two inputs, a
+# reorg
 # that moves places, two kinds of heads. joined: a layer that reads 8 and 10
 ODD = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
     convolution(8, 3, stride=2),  # 0
@@ -263,7 +269,8 @@ ODD = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
     "[route]\nlayers=20\n", "[upsample]\nstride=2\n", "[route]\nlayers=-1,13\n", convolution(8, 3),  # 23 to 26
     convolution(12, normalised=0, act="linear"),  # 27
     "[yolo]\nmask=0,1\nanchors=10,10, 20,20\nclasses=1\nnum=2\n"])  # 28
-# layers of other people's cfgs: shortcuts of unequal widths (the other input narrower, wider, two of them, chained; what
+# layers of other people's cfgs: shortcuts of unequal widths (the other input narrower, wider, two of them, chained;
+# what
 # they do not add is read by padded convolutions), dilation, strides that differ, [reorg3d], [local_avgpool], scaled
 # upsampling, [se], [depthwise], [Gaussian_yolo]
 FOREIGN = "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join([
@@ -319,7 +326,8 @@ def make_dataset(root: Path, images: int = 8, seed: int = 0, size: tuple[int, in
         x, y = rng.integers(0, width - w), rng.integers(0, height - h)
         image[y:y + h, x:x + w] = (90, 200, 240)
         cv2.imwrite(str(root / "images" / f"{i}.jpg"), image)
-        (root / "labels" / f"{i}.txt").write_text(f"0 {(x + w / 2) / width} {(y + h / 2) / height} {w / width} {h / height}\n")
+        (root / "labels" / f"{i}.txt").write_text(f"0 {(x + w / 2) / width} {(y + h / 2) / height} {w / width} "
+                                                  f"{h / height}\n")
         names.append(f"images/{i}.jpg")
     (root / "list.txt").write_text("\n".join(names) + "\n")
     return root / "list.txt"
@@ -366,7 +374,9 @@ def families(tmp_path_factory):
     spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("families")
     for base in FAMILIES:
-        assert module.main(["--base", base, "--width", "0.25", "--size", "96", "--out", str(folder / f"{base}.cfg")]) == 0
+        assert (
+            module.main(["--base", base, "--width", "0.25", "--size", "96", "--out", str(folder / f"{base}.cfg")]) == 0
+        )
     return {base: folder / f"{base}.cfg" for base in FAMILIES}
 
 

@@ -1,4 +1,5 @@
-"""The mechanism of `python -m benchmarks` on stand-ins that take no time: who runs when, what is reported of whom, whose modules are found."""
+"""The mechanism of `python -m benchmarks` on stand-ins that take no time: who runs when, what is reported of whom,
+whose modules are found."""
 
 import json
 import subprocess
@@ -64,7 +65,10 @@ def run(tmp_path, contestants, repeats=3, warmup=0, **options):
 def timers(stand_ins, **seconds):
     """A contestant a keyword, its times given."""
     log = stand_ins.with_name("log")
-    return [Contestant(name, stand_ins, "timer", {"seconds": own, "log": str(log), "name": name}) for name, own in seconds.items()]
+    return [
+        Contestant(name, stand_ins, "timer", {"seconds": own, "log": str(log), "name": name})
+        for name, own in seconds.items()
+    ]
 
 
 def test_contestants_take_turns(tmp_path, stand_ins):
@@ -87,8 +91,13 @@ def test_time_is_measured_where_a_contestant_does_not_measure_itself(tmp_path, s
 
 def test_a_contestant_that_fails_is_reported_and_the_others_go_on(tmp_path, stand_ins):
     good = timers(stand_ins, A=[1] * 3)[0]
-    bad = [Contestant("broken", stand_ins, "broken"), Contestant("dies", stand_ins, "dies"), Contestant("breaks", stand_ins, "breaks", {"after": 1}),
-           Contestant("no function", stand_ins, "nothing"), Contestant("missing", stand_ins, "real", needs=("no_such_package",))]
+    bad = [
+        Contestant("broken", stand_ins, "broken"),
+        Contestant("dies", stand_ins, "dies"),
+        Contestant("breaks", stand_ins, "breaks", {"after": 1}),
+        Contestant("no function", stand_ins, "nothing"),
+        Contestant("missing", stand_ins, "real", needs=("no_such_package",)),
+    ]
     outcomes, item = run(tmp_path, [*bad, good])
     errors = [outcome.error for outcome in outcomes]
     assert errors[0] == "FileNotFoundError: no such net"
@@ -142,7 +151,10 @@ def test_no_ratio_without_a_baseline():
 
 
 def test_speed_up_is_compared_with_the_flops():
-    lines = items.forward_remarks([outcome_of("dense, torch", {0: 8.0}), outcome_of("pruned, torch", {0: 4.0}), outcome_of("dense, other", {})], 4.0)
+    lines = items.forward_remarks(
+        [outcome_of("dense, torch", {0: 8.0}), outcome_of("pruned, torch", {0: 4.0}), outcome_of("dense, other", {})],
+        4.0,
+    )
     assert any("torch: 2.00x faster, 50% of the FLOPs' reduction" in line for line in lines)
     assert not any("other" in line for line in lines)
 
@@ -152,18 +164,28 @@ def test_growth_is_an_exponent():
     assert "exponent 0.50" in items.growth_words("boxes", 1, 1.0, 4, 2.0)
 
 
-@pytest.mark.parametrize("seconds, text", [(12.34, "12.3 s"), (1.5, "1.50 s"), (0.1234, "123 ms"), (0.00456, "4.56 ms"), (3.4e-5, "34.0 us")])
+@pytest.mark.parametrize(
+    "seconds, text", [(12.34, "12.3 s"), (1.5, "1.50 s"), (0.1234, "123 ms"), (0.00456, "4.56 ms"), (3.4e-5, "34.0 us")]
+)
 def test_durations_have_three_digits(seconds, text):
     assert output.duration(seconds) == text
 
 
 def test_files_hold_the_numbers_and_the_conditions(tmp_path, stand_ins):
-    outcomes, item = run(tmp_path, [*timers(stand_ins, A=[1, 2, 3], B=[2, 2, 2]), Contestant("broken", stand_ins, "broken")])
-    results = {"environment": output.conditions(1, ["--only", "stand ins"]), "items": [contest.item_summary(item, outcomes)]}
+    outcomes, item = run(
+        tmp_path, [*timers(stand_ins, A=[1, 2, 3], B=[2, 2, 2]), Contestant("broken", stand_ins, "broken")]
+    )
+    results = {
+        "environment": output.conditions(1, ["--only", "stand ins"]),
+        "items": [contest.item_summary(item, outcomes)],
+    }
     output.write_results(results, tmp_path / "out", tmp_path / "other.json")
     stored = json.loads((tmp_path / "other.json").read_text())
     assert stored == json.loads((tmp_path / "out" / "results.json").read_text())
-    assert stored["environment"]["command"] == "python -m benchmarks --only 'stand ins'" and stored["environment"]["threads"] == 1
+    assert (
+        stored["environment"]["command"] == "python -m benchmarks --only 'stand ins'"
+        and stored["environment"]["threads"] == 1
+    )
     assert {"processor", "cores", "torch", "onnxruntime", "date"} <= stored["environment"].keys()
     first, second, third = stored["items"][0]["contestants"]
     assert first["seconds"] == [1, 2, 3] and first["median_s"] == 2 and first["low_s"] == 1.5
@@ -179,7 +201,9 @@ def test_a_peer_gets_its_own_modules(tmp_path, stand_ins):
     (peer / "utils").mkdir(parents=True)
     (peer / "models.py").write_text("NAME = 'peer models'\n")
     (peer / "utils" / "utils.py").write_text("NAME = 'peer utils'\n")  # without __init__.py, as some have it
-    outcomes, _ = run(tmp_path, [Contestant("peer", stand_ins, "whose", root=peer), Contestant("ours", stand_ins, "whose")])
+    outcomes, _ = run(
+        tmp_path, [Contestant("peer", stand_ins, "whose", root=peer), Contestant("ours", stand_ins, "whose")]
+    )
     assert outcomes[0].error == "" and outcomes[0].facts == {"model": "peer models", "utils": "peer utils"}
     assert "utils.utils" in outcomes[1].error, "ours has no such module"
 
@@ -217,19 +241,30 @@ def test_the_contestants_of_a_peer_fit_the_classic_interface(tmp_path):
     np.save(tmp_path / "out.npy", np.ones((2, 4, 6), np.float32))
     np.savez(tmp_path / "batches.npz", images0=np.ones((2, 3, 8, 8), np.uint8), targets0=np.zeros((1, 6), np.float32))
     options = {"cfg": "", "weights": "", "images": str(tmp_path / "ones.npy"), "expected": str(tmp_path / "out.npy")}
-    ways = [Contestant("forward", "run_peer.py", "forward", options, root=peer),
-            Contestant("nms", "run_peer.py", "nms", {"predictions": options["expected"]}, root=peer),
-            Contestant("training", "run_peer.py", "training", {"cfg": "", "batches": str(tmp_path / "batches.npz"), "steps": 1}, root=peer)]
+    ways = [
+        Contestant("forward", "run_peer.py", "forward", options, root=peer),
+        Contestant("nms", "run_peer.py", "nms", {"predictions": options["expected"]}, root=peer),
+        Contestant(
+            "training",
+            "run_peer.py",
+            "training",
+            {"cfg": "", "batches": str(tmp_path / "batches.npz"), "steps": 1},
+            root=peer,
+        ),
+    ]
     outcomes, _ = run(tmp_path, ways, repeats=1)
     assert [outcome.error for outcome in outcomes] == ["", "", ""]
     assert outcomes[0].facts == {"off_by": 0.0} and outcomes[1].facts == {"boxes left": 4}
 
 
-@pytest.mark.parametrize("words, expected", [(["--only", "forwards"], "forward, nms, ap, loading, step, prune, startup, growth"),
+@pytest.mark.parametrize("words, expected", [(["--only", "forwards"], "forward, nms, ap, loading, step, prune, "
+                                                                      "startup, growth"),
                                              (["--peer", "nowhere"], "expected a folder with models.py"),
                                              (["--dense", "a", "b"], "belong together")])
 def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected):
-    done = subprocess.run([sys.executable, "-m", "benchmarks", *words, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
 
 

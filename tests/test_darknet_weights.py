@@ -40,7 +40,9 @@ def test_old_header_with_a_32_bit_count_is_read(tiny_cfg, tmp_path):
     model, other = Darknet(tiny_cfg), Darknet(tiny_cfg)
     randomise(model)
     model.save_darknet_weights(tmp_path / "new.weights")
-    (tmp_path / "old.weights").write_bytes(np.array([0, 1, 0, 1234], "<i4").tobytes() + floats_of(tmp_path / "new.weights").tobytes())
+    (tmp_path / "old.weights").write_bytes(
+        np.array([0, 1, 0, 1234], "<i4").tobytes() + floats_of(tmp_path / "new.weights").tobytes()
+    )
     other.load_darknet_weights(tmp_path / "old.weights")
     assert states_equal(model, other) and other.seen == 1234
 
@@ -67,7 +69,10 @@ def test_a_file_that_ends_on_a_layer_boundary_is_a_backbone(tiny_cfg, tmp_path, 
     model, other = Darknet(tiny_cfg), Darknet(tiny_cfg)
     randomise(model)
     model.save_darknet_weights(tmp_path / "a.weights")
-    sizes = [sum(t.numel() for t in ([conv.weight] + ([bn.weight] * 4 if bn else [conv.bias]))) for _, conv, bn in model.convolutions()]
+    sizes = [
+        sum(t.numel() for t in ([conv.weight] + ([bn.weight] * 4 if bn else [conv.bias])))
+        for _, conv, bn in model.convolutions()
+    ]
     # any name will do: what counts is where the floats end
     (tmp_path / "thing.bin").write_bytes((tmp_path / "a.weights").read_bytes()[:20 + 4 * sum(sizes[:layers])])
     untouched = other.module_list[13][0].weight.clone()

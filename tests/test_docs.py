@@ -18,7 +18,9 @@ def make_flags():
 
 
 def test_flags_page_is_what_the_parsers_say():
-    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == make_flags().flags_page(), "run: python docs/make_flags.py"
+    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == make_flags().flags_page(), (
+        "run: python docs/make_flags.py"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -197,7 +197,9 @@ def egohands(server, root):
 
 @pytest.mark.parametrize("top", ["", "egohands_data/"])
 def test_egohands_is_resumed_unpacked_and_then_left_alone(server, tmp_path, capsys, top):
-    server.files["/egohands_data.zip"] = zipped([f"{top}metadata.mat", f"{top}_LABELLED_SAMPLES/CARDS_COURTYARD_B_T/frame_0011.jpg"])
+    server.files["/egohands_data.zip"] = zipped(
+        [f"{top}metadata.mat", f"{top}_LABELLED_SAMPLES/CARDS_COURTYARD_B_T/frame_0011.jpg"]
+    )
     server.cut = 3000
     assert egohands(server, tmp_path) == 2 and "wget -c" in capsys.readouterr().err
     server.cut = None
@@ -208,9 +210,16 @@ def test_egohands_is_resumed_unpacked_and_then_left_alone(server, tmp_path, caps
     assert egohands(server, tmp_path) == 0 and "already there" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("archive", [zipped(["other/a"]), zipped(["_LABELLED_SAMPLES/a"])[:-30], b"<html>not here</html>",
-                                     zipped(["_LABELLED_SAMPLES/a"]).replace(CONTENT, bytes(len(CONTENT)))],
-                         ids=["another folder", "cut short", "no archive", "damaged"])
+@pytest.mark.parametrize(
+    "archive",
+    [
+        zipped(["other/a"]),
+        zipped(["_LABELLED_SAMPLES/a"])[:-30],
+        b"<html>not here</html>",
+        zipped(["_LABELLED_SAMPLES/a"]).replace(CONTENT, bytes(len(CONTENT))),
+    ],
+    ids=["another folder", "cut short", "no archive", "damaged"],
+)
 def test_bad_egohands_archive_is_named_and_leaves_no_release(server, tmp_path, capsys, archive):
     server.files["/egohands_data.zip"] = archive
     assert egohands(server, tmp_path / "root") == 2

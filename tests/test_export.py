@@ -1,4 +1,5 @@
-"""Every file that export.py writes does in its own runtime what the network does, and test.py and detect.py take it like a network."""
+"""Every file that export.py writes does in its own runtime what the network does, and test.py and detect.py take it
+like a network."""
 
 import json
 import shutil
@@ -24,7 +25,12 @@ from utils.deploy.runtimes import open_exported
 from utils.evaluation.nms import non_max_suppression
 
 SIZE = (64, 64)
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "ncnn": ("ncnn", "pnnx"), "torchscript": ()}
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "ncnn": ("ncnn", "pnnx"),
+    "torchscript": (),
+}
 QUICK = ("openvino", "ncnn", "torchscript")  # converted from a trace; onnx takes five times as long
 
 
@@ -97,10 +103,13 @@ def test_nets_of_others_with_depthwise_layers_export(shared, tmp_path, name):
     assert open_exported(path).metadata.names[79] == "class79"
 
 
-@pytest.mark.parametrize("text", [MIXED.format(act="mish"), ODD.replace("{joined}", ADD).format(act="leaky")], ids=["mixed", "odd"])
+@pytest.mark.parametrize(
+    "text", [MIXED.format(act="mish"), ODD.replace("{joined}", ADD).format(act="leaky")], ids=["mixed", "odd"]
+)
 @pytest.mark.parametrize("name", PACKAGES)
 def test_every_kind_of_layer_exports(tmp_path, text, name):
-    """Padded and unpadded convolutions, conv groups, grouped routes, reorg, both kinds of heads, pooling of stride 1, scale_channels."""
+    """Padded and unpadded convolutions, conv groups, grouped routes, reorg, both kinds of heads, pooling of stride 1,
+    scale_channels."""
     (tmp_path / "net.cfg").write_text(text)
     net = trained(tmp_path / "net.cfg", dtype=torch.float32)
     assert_equal(net, written(net, name, tmp_path))
@@ -125,7 +134,9 @@ def test_the_size_is_free_only_where_cells_keep_their_pixels(tmp_path, net):
 def test_the_file_can_end_with_the_suppression_that_the_project_uses(tmp_path):
     """Several classes, against utils.evaluation.nms, in both runtimes that read ONNX."""
     need("onnx")
-    (tmp_path / "net.cfg").write_text(MIXED.format(act="leaky").replace("classes=1", "classes=3").replace("filters=12", "filters=16"))
+    (tmp_path / "net.cfg").write_text(
+        MIXED.format(act="leaky").replace("classes=1", "classes=3").replace("filters=12", "filters=16")
+    )
     net = trained(tmp_path / "net.cfg", dtype=torch.float32)
     nms = BuiltInNms(0.3, 0.4, 20)
     net.module_list[-2][0].bias.data.view(2, 8)[:, 4:] = 0  # unsure, not sure of nothing
@@ -143,8 +154,14 @@ def test_the_file_can_end_with_the_suppression_that_the_project_uses(tmp_path):
     assert boxes.shape == (3, 20, 4) and count.tolist() == [len(rows) for rows in expected]
     for image_i, rows in enumerate(expected):
         n = len(rows)
-        assert np.allclose(boxes[image_i, :n], rows[:, :4], rtol=1e-4, atol=1e-3) and np.allclose(scores[image_i, :n], rows[:, 4], atol=1e-5)
-        assert (classes[image_i, :n] == rows[:, 5].numpy()).all() and not scores[image_i, n:].any() and not boxes[image_i, n:].any()
+        assert np.allclose(boxes[image_i, :n], rows[:, :4], rtol=1e-4, atol=1e-3) and np.allclose(
+            scores[image_i, :n], rows[:, 4], atol=1e-5
+        )
+        assert (
+            (classes[image_i, :n] == rows[:, 5].numpy()).all()
+            and not scores[image_i, n:].any()
+            and not boxes[image_i, n:].any()
+        )
     pytest.importorskip("openvino")
     for ours, theirs in zip(open_exported(path).predict(images), open_exported(path, "openvino").predict(images)):
         assert torch.allclose(ours[ours[:, 4] > 0], theirs[theirs[:, 4] > 0], rtol=1e-3, atol=1e-3)
@@ -155,7 +172,9 @@ def test_a_file_that_computes_something_else_is_not_written(net, tiny_cfg, tmp_p
     need(name)
     other = trained(tiny_cfg, seed=5, dtype=torch.float32)
     write = FORMATS[name].write
-    monkeypatch.setitem(formats.FORMATS, name, replace(FORMATS[name], write=lambda model, path, metadata: write(other, path, metadata)))
+    monkeypatch.setitem(
+        formats.FORMATS, name, replace(FORMATS[name], write=lambda model, path, metadata: write(other, path, metadata))
+    )
     with pytest.raises(ExportError, match="nothing was written"):
         export_format(net, name, tmp_path / "out" / f"net{FORMATS[name].suffix}", Order(None, SIZE, "float32", None))
     assert not list((tmp_path / "out").iterdir())
@@ -194,11 +213,22 @@ def test_the_graph_equals_the_net_in_any_shape(net):
             assert torch.allclose(graph(images), net(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("out, formats_, precision, expected", [
-    ("a/x.onnx", None, "float32", {"onnx": "a/x.onnx"}), ("x.weights", None, "float32", {"darknet": "x.weights"}),
-    ("a/x", None, "float32", {"onnx": "a/x.onnx"}), ("x.v2", ["onnx"], "float16", {"onnx": "x.v2-float16.onnx"}),
-    ("x", ["openvino", "ncnn", "torchscript"], "float32", {"openvino": "x.xml", "ncnn": "x.ncnn.param", "torchscript": "x.torchscript"}),
-    ("x.onnx", ["onnx", "openvino"], "float16", {"onnx": "x-float16.onnx", "openvino": "x-float16.xml"})])
+@pytest.mark.parametrize(
+    "out, formats_, precision, expected",
+    [
+        ("a/x.onnx", None, "float32", {"onnx": "a/x.onnx"}),
+        ("x.weights", None, "float32", {"darknet": "x.weights"}),
+        ("a/x", None, "float32", {"onnx": "a/x.onnx"}),
+        ("x.v2", ["onnx"], "float16", {"onnx": "x.v2-float16.onnx"}),
+        (
+            "x",
+            ["openvino", "ncnn", "torchscript"],
+            "float32",
+            {"openvino": "x.xml", "ncnn": "x.ncnn.param", "torchscript": "x.torchscript"},
+        ),
+        ("x.onnx", ["onnx", "openvino"], "float16", {"onnx": "x-float16.onnx", "openvino": "x-float16.xml"}),
+    ],
+)
 def test_files_are_named_by_out_and_format(tmp_path, out, formats_, precision, expected):
     found = out_paths(tmp_path / out, formats_, precision)
     assert found == {name: tmp_path / path for name, path in expected.items()}
@@ -218,9 +248,31 @@ def test_scripts_score_and_draw_a_file_like_the_net(net, tiny_cfg, tiny_data, tm
     path = tmp_path / "files" / f"net{FORMATS[name].suffix}"
     scores, found = [], []
     for weights in (common, ("--weights", path)):
-        run(scoring, monkeypatch, *weights, "--data", tiny_data, "--n_cpu", 0, "--json", tmp_path / "s.json", "--pr", tmp_path / "pr.png")
+        run(
+            scoring,
+            monkeypatch,
+            *weights,
+            "--data",
+            tiny_data,
+            "--n_cpu",
+            0,
+            "--json",
+            tmp_path / "s.json",
+            "--pr",
+            tmp_path / "pr.png",
+        )
         scores.append(json.loads((tmp_path / "s.json").read_text()))
-        run(detect, monkeypatch, *weights, "--source", tmp_path / "pictures" / "images", "--out", tmp_path / "drawn", "--conf_thres", 0.05)
+        run(
+            detect,
+            monkeypatch,
+            *weights,
+            "--source",
+            tmp_path / "pictures" / "images",
+            "--out",
+            tmp_path / "drawn",
+            "--conf_thres",
+            0.05,
+        )
         found.append(json.loads((tmp_path / "drawn" / "detections.json").read_text()))
     assert scores[0]["map50"] == pytest.approx(scores[1]["map50"], abs=1e-3)
     for one, other in zip(*found, strict=True):
@@ -258,7 +310,8 @@ def test_wrong_files_sizes_and_flags_are_one_line(net, tiny_data, tmp_path, monk
 def test_int8_needs_the_data_and_no_suppression(net, tiny_cfg, tiny_data, tmp_path, monkeypatch):
     net.save_darknet_weights(tmp_path / "net.weights")
     words = ("--cfg", tiny_cfg, "--weights", tmp_path / "net.weights", "--precision", "int8", "--out", tmp_path / "net")
-    with pytest.raises(ValueError, match="--precision int8: found no --data, expected the data that the net was trained on"):
+    with pytest.raises(ValueError, match="--precision int8: found no --data, expected the data that the net was "
+                                         "trained on"):
         run(export, monkeypatch, *words)
     with pytest.raises(ValueError, match="--nms --precision int8: found both"):
         run(export, monkeypatch, *words, "--nms", "--data", tiny_data)
@@ -278,5 +331,7 @@ def test_an_onnx_file_without_metadata_says_what_is_missing(net, tmp_path):
 
 
 def test_export_offers_what_can_be_written():
-    assert set(export.FORMATS) == set(FORMATS) and {p for kind in FORMATS.values() for p in kind.precisions} >= set(export.PRECISIONS)
+    assert set(export.FORMATS) == set(FORMATS) and {p for kind in FORMATS.values() for p in kind.precisions} >= set(
+        export.PRECISIONS
+    )
     assert (ROOT / "data" / "samples").is_dir()

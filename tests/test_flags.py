@@ -30,7 +30,9 @@ def parse_args_of(module):
 def parser_of(parse, monkeypatch):
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv=None: seen.append(parser) or parser.exit())
+        patch.setattr(
+            argparse.ArgumentParser, "parse_args", lambda parser, argv=None: seen.append(parser) or parser.exit()
+        )
         with pytest.raises(SystemExit):
             parse([])
     return seen[0]
@@ -103,7 +105,11 @@ def test_detect_takes_the_published_net_unless_told_otherwise():
     ("config/yolov3-hand-w25.cfg", "create_hand_model.py")])
 def test_an_error_about_a_missing_file_names_what_makes_it(path, maker):
     error = missing(path, "file")
-    assert isinstance(error, FileNotFoundError) and str(error).startswith(f"{path}: no such file; python ") and maker in str(error)
+    assert (
+        isinstance(error, FileNotFoundError)
+        and str(error).startswith(f"{path}: no such file; python ")
+        and maker in str(error)
+    )
 
 
 @pytest.mark.parametrize("path", ["my.weights", "mine/train.txt", "my.cfg", "net.pth", "myyolov3.weights"])
@@ -118,5 +124,11 @@ def test_what_errors_advise_to_run_is_there():
 
 
 def test_every_command_line_of_the_project_is_made_by_the_one_parser():
-    for path in (path for folder in (".", "config", "data", "weights", "benchmarks", "utils") for path in (ROOT / folder).glob("*.py")):
-        assert "argparse.ArgumentParser(" not in path.read_text(encoding="utf-8").replace("class Parser(argparse.ArgumentParser)", ""), path
+    for path in (
+        path
+        for folder in (".", "config", "data", "weights", "benchmarks", "utils")
+        for path in (ROOT / folder).glob("*.py")
+    ):
+        assert "argparse.ArgumentParser(" not in path.read_text(encoding="utf-8").replace(
+            "class Parser(argparse.ArgumentParser)", ""
+        ), path

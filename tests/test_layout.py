@@ -10,6 +10,7 @@ from conftest import ROOT
 from utils import loading
 
 SCRIPTS = {"train", "test", "test_prune", "detect", "export"}
+OURS = {"utils", "models", "data", "config", "benchmarks", "conftest"}
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("data/*.py"),
                 *ROOT.glob("config/*.py"), *ROOT.glob("weights/*.py")])
 
@@ -21,6 +22,12 @@ def imports_of(path):
         elif isinstance(node, ast.ImportFrom):
             yield node.module
             assert all(alias.name != "*" for alias in node.names), f"{path}: star import"
+
+
+def test_no_line_is_wider_than_120_columns():
+    for path in [*FILES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("docs/*.py")]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert len(line) <= 120, f"{path}:{number} has {len(line)} columns"
 
 
 def test_no_file_imports_a_script():
@@ -38,7 +45,8 @@ def test_algebra_knows_no_run():
     """What is pure stays pure: no trainer and no pruning job below it."""
     for name in ("parse_config", "shapes", "boxes", "loss", "evaluation/nms", "evaluation/metrics", "training/schedule",
                  "pruning/channel_graph", "pruning/importance", "pruning/selection", "pruning/surgery"):
-        assert not {"utils.training.trainer", "utils.pruning.job"} & set(imports_of(ROOT / "utils" / f"{name}.py")), name
+        imported = set(imports_of(ROOT / "utils" / f"{name}.py"))
+        assert not {"utils.training.trainer", "utils.pruning.job"} & imported, name
 
 
 def test_model_needs_only_cfg_weights_activations_and_shapes():
@@ -51,10 +59,13 @@ def test_model_needs_only_cfg_weights_activations_and_shapes():
 def test_every_import_is_a_requirement_or_the_standard_library():
     """A package that a machine happens to have would hide a missing line."""
     packages = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "torch_pruning": "torch-pruning"}
-    listed = "".join((ROOT / name).read_text().lower() for name in ("requirements.txt", "requirements-dev.txt", "requirements-optional.txt"))
-    for path in [*FILES, *ROOT.glob("tests/*.py")]:
+    listed = "".join(
+        (ROOT / name).read_text().lower()
+        for name in ("requirements.txt", "requirements-dev.txt", "requirements-optional.txt")
+    )
+    for path in [*FILES, *ROOT.glob("tests/**/*.py")]:
         for name in {name.split(".")[0] for name in imports_of(path)}:
-            if name not in sys.stdlib_module_names | SCRIPTS | {"utils", "models", "data", "config", "benchmarks", "conftest"}:
+            if name not in sys.stdlib_module_names | SCRIPTS | OURS:
                 assert packages.get(name, name).lower() in listed, f"{path} imports {name}"
 
 
@@ -70,15 +81,29 @@ def test_functions_are_short_and_public_ones_documented(path):
             assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name} has no docstring"
 
 
-@pytest.mark.parametrize("cfg, stem", [("config/yolov3-hand.cfg", "yolov3"), ("config/yolov3-tiny-hand.cfg", "yolov3-tiny"),
-                                       ("a/yolov3-hand-w25.cfg", "yolov3-w25"), ("config/prune_yolov3-hand.cfg", "prune_yolov3")])
+@pytest.mark.parametrize(
+    "cfg, stem",
+    [
+        ("config/yolov3-hand.cfg", "yolov3"),
+        ("config/yolov3-tiny-hand.cfg", "yolov3-tiny"),
+        ("a/yolov3-hand-w25.cfg", "yolov3-w25"),
+        ("config/prune_yolov3-hand.cfg", "prune_yolov3"),
+    ],
+)
 def test_stem_is_the_name_without_hand(cfg, stem):
     assert loading.stem(cfg) == stem
 
 
-@pytest.mark.parametrize("cfg, name, times", [("config/yolov3-hand.cfg", "yolov3-hand", 0), ("config/prune_yolov3-hand.cfg", "yolov3-hand", 1),
-                                              ("config/prune2_yolov3-hand.cfg", "yolov3-hand", 2), ("pruned/yolov3-pruned.cfg", "yolov3", 1),
-                                              ("pruned/yolov3-pruned3.cfg", "yolov3", 3)])
+@pytest.mark.parametrize(
+    "cfg, name, times",
+    [
+        ("config/yolov3-hand.cfg", "yolov3-hand", 0),
+        ("config/prune_yolov3-hand.cfg", "yolov3-hand", 1),
+        ("config/prune2_yolov3-hand.cfg", "yolov3-hand", 2),
+        ("pruned/yolov3-pruned.cfg", "yolov3", 1),
+        ("pruned/yolov3-pruned3.cfg", "yolov3", 3),
+    ],
+)
 def test_pruned_names_count(cfg, name, times):
     assert loading.pruned_name(cfg) == (name, times)
 
@@ -86,5 +111,9 @@ def test_pruned_names_count(cfg, name, times):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=lambda path: path.name)
 def test_no_test_takes_a_fixed_port(path):
     """A port that another run holds aborts the process group: torchrun --standalone, or port 0, takes a free one."""
-    numbers = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    numbers = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     assert not [text for text in numbers if re.match(r"--(master|rdzv)[-_]\w+=.*[1-9]", text)], path

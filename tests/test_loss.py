@@ -32,19 +32,33 @@ def shape_iou(a, b):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1), st.floats(0, 1), st.floats(0.02, 1), st.floats(0.02, 1)), max_size=12),
-       st.sampled_from([1.0, 0.3]))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.floats(0, 1), st.floats(0, 1), st.floats(0.02, 1), st.floats(0.02, 1)),
+        max_size=12,
+    ),
+    st.sampled_from([1.0, 0.3]),
+)
 def test_assignment_equals_a_plain_loop(rows, several):
-    anchors = [torch.tensor([[20.0, 24.0], [30.0, 30.0], [48.0, 50.0]]), torch.tensor([[4.0, 6.0], [8.0, 10.0], [12.0, 14.0]])]
+    anchors = [
+        torch.tensor([[20.0, 24.0], [30.0, 30.0], [48.0, 50.0]]),
+        torch.tensor([[4.0, 6.0], [8.0, 10.0], [12.0, 14.0]]),
+    ]
     grids = [(8, 8), (16, 16)]
     targets = targets_of(*[(i, 0, x, y, w, h) for i, x, y, w, h in rows])
     found = set()
     for head_i, pos in enumerate(assign_targets(targets, anchors, grids, SIZE, several)):
-        for image, anchor, row, column in zip(pos.image.tolist(), pos.anchor.tolist(), pos.row.tolist(), pos.column.tolist()):
+        for image, anchor, row, column in zip(
+            pos.image.tolist(), pos.anchor.tolist(), pos.row.tolist(), pos.column.tolist()
+        ):
             found.add((head_i, image, anchor, row, column))
     expected = set()
     for image, _, x, y, w, h in targets.tolist():
-        fits = [(shape_iou((w * 64, h * 64), a.tolist()), head_i, k) for head_i, group in enumerate(anchors) for k, a in enumerate(group)]
+        fits = [
+            (shape_iou((w * 64, h * 64), a.tolist()), head_i, k)
+            for head_i, group in enumerate(anchors)
+            for k, a in enumerate(group)
+        ]
         best = max(fits, key=lambda fit: fit[0])[0]
         firsts = [next(fit for fit in fits if fit[0] > best - 1e-7)]
         for _, head_i, k in firsts + [fit for fit in fits if several < 1 and fit[0] >= several]:
@@ -123,8 +137,15 @@ def test_loss_of_a_batch_is_the_mean_over_its_images(model):
     raws = [raw.detach() for raw in model(torch.rand(2, 3, 64, 64))]
     targets = targets_of((0, 0, 0.4, 0.6, 0.3, 0.4), (1, 0, 0.2, 0.2, 0.1, 0.12), (1, 0, 0.8, 0.8, 0.5, 0.4))
     whole = yolo_loss(raws, model.heads(), targets, SIZE).total()
-    single = [yolo_loss([raw[i:i + 1] for raw in raws], model.heads(), targets[targets[:, 0] == i] * torch.tensor([0, 1, 1, 1, 1, 1.0]), SIZE).total()
-              for i in range(2)]
+    single = [
+        yolo_loss(
+            [raw[i : i + 1] for raw in raws],
+            model.heads(),
+            targets[targets[:, 0] == i] * torch.tensor([0, 1, 1, 1, 1, 1.0]),
+            SIZE,
+        ).total()
+        for i in range(2)
+    ]
     assert whole.item() == pytest.approx(sum(single).item() / 2, rel=1e-5)
 
 

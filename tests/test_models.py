@@ -125,7 +125,9 @@ def random_weights(cfg, path, seed=0):
     model.save_darknet_weights(path)
 
 
-@pytest.mark.parametrize("name, size", [("yolov3-hand.cfg", 416), ("yolov3-tiny-hand.cfg", 416), ("yolov3-hand-w25.cfg", 256)])
+@pytest.mark.parametrize(
+    "name, size", [("yolov3-hand.cfg", 416), ("yolov3-tiny-hand.cfg", 416), ("yolov3-hand-w25.cfg", 256)]
+)
 def test_our_random_weights_equal_opencv(tmp_path, name, size):
     random_weights(ROOT / "config" / name, tmp_path / "r.weights")
     blob = np.random.default_rng(0).random((2 if "w25" in name else 1, 3, size, size), np.float32)
@@ -142,7 +144,10 @@ def test_exotic_layers_equal_opencv(tmp_path, keep):
     """Prefixes of a net with every layer type that OpenCV reads; its outputs compared layer by layer at the cut."""
     blocks = EXOTIC.strip().split("\n[")
     cfg = tmp_path / "exotic.cfg"
-    cfg.write_text("\n[".join(blocks[:keep + 1]).replace("relu6", "leaky") + "\n[convolutional]\nfilters=7\nsize=1\nactivation=linear\n")
+    cfg.write_text(
+        "\n[".join(blocks[: keep + 1]).replace("relu6", "leaky")
+        + "\n[convolutional]\nfilters=7\nsize=1\nactivation=linear\n"
+    )
     torch.manual_seed(1)
     model = Darknet(cfg).eval()
     randomise(model, 0.0)
@@ -192,8 +197,11 @@ def test_maxpool_equals_a_plain_loop(size, stride, side):
 
 def test_sam_and_scale_channels_multiply(tmp_path):
     cfg = tmp_path / "s.cfg"
-    cfg.write_text("[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters=4\nsize=1\nactivation=linear\n"
-                   "[convolutional]\nfilters=4\nsize=1\nactivation=logistic\n[sam]\nfrom=-2\n[avgpool]\n[scale_channels]\nfrom=-2\n")
+    cfg.write_text(
+        "[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters=4\nsize=1\nactivation=linear\n"
+        "[convolutional]\nfilters=4\nsize=1\nactivation=logistic\n"
+        "[sam]\nfrom=-2\n[avgpool]\n[scale_channels]\nfrom=-2\n"
+    )
     model = Darknet(cfg).eval()
     x = torch.rand(2, 3, 32, 32)
     seen = []
@@ -234,8 +242,10 @@ def test_activations_follow_their_formulas_and_the_table_says_which_are_homogene
 
 
 def test_a_convolution_without_its_keys_has_darknets_defaults(tmp_path):
-    (tmp_path / "a.cfg").write_text("[net]\nwidth=32\nheight=32\n[convolutional]\nfilters=4\n[maxpool]\n[maxpool]\nstride=2\n"
-                                    "[upsample]\n[shortcut]\nfrom=0\n[convolutional]\nfilters=75\nactivation=linear\n[yolo]\nanchors=1,2,3,4,5,6\n")
+    (tmp_path / "a.cfg").write_text(
+        "[net]\nwidth=32\nheight=32\n[convolutional]\nfilters=4\n[maxpool]\n[maxpool]\nstride=2\n"
+        "[upsample]\n[shortcut]\nfrom=0\n[convolutional]\nfilters=75\nactivation=linear\n[yolo]\nanchors=1,2,3,4,5,6\n"
+    )
     model = Darknet(tmp_path / "a.cfg")
     conv, act = model.module_list[0]
     assert conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.bias is not None
@@ -283,8 +293,17 @@ def test_a_shortcut_adds_the_common_channels_and_passes_the_others_of_its_own_in
     assert np.allclose(Shortcut("linear")(first, wide, narrow).numpy(), total, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("keys", ["dilation=2\npad=1", "dilation=3\npad=1\nstride=2", "stride_x=2\nstride_y=1\npad=1",
-                                  "stride=2\nstride_x=3\npadding=2", "groups=3\ndilation=2\npad=1", "size=1\ndilation=4"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "dilation=2\npad=1",
+        "dilation=3\npad=1\nstride=2",
+        "stride_x=2\nstride_y=1\npad=1",
+        "stride=2\nstride_x=3\npadding=2",
+        "groups=3\ndilation=2\npad=1",
+        "size=1\ndilation=4",
+    ],
+)
 def test_dilation_and_strides_equal_a_plain_loop(tmp_path, keys):
     """Darknet's im2col: pixels dilation apart, padding times the dilation; a size of 1 knows no dilation."""
     x = torch.randn(2, 3, 11, 10, dtype=torch.float64)
@@ -309,7 +328,9 @@ def test_dilation_and_strides_equal_a_plain_loop(tmp_path, keys):
 
 def test_dilation_that_darknet_itself_gets_wrong_is_refused(tmp_path):
     (tmp_path / "a.cfg").write_text(PLAIN + "[convolutional]\nfilters=6\nsize=3\ndilation=2\n")
-    with pytest.raises(CfgError, match="found dilation=2 with size=3 and 0 pixels of padding, expected an odd size and"):
+    with pytest.raises(
+        CfgError, match="found dilation=2 with size=3 and 0 pixels of padding, expected an odd size and"
+    ):
         Darknet(tmp_path / "a.cfg")
 
 
@@ -404,8 +425,14 @@ def test_decode_follows_the_formula_cell_by_cell(tmp_path, tiny_cfg, scale, new)
     for n, (a, row, column) in enumerate((a, r, c) for a in range(3) for r in range(3) for c in range(5)):
         t = raw[1, a * 6:(a + 1) * 6, row, column].tolist()
         w, h = [(2 * v) ** 2 if new else math.exp(v) for v in t[2:4]]
-        expected = [(sigmoid(t[0]) * scale - (scale - 1) / 2 + column) * 8, (sigmoid(t[1]) * scale - (scale - 1) / 2 + row) * 8,
-                    w * head.anchors[a, 0].item(), h * head.anchors[a, 1].item(), sigmoid(t[4]), sigmoid(t[5])]
+        expected = [
+            (sigmoid(t[0]) * scale - (scale - 1) / 2 + column) * 8,
+            (sigmoid(t[1]) * scale - (scale - 1) / 2 + row) * 8,
+            w * head.anchors[a, 0].item(),
+            h * head.anchors[a, 1].item(),
+            sigmoid(t[4]),
+            sigmoid(t[5]),
+        ]
         assert boxes[1, n].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
@@ -432,7 +459,11 @@ def test_train_mode_gives_raw_maps_and_eval_mode_boxes_in_cfg_order(tiny_cfg):
 
 def test_state_dict_keys_are_those_of_the_peers(tiny_cfg):
     keys = set(Darknet(tiny_cfg).state_dict())
-    assert {"module_list.0.conv_0.weight", "module_list.0.batch_norm_0.running_mean", "module_list.7.conv_7.bias"} <= keys
+    assert {
+        "module_list.0.conv_0.weight",
+        "module_list.0.batch_norm_0.running_mean",
+        "module_list.7.conv_7.bias",
+    } <= keys
     assert all(key.split(".")[2].startswith(("conv_", "batch_norm_")) for key in keys)
 
 

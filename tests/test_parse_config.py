@@ -39,7 +39,10 @@ def test_external_cfgs_survive_the_round_trip(shared, tmp_path):
 def test_comments_blank_lines_indents_crlf_and_spaces_change_nothing(tmp_path, tiny_cfg):
     plain = parse_model_config(tiny_cfg)
     messy = "\ufeff# a comment\r\n" + "".join(
-        f"   {line.replace('=', '  =  ')}   ; said = inline\r\n\r\n  # indented = comment\r\n" for line in TINY_YOLO.split("\n") if line)
+        f"   {line.replace('=', '  =  ')}   ; said = inline\r\n\r\n  # indented = comment\r\n"
+        for line in TINY_YOLO.split("\n")
+        if line
+    )
     (tmp_path / "messy.cfg").write_bytes(messy.encode())
     assert parse_model_config(tmp_path / "messy.cfg") == plain
 
@@ -52,46 +55,64 @@ def test_parsing_and_rebuilding_leave_their_input_alone(tiny_cfg):
     assert class_count(rebuilt) == 20 and [s["filters"] for s in rebuilt if s.get("filters") == "75"] == ["75", "75"]
 
 
-@pytest.mark.parametrize("bad, line, words", [
-    ("[net]\nwidth=64\n[convolutional]\nfilers=8\nsize=3\n", 4, "did you mean 'filters'"),
-    ("[net]\n[convolutional]\nfilters=8.5\nsize=3\n", 3, "expected a whole number"),
-    ("[net]\n[convolutional]\nfilters=0\nsize=3\n", 2, "expected 1 or more"),
-    ("[net]\n[convolutional]\nsize=3\n", 2, "without 'filters'"),
-    ("[net]\n[convolutional]\nfilters=8\nsize=1\nactivation=leeky\n", 5, "did you mean 'leaky'"),
-    ("[net]\n[convolutional]\nfilters=8\nfilters=9\nsize=1\n", 4, "a second 'filters'"),
-    ("[net]\n[convolutional\n", 2, "expected a section name"),
-    ("[net]\n[convolutionel]\n", 2, "did you mean 'convolutional'"),
-    ("width=64\n", 1, "expected [net] first"),
-    ("[convolutional]\nfilters=8\nsize=1\n", 1, "expected [net] as the first section"),
-    ("[net]\n[convolutional]\nfilters 8\n", 3, "expected key=value"),
-    ("[net]\n[convolutional]\nfilters=8\nsize=1\n[route]\nlayers=5\n", 5, "reference to layer 5"),
-    ("[net]\n[convolutional]\nfilters=8\nsize=1\n[shortcut]\nfrom=-4\n", 5, "reference to layer -3"),
-    ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0,1,2\nanchors=1,2,3\nclasses=1\n", 5, "anchor"),
-    ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0,1,9\nanchors=1,2,3,4,5,6\nclasses=1\n", 5, "mask index 9"),
-    ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0\nanchors=[[1 2]]\nclasses=1\n", 7, "numbers separated by commas"),
-    ("[net]\n[convolutional]\nfilters=18\n[yolo]\nnum=4\nmask=0\nanchors=1,2,3,4,5,6\nclasses=1\n", 4,
-     "found 6 anchor numbers, expected 8"),
-    ("[net]\n[convolutional]\nfilters=8\nxnor=1\n", 4, "binary weights and inputs (XNOR-Net) are not supported"),
-    ("[net]\n[convolutional]\nfilters=8\nshare_index=3\n", 4, "weights shared between layers"),
-    ("[net]\n[convolutional]\nfilters=8\n[shortcut]\nfrom=-1\nweights_type=per_feature\n", 6, "weighted shortcuts"),
-    ("[net]\n[convolutional]\nfilters=8\nactivation=normalize_channels\n", 4, "not one that mixes channels"),
-    ("[net]\n[convolutional]\nfilters=8\ncbn=1\n", 2, "cbn=1 without batch_normalize=1"),
-    ("[net]\n[crnn]\n", 2, "it remembers earlier frames"),
-    ("[net]\n[convolutional]\nfilters=8\n[connected]\n", 4, "detectors with anchors"),
-    ("[net]\n[convolutional]\nfilters=8\n[region]\ntree=9k.tree\n", 5, "YOLO9000"),
-    ("[net]\nlerning_rate=1\n", 2, "did you mean 'learning_rate'"),
-    ("[net]\n[route]\nlayers=1,,2\n", 3, "whole numbers separated by commas"),
-    ("[net]\n[yolo]\nanchors=1,2,\n3,4\n", 4, "a list on one line"),
-    ("[net]\nwidth=64\nwidth=32\n[convolutional]\nfilters=8\n", 3, "a second 'width'"),
-    ("", 1, "found no section"),
-    ("[net]\n", 1, "expected layers"),
-])
+@pytest.mark.parametrize(
+    "bad, line, words",
+    [
+        ("[net]\nwidth=64\n[convolutional]\nfilers=8\nsize=3\n", 4, "did you mean 'filters'"),
+        ("[net]\n[convolutional]\nfilters=8.5\nsize=3\n", 3, "expected a whole number"),
+        ("[net]\n[convolutional]\nfilters=0\nsize=3\n", 2, "expected 1 or more"),
+        ("[net]\n[convolutional]\nsize=3\n", 2, "without 'filters'"),
+        ("[net]\n[convolutional]\nfilters=8\nsize=1\nactivation=leeky\n", 5, "did you mean 'leaky'"),
+        ("[net]\n[convolutional]\nfilters=8\nfilters=9\nsize=1\n", 4, "a second 'filters'"),
+        ("[net]\n[convolutional\n", 2, "expected a section name"),
+        ("[net]\n[convolutionel]\n", 2, "did you mean 'convolutional'"),
+        ("width=64\n", 1, "expected [net] first"),
+        ("[convolutional]\nfilters=8\nsize=1\n", 1, "expected [net] as the first section"),
+        ("[net]\n[convolutional]\nfilters 8\n", 3, "expected key=value"),
+        ("[net]\n[convolutional]\nfilters=8\nsize=1\n[route]\nlayers=5\n", 5, "reference to layer 5"),
+        ("[net]\n[convolutional]\nfilters=8\nsize=1\n[shortcut]\nfrom=-4\n", 5, "reference to layer -3"),
+        ("[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0,1,2\nanchors=1,2,3\nclasses=1\n", 5, "anchor"),
+        (
+            "[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0,1,9\nanchors=1,2,3,4,5,6\nclasses=1\n",
+            5,
+            "mask index 9",
+        ),
+        (
+            "[net]\n[convolutional]\nfilters=18\nsize=1\n[yolo]\nmask=0\nanchors=[[1 2]]\nclasses=1\n",
+            7,
+            "numbers separated by commas",
+        ),
+        (
+            "[net]\n[convolutional]\nfilters=18\n[yolo]\nnum=4\nmask=0\nanchors=1,2,3,4,5,6\nclasses=1\n",
+            4,
+            "found 6 anchor numbers, expected 8",
+        ),
+        ("[net]\n[convolutional]\nfilters=8\nxnor=1\n", 4, "binary weights and inputs (XNOR-Net) are not supported"),
+        ("[net]\n[convolutional]\nfilters=8\nshare_index=3\n", 4, "weights shared between layers"),
+        ("[net]\n[convolutional]\nfilters=8\n[shortcut]\nfrom=-1\nweights_type=per_feature\n", 6, "weighted shortcuts"),
+        ("[net]\n[convolutional]\nfilters=8\nactivation=normalize_channels\n", 4, "not one that mixes channels"),
+        ("[net]\n[convolutional]\nfilters=8\ncbn=1\n", 2, "cbn=1 without batch_normalize=1"),
+        ("[net]\n[crnn]\n", 2, "it remembers earlier frames"),
+        ("[net]\n[convolutional]\nfilters=8\n[connected]\n", 4, "detectors with anchors"),
+        ("[net]\n[convolutional]\nfilters=8\n[region]\ntree=9k.tree\n", 5, "YOLO9000"),
+        ("[net]\nlerning_rate=1\n", 2, "did you mean 'learning_rate'"),
+        ("[net]\n[route]\nlayers=1,,2\n", 3, "whole numbers separated by commas"),
+        ("[net]\n[yolo]\nanchors=1,2,\n3,4\n", 4, "a list on one line"),
+        ("[net]\nwidth=64\nwidth=32\n[convolutional]\nfilters=8\n", 3, "a second 'width'"),
+        ("", 1, "found no section"),
+        ("[net]\n", 1, "expected layers"),
+    ],
+)
 def test_every_error_names_file_line_found_and_expected(tmp_path, bad, line, words):
     path = tmp_path / "bad.cfg"
     path.write_text(bad)
     with pytest.raises(CfgError) as error:
         parse_model_config(path)
-    assert str(error.value).startswith(f"{path}:{line}: found") and words in str(error.value) and "expected" in str(error.value)
+    assert (
+        str(error.value).startswith(f"{path}:{line}: found")
+        and words in str(error.value)
+        and "expected" in str(error.value)
+    )
 
 
 NET = "[net]\nwidth=64\nheight=64\n"
@@ -165,9 +186,12 @@ def test_comments_in_another_encoding_are_no_matter(tmp_path):
 
 
 def test_sections_of_forks_become_the_layers_that_compute_the_same(tmp_path):
-    defs = read(tmp_path, NET + "[convolutional]\nfilters=16\n[se]\nreduction=8\n[depthwise]\nbatch_normalize=1\nfilters=16\n"
-                "size=5\npad=1\nactivation=h_swish\n[se]\nfilters=16\n[route_lhalf]\nlayers=2,-2\n[shortcut]\nfrom=-5\n"
-                "[route]\nlayers=-6,0\n")
+    defs = read(
+        tmp_path,
+        NET + "[convolutional]\nfilters=16\n[se]\nreduction=8\n[depthwise]\nbatch_normalize=1\nfilters=16\n"
+        "size=5\npad=1\nactivation=h_swish\n[se]\nfilters=16\n[route_lhalf]\nlayers=2,-2\n[shortcut]\nfrom=-5\n"
+        "[route]\nlayers=-6,0\n",
+    )
     kinds = ["avgpool", "convolutional", "convolutional", "scale_channels"]
     assert [section["type"] for section in defs[1:]] == [
         "convolutional", *kinds, "convolutional", *kinds, "route", "shortcut", "route"]
@@ -184,7 +208,13 @@ def test_missing_file_says_so(tmp_path):
         parse_model_config(tmp_path / "none.cfg")
 
 
-@given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 7), st.sampled_from(["leaky", "relu", "mish"])), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 64), st.integers(1, 7), st.sampled_from(["leaky", "relu", "mish"])),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_written_cfg_reads_back_equal_for_any_chain_of_convolutions(tmp_path_factory, layers):
     defs = [{"type": "net", "width": "64", "height": "64"}] + [
         {"type": "convolutional", "filters": str(f), "size": str(k), "pad": "1", "activation": a} for f, k, a in layers]

@@ -22,8 +22,21 @@ def figure(monkeypatch, tmp_path):
 
 
 def rows(epochs):
-    return [{"epoch": str(epoch), "loss_box": "2", "loss_objectness": "1.5", "loss_class": "0", "map50": "0.5", "map": "",
-             "precision": "0.4", "recall": "0.3", "gamma_q10": "0.1", "gamma_q85": "0.2"} for epoch in range(1, epochs + 1)]
+    return [
+        {
+            "epoch": str(epoch),
+            "loss_box": "2",
+            "loss_objectness": "1.5",
+            "loss_class": "0",
+            "map50": "0.5",
+            "map": "",
+            "precision": "0.4",
+            "recall": "0.3",
+            "gamma_q10": "0.1",
+            "gamma_q85": "0.2",
+        }
+        for epoch in range(1, epochs + 1)
+    ]
 
 
 def touching(axis):

@@ -30,7 +30,11 @@ def slim(request):
 def test_the_published_net_has_the_size_that_is_said(slim):
     dense = total_cost(parse_model_config(ROOT / "config" / "yolov3-hand-w25.cfg"))
     cost = total_cost(slim.module_defs)
-    assert cost.parameters < 0.15 * dense.parameters and cost.macs <= 0.3 * dense.macs and slim.weights.stat().st_size < 2e6
+    assert (
+        cost.parameters < 0.15 * dense.parameters
+        and cost.macs <= 0.3 * dense.macs
+        and slim.weights.stat().st_size < 2e6
+    )
 
 
 def test_opencv_reads_the_published_pair_and_computes_the_same(slim):

@@ -1,9 +1,10 @@
 """Shrink all gammas of a net without changing its function (gamma-W rescaling: Ye et al. 2018, section 4.3).
 
-Convolution, leaky ReLU, ReLU, shortcut, route, upsample and pooling are positively homogeneous: if every layer's output is
-multiplied by a > 0, the next layer sees its input multiplied by a. So gamma and beta of every batch norm take the factor a,
-the running statistics behind it follow their input, and the heads divide by a. From gammas near 1 an L1 penalty makes all of them
-fall together, because the next batch norm absorbs a common scale; from small ones selection starts at once.
+Convolution, leaky ReLU, ReLU, shortcut, route, upsample and pooling are positively homogeneous: if every layer's output
+is multiplied by a > 0, the next layer sees its input multiplied by a. So gamma and beta of every batch norm take the
+factor a, the running statistics behind it follow their input, and the heads divide by a. From gammas near 1 an L1
+penalty makes all of them fall together, because the next batch norm absorbs a common scale; from small ones selection
+starts at once.
 """
 
 import copy
@@ -35,7 +36,8 @@ def rescale_obstacles(defs: list[dict]) -> list[str]:
             obstacles.append(f"layer {layer_i} [{section['type']}] has activation {name}")
     for head_i in head_indices(defs):
         if defs[head_i]["type"] != "convolutional" or integer(defs[head_i], "batch_normalize"):
-            obstacles.append(f"layer {head_i} [{defs[1 + head_i]['type']}] does not follow a convolution without batch norm")
+            obstacles.append(f"layer {head_i} [{defs[1 + head_i]['type']}] does not follow a convolution without batch "
+                             "norm")
     if not obstacles:
         _input_factors(defs, 0.5, obstacles)
     return obstacles
@@ -50,7 +52,8 @@ def _input_factors(defs: list[dict], factor: float, obstacles: list[str]) -> lis
             obstacles.append(f"layer {layer_i} [{section['type']}] joins rescaled and unscaled maps")
         inputs.append(sources.pop())
         if layer_i in heads:
-            outputs.append(1.0)  # its kernel divides by what its input takes: whoever else reads the raw map sees it unscaled
+            # its kernel divides by what its input takes: whoever else reads the raw map sees it unscaled
+            outputs.append(1.0)
         elif section["type"] == "convolutional" and integer(section, "batch_normalize"):
             outputs.append(factor)
         else:
@@ -59,10 +62,11 @@ def _input_factors(defs: list[dict], factor: float, obstacles: list[str]) -> lis
 
 
 def restoring_factor(model: nn.Module) -> float:
-    """Factor that brings the gammas of a rescaled net back to where networks train well: root mean square 1 over those not 0.
+    """Factor that brings the gammas of a rescaled net back to where networks train well: root mean square 1 over those
+    not 0.
 
-    Not simply 1 / ALPHA: under L1 the survivors grow several times over, and a net restored by 1 / ALPHA has activations so
-    large that its heads diverge in fine-tuning at learning rates which suit the dense one.
+    Not simply 1 / ALPHA: under L1 the survivors grow several times over, and a net restored by 1 / ALPHA has
+    activations so large that its heads diverge in fine-tuning at learning rates which suit the dense one.
     """
     gammas = torch.cat([bn.weight.detach() for _, _, bn in model.convolutions() if bn is not None])
     alive = gammas[gammas != 0]
@@ -73,7 +77,8 @@ def restoring_factor(model: nn.Module) -> float:
 def rescale_gammas(model: nn.Module, factor: float) -> None:
     """Multiply every gamma of a Darknet by `factor`, in place, its function in eval mode unchanged.
 
-    Raises RescaleError, naming the layers, when a common factor does not pass through the net; ValueError on a factor <= 0.
+    Raises RescaleError, naming the layers, when a common factor does not pass through the net; ValueError on a factor
+    <= 0.
     """
     if not factor > 0:
         raise ValueError(f"found rescaling factor {factor}, expected one over 0")
@@ -106,8 +111,8 @@ def usual_scale(model: nn.Module, rescale: float) -> nn.Module:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable) -> nn.Module:
-    """Replace the running statistics of `model` by plain averages over `batches` of (images (B, 3, H, W) uint8, targets), in place.
-    Weights stay; the model is left in eval mode. Without a batch nothing changes."""
+    """Replace the running statistics of `model` by plain averages over `batches` of (images (B, 3, H, W) uint8,
+    targets), in place. Weights stay; the model is left in eval mode. Without a batch nothing changes."""
     device = next(model.parameters()).device
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, begun = [bn.momentum for bn in norms], False

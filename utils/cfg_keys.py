@@ -97,11 +97,29 @@ NOT_SUPPORTED = {
     "implicit": "learned constants (YOLOR) are not supported", "contrastive": "tracking by embeddings is not supported",
     "l2norm": "normalised maps are not supported", "empty": "empty layers are not supported"}
 
-REQUIRED_KEYS = {"convolutional": ("filters",), "route": ("layers",), "shortcut": ("from",),
-                 "scale_channels": ("from",), "sam": ("from",), "yolo": ("anchors",), "Gaussian_yolo": ("anchors",), "region": ("anchors",)}
-SPELLINGS = {"conv": "convolutional", "network": "net", "max": "maxpool", "avg": "avgpool",
-             "local_avg": "local_avgpool", "soft": "softmax", "conn": "connected", "lrn": "normalization", "deconv": "deconvolutional",
-             "silence": "empty", "gaussian_yolo": "Gaussian_yolo"}
+REQUIRED_KEYS = {
+    "convolutional": ("filters",),
+    "route": ("layers",),
+    "shortcut": ("from",),
+    "scale_channels": ("from",),
+    "sam": ("from",),
+    "yolo": ("anchors",),
+    "Gaussian_yolo": ("anchors",),
+    "region": ("anchors",),
+}
+SPELLINGS = {
+    "conv": "convolutional",
+    "network": "net",
+    "max": "maxpool",
+    "avg": "avgpool",
+    "local_avg": "local_avgpool",
+    "soft": "softmax",
+    "conn": "connected",
+    "lrn": "normalization",
+    "deconv": "deconvolutional",
+    "silence": "empty",
+    "gaussian_yolo": "Gaussian_yolo",
+}
 # Sections of PyTorch forks that are one of Darknet's with something understood: filters as conv groups; the first half
 FORKS = {"depthwise": "convolutional", "route_lhalf": "route"}
 POSITIVE_KEYS = ("filters", "size", "stride", "stride_x", "stride_y", "dilation", "groups", "classes", "num",

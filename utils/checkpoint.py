@@ -1,8 +1,8 @@
 """Checkpoints, and one loader for every kind of weights file.
 
 A checkpoint is a dict: "model" (the weights to use: EMA's where there is one), "module_defs", "cfg", "run", "epoch",
-"map50", "rescale" (the factor the gammas still carry, see utils.batch_norm), "names" (of the classes), "size" (width and
-height of the input), "data" (what it was trained on), and in a run's last.pth all that --resume needs besides.
+"map50", "rescale" (the factor the gammas still carry, see utils.batch_norm), "names" (of the classes), "size" (width
+and height of the input), "data" (what it was trained on), and in a run's last.pth all that --resume needs besides.
 
 Checkpoints of other Darknet ports load as well: state_dicts whose keys say the layer and whether it is a convolution or
 a batch norm, under any prefix (DataParallel) and in the usual wrappers. Nothing is unpickled but tensors, numbers and

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, NoReturn
 
-TO_RUN = "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
+TO_RUN = (
+    "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
+)
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 DEFAULT_DATA = "config/oxfordhand.data"
 
@@ -34,7 +36,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(self.spelled(sys.argv[1:] if args is None else args), namespace)
 
     def typed(self, words: Iterable[str] | None = None) -> dict[str, str]:
-        """{name of an argument: its flag as it was typed} of a command line; what was left at its default is not among them."""
+        """{name of an argument: its flag as it was typed} of a command line; what was left at its default is not among
+        them."""
         words, left_out = self.spelled(sys.argv[1:] if words is None else words), object()
         given = vars(self.parse_args(words, argparse.Namespace(**{action.dest: left_out for action in self._actions})))
         heads = [word.partition("=")[0] for word in words]
@@ -42,12 +45,15 @@ class Parser(argparse.ArgumentParser):
                 for action in self._actions if given.get(action.dest, left_out) is not left_out}
 
     def spelled(self, words: Iterable[str]) -> list[str]:
-        """Command-line words with the flags as they were declared: --img-size=3 -> --img_size=3; nothing after a -- is a flag."""
+        """Command-line words with the flags as they were declared: --img-size=3 -> --img_size=3; nothing after a -- is
+        a flag."""
         words = list(words)
         end = words.index("--") if "--" in words else len(words)
         declared = {name.replace("_", "-"): name for name in self._option_string_actions if name.startswith("--")}
         parts = [word.partition("=") for word in words[:end]]
-        return [declared.get(name.replace("_", "-"), name) + equals + value for name, equals, value in parts] + words[end:]
+        return [declared.get(name.replace("_", "-"), name) + equals + value for name, equals, value in parts] + words[
+            end:
+        ]
 
     def error(self, message: str) -> NoReturn:
         """One line, with the flag that was probably meant, and exit status 2."""
@@ -201,17 +207,23 @@ def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None
                         help="a detection counts as right from this IoU with a labelled box")
     parser.add_argument("--scorer", choices=("standard", "compat", "reference"), default="standard",
                         help="standard: COCO-style matching, all-point AP; reference: what the reference "
-                        "implementation (Lam1360/YOLOv3-model-pruning) prints for these weights and images, by its rules "
-                        "on its input, which is padded with black and resized by nearest neighbour; compat: its rules on the "
-                        "letterboxed images of training and detection, which is not the number that it prints")
+                        "implementation (Lam1360/YOLOv3-model-pruning) prints for these weights and images, by its "
+                        "rules "
+                        "on its input, which is padded with black and resized by nearest neighbour; compat: its rules "
+                        "on the letterboxed images of training and detection, which is not the number that it prints")
 
 
 def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     """--backend."""
-    parser.add_argument("--backend", choices=("auto", "torch", "compile", "onnxruntime", "openvino", "openvino-bf16"), default="auto",
-                        help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
-                        "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
-                        "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes in bfloat16: score it before use")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "torch", "compile", "onnxruntime", "openvino", "openvino-bf16"),
+        default="auto",
+        help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
+        "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
+        "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes "
+        "in bfloat16: score it before use",
+    )
 
 
 def run(main: Callable[[], None]) -> None:

@@ -10,7 +10,8 @@ from torch import nn
 
 from utils.shapes import layer_costs
 
-TOLERANCE = 1e-4  # largest deviation in float32, relative to the largest value of a raw map, of nets that should be equal
+# largest deviation in float32, relative to the largest value of a raw map, of nets that should be equal
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def _run(model: nn.Module, images: torch.Tensor) -> float:
 @torch.inference_mode()
 def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int = 20, warmup: int = 3,
                     batch: int = 1) -> list[Latency]:
-    """Latency of each Darknet on a (width, height) image: batch norms folded, models timed in turn (A B A B ...) in one run,
-    so that a machine whose speed drifts treats all alike. Decoding is included, NMS is not."""
+    """Latency of each Darknet on a (width, height) image: batch norms folded, models timed in turn (A B A B ...) in one
+    run, so that a machine whose speed drifts treats all alike. Decoding is included, NMS is not."""
     device = next(models[0].parameters()).device
     images = torch.rand(batch, models[0].channels, size[1], size[0], device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -50,15 +51,17 @@ def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int
     for _ in range(repeats):
         for model, own in zip(fast, times):
             own.append(_run(model, images))
-    protocol = (f"batch {batch}, {size[0]}x{size[1]}, {device}, {torch.get_num_threads()} threads, median of {repeats} after "
-                f"{warmup} warm-up, taken in turn, batch norm folded")
+    protocol = (f"batch {batch}, {size[0]}x{size[1]}, {device}, {torch.get_num_threads()} threads, median of {repeats} "
+                f"after {warmup} warm-up, taken in turn, batch norm folded")
     return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
 
 
-def latencies_beside(dense: nn.Module, nets: Iterable[nn.Module], size: tuple[int, int], repeats: int) -> tuple[float, list[float], str]:
-    """(seconds of `dense`, seconds of each net, protocol): each net in turn with the dense one alone, since among many in turn all would
-    run from cold caches. The machine's pace drifts from pair to pair, so what counts is the ratio: a net's seconds are its
-    share of the dense net's in its pair, of the median dense seconds."""
+def latencies_beside(
+    dense: nn.Module, nets: Iterable[nn.Module], size: tuple[int, int], repeats: int
+) -> tuple[float, list[float], str]:
+    """(seconds of `dense`, seconds of each net, protocol): each net in turn with the dense one alone, since among many
+    in turn all would run from cold caches. The machine's pace drifts from pair to pair, so what counts is the ratio: a
+    net's seconds are its share of the dense net's in its pair, of the median dense seconds."""
     pairs = [compare_latency([dense, net], size, repeats) for net in nets]
     whole = statistics.median(own.median for own, _ in pairs)
     return whole, [whole * net.median / own.median for own, net in pairs], pairs[0][0].protocol
@@ -79,8 +82,8 @@ def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
 
 @torch.inference_mode()
 def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
-    """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the largest value;
-    NaN when either net gives one."""
+    """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the
+    largest value; NaN when either net gives one."""
     image = probe_image(one, size)
     pairs = zip(one.raw_maps(image), other.raw_maps(image))
     return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs]).max().item()
@@ -88,12 +91,15 @@ def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
 
 @torch.inference_mode()
 def seconds_per_mac(model: nn.Module, size: tuple[int, int], repeats: int = 10) -> list[float]:
-    """Seconds a multiply-add takes in each layer of a Darknet, batch 1, batch norms folded: median of `repeats` after one warm-up;
+    """Seconds a multiply-add takes in each layer of a Darknet, batch 1, batch norms folded: median of `repeats` after
+    one warm-up;
     0 for layers that are not convolutions."""
     fast = model.optimize()
     device = next(model.parameters()).device
     image = torch.rand(1, model.channels, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
-    convolutions = {layer_i: module for layer_i, module in enumerate(fast.module_list) if isinstance(module, nn.Sequential)}
+    convolutions = {
+        layer_i: module for layer_i, module in enumerate(fast.module_list) if isinstance(module, nn.Sequential)
+    }
     started, times = {}, {layer_i: [] for layer_i in convolutions}
 
     def now() -> float:

@@ -1,7 +1,8 @@
 """Darknet's binary .weights: the one place that knows the order of its floats.
 
 A header (major, minor, revision: int32; images seen: int64, or int32 in files older than 0.2), then float32s, layer by
-layer: with batch norm beta, gamma, running mean, running variance, else the bias; then the kernel (out, in, height, width).
+layer: with batch norm beta, gamma, running mean, running variance, else the bias; then the kernel (out, in, height,
+    width).
 Source: darknet parser.c, load_weights_upto and load_convolutional_weights. PyTorch ports
 (eriklindernoren/PyTorch-YOLOv3 and its forks) write version 0.0.0 with five int32s all the same, the last two being a
 count and 0.
@@ -34,7 +35,8 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a weights file held for the net: "full", "backbone" (ends on a layer boundary) or "no heads" (other classes)."""
+    """What a weights file held for the net: "full", "backbone" (ends on a layer boundary) or "no heads" (other
+    classes)."""
 
     kind: str
     layers: int  # layers with weights that were loaded
@@ -50,7 +52,9 @@ def conv_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> list[Tensor]:
 
 def darknet_bytes(model: nn.Module) -> int:
     """Size of the model's .weights file."""
-    return HEADER.itemsize + 4 * sum(tensor.numel() for _, conv, bn in model.convolutions() for tensor in conv_tensors(conv, bn))
+    return HEADER.itemsize + 4 * sum(
+        tensor.numel() for _, conv, bn in model.convolutions() for tensor in conv_tensors(conv, bn)
+    )
 
 
 def file_bytes(defs: list[dict]) -> int:
@@ -199,4 +203,6 @@ def _head_convolutions(defs: list[dict]) -> list[int]:
 def _head_floats(defs: list[dict], conv_i: int, floats: int, classes: int) -> int:
     """Floats of head convolution `conv_i` if it were made for `classes` classes."""
     filters = integer(defs[1 + conv_i], "filters")
-    return floats // filters * len(head_anchors(defs[2 + conv_i])) * head_entries({**defs[2 + conv_i], "classes": classes})
+    return (
+        floats // filters * len(head_anchors(defs[2 + conv_i])) * head_entries({**defs[2 + conv_i], "classes": classes})
+    )

@@ -101,8 +101,8 @@ def _open(url: str, part: Path, fresh: bool = False):
 
 
 def fetch_and_unpack(url: str, archive: Path, target: Path, unpack: Callable[[Path, Path], Path], then: str) -> int:
-    """What a download script does: fetch `archive` and unpack(archive, folder of `target`), unless `target` is there; `then` is the
-    command that comes next. Returns the exit status: 0, or 2 after a message."""
+    """What a download script does: fetch `archive` and unpack(archive, folder of `target`), unless `target` is there;
+    `then` is the command that comes next. Returns the exit status: 0, or 2 after a message."""
     if target.exists():
         print(f"{target}: already there")
         return 0

@@ -137,8 +137,8 @@ class Square:
 def reference_square(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Square]:
     """The reference's input: (H, W, 3) RGB padded with black to a square, then resized by nearest neighbour.
 
-    size: (width, height), both the same. Commit 9b0cf5b, utils/data/datasets.py: pad_to_square, then F.interpolate, whose
-    choice of neighbours is kept by calling it. Returns (size, size, 3) uint8 and the way of boxes, like
+    size: (width, height), both the same. Commit 9b0cf5b, utils/data/datasets.py: pad_to_square, then F.interpolate,
+    whose choice of neighbours is kept by calling it. Returns (size, size, 3) uint8 and the way of boxes, like
     `letterbox.letterbox`.
     """
     height, width = image.shape[:2]

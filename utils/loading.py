@@ -99,7 +99,8 @@ def stem(cfg: str | os.PathLike) -> str:
 
 
 def pruned_name(cfg: str | os.PathLike) -> tuple[str, int]:
-    """(file name of the net that was pruned first, how often it was pruned): prune2_yolov3-hand.cfg -> (yolov3-hand, 2)."""
+    """(file name of the net that was pruned first, how often it was pruned): prune2_yolov3-hand.cfg -> (yolov3-hand,
+    2)."""
     name, times = Path(cfg).stem, 0
     if match := re.fullmatch(r"prune(\d*)_(.+)", name):
         name, times = match[2], int(match[1] or 1)
@@ -118,7 +119,8 @@ def select_device(name: str, threads: int = 0):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
-        torch.empty(1, dtype=torch.float64, device=device)  # sums of scores and rescaling are in double precision, which mps has not
+        # sums of scores and rescaling are in double precision, which mps has not
+        torch.empty(1, dtype=torch.float64, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); use --device cpu") from None
     return device
@@ -130,7 +132,8 @@ def input_size(args: argparse.Namespace, defs: list[dict]) -> tuple[int, int]:
 
 
 def checked_size(img_size: int | None, defs: list[dict]) -> tuple[int, int]:
-    """(width, height) of a square input of img_size pixels, or of the cfg's. Raises ValueError when the net cannot take it."""
+    """(width, height) of a square input of img_size pixels, or of the cfg's. Raises ValueError when the net cannot take
+    it."""
     from utils.parse_config import input_size as cfg_size
     from utils.shapes import largest_stride, layer_shapes
 

@@ -18,7 +18,8 @@ class LossOptions:
     """Weights and choices of the loss."""
 
     box: str = "ciou"  # or "mse": the reference's squared error on offsets and log sizes
-    several_iou: float = 1.0  # an anchor whose shape has at least this IoU with a box is positive as well; 1: the best only
+    # an anchor whose shape has at least this IoU with a box is positive as well; 1: the best only
+    several_iou: float = 1.0
     ignore_iou: float = 0.7  # a prediction that overlaps any box by more is not taught "nothing here"
     box_gain: float = 2.0
     objectness_gain: float = 1.0
@@ -100,7 +101,9 @@ def yolo_loss(raws: list[Tensor], heads: list, targets: Tensor, image_size: tupl
     return LossParts(*(sum(terms) / images for terms in zip(*parts)))
 
 
-def _head_loss(raw, head, pos: Positives, stride, anchors, targets, image_size, options) -> tuple[Tensor, Tensor, Tensor]:
+def _head_loss(
+    raw, head, pos: Positives, stride, anchors, targets, image_size, options
+) -> tuple[Tensor, Tensor, Tensor]:
     """(box, objectness, class) sums of one head."""
     t = head.split(raw)  # (B, A, H, W, 5 + K)
     with torch.no_grad():

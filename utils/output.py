@@ -1,4 +1,5 @@
-"""Output files: written beside their place, then renamed, so that a reader finds the whole old file or the whole new one."""
+"""Output files: written beside their place, then renamed, so that a reader finds the whole old file or the whole new
+one."""
 
 import csv
 import json
@@ -16,7 +17,8 @@ from terminaltables import AsciiTable, GithubFlavoredMarkdownTable
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A name beside `path` to write to: takes its place when the block ends, and is removed when the block raises. Makes the folder."""
+    """A name beside `path` to write to: takes its place when the block ends, and is removed when the block raises.
+    Makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -40,8 +42,8 @@ def write_json(path: str | os.PathLike, content) -> None:
 
 @contextmanager
 def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder inside `folder` to write several files to: they take their places, of the same names, when the block ends, and all are
-    removed when it raises."""
+    """A folder inside `folder` to write several files to: they take their places, of the same names, when the block
+    ends, and all are removed when it raises."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:

@@ -225,7 +225,8 @@ def _check_value(kind: str, key: str, value: str, place: str) -> None:
 
 
 def _items(kind: str, value: str) -> list[str]:
-    """The numbers in a value, as text. Published cfgs have commas at the end; nothing between two commas is an error."""
+    """The numbers in a value, as text. Published cfgs have commas at the end; nothing between two commas is an
+    error."""
     if not kind.endswith("s"):
         return [value]
     items = value.strip(", \t").split(",")
@@ -260,7 +261,8 @@ def _check_references(defs: list[Section]) -> None:
 
 
 def _check_anchors(section: Section) -> None:
-    """Darknet reads the first 2 x num anchors. It takes blanks out of a line; here they divide where nothing else does."""
+    """Darknet reads the first 2 x num anchors. It takes blanks out of a line; here they divide where nothing else
+    does."""
     text = section["anchors"]
     divided = _items("anchors", text)
     joined = ["".join(item.split()) for item in text.strip(", \t").split(",")]
@@ -295,8 +297,8 @@ def _expanded(defs: list[Section]) -> list[Section]:
 
 
 def renumbered(section: Section, old_i: int, new_i: int, place: dict[int, int]) -> Section:
-    """A copy of layer `old_i`, now layer `new_i`, its references moved by `place`, old index -> new index; relative ones
-    stay relative."""
+    """A copy of layer `old_i`, now layer `new_i`, its references moved by `place`, old index -> new index; relative
+    ones stay relative."""
     twin = section.copy()
     if key := REFERENCES.get(section["type"]):
         refs = integers(section, key)
@@ -383,7 +385,8 @@ def class_count(defs: list[dict]) -> int:
     """Number of classes of the detection layers. Raises CfgError when there is none or they differ."""
     counts = {integer(defs[1 + i], "classes", DEFAULT_CLASSES) for i in head_indices(defs)}
     if len(counts) != 1:
-        raise CfgError(f"{where(defs[0])}: found class counts {sorted(counts)} in the [yolo] layers, expected one number")
+        raise CfgError(f"{where(defs[0])}: found class counts {sorted(counts)} in the [yolo] layers, expected one "
+                       "number")
     return counts.pop()
 
 
@@ -395,7 +398,8 @@ def head_anchors(section: dict) -> list[tuple[float, float]]:
 
 
 def head_entries(section: dict) -> int:
-    """Channels per anchor of a detection layer: box, objectness, classes; of [Gaussian_yolo] also four uncertainties."""
+    """Channels per anchor of a detection layer: box, objectness, classes; of [Gaussian_yolo] also four
+    uncertainties."""
     return (9 if section["type"] == "Gaussian_yolo" else 5) + integer(section, "classes", DEFAULT_CLASSES)
 
 

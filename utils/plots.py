@@ -52,13 +52,16 @@ def _few_decades(axis) -> None:
     """Labels as plain numbers on a log axis that spans little, where powers of ten would leave it without any."""
     low, high = axis.get_ylim()
     if high < 30 * low:
-        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5, 7)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+        axis.yaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 3, 5, 7)), major_formatter="{x:g}", minor_formatter=NullFormatter()
+        )
     if high < 2.5 * low:
         axis.set(yscale="linear", ylim=(low, high))
 
 
 def plot_pr_curves(curves: dict[str, tuple], title: str, path: Path) -> None:
-    """Precision (envelope) against recall; name -> (recall, precision), one line per name. Without detections a curve is empty."""
+    """Precision (envelope) against recall; name -> (recall, precision), one line per name. Without detections a curve
+    is empty."""
     figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
     for (name, (recall, precision)), style in zip(curves.items(), itertools.cycle(("-", "--", ":"))):
         axis.plot(recall, precision, style, label=textwrap.shorten(name, 60, placeholder="..."))
@@ -73,8 +76,8 @@ def plot_pr_curves(curves: dict[str, tuple], title: str, path: Path) -> None:
 
 
 def plot_gammas(gammas: dict[str, list[float]], threshold: float | None, path: Path) -> None:
-    """Histogram of prunable |gamma|; "kept", "carrier" and "cut" -> values. threshold: the |gamma| below which channels go, drawn as a
-    line; None where the channels were not chosen by |gamma| alone."""
+    """Histogram of prunable |gamma|; "kept", "carrier" and "cut" -> values. threshold: the |gamma| below which channels
+    go, drawn as a line; None where the channels were not chosen by |gamma| alone."""
     colours = {"kept": "tab:blue", "carrier": "tab:orange", "cut": "tab:red"}
     shown = {name: values for name, values in gammas.items() if len(values)}
     count = sum(map(len, shown.values()))
@@ -97,7 +100,9 @@ def plot_channels(layers: list[int], before: list[int], after: list[int], path: 
     places = range(len(layers))
     counts.bar(places, before, width=0.85, color="0.82", label="before")
     counts.bar(places, after, width=0.85, color="tab:blue", label="after")
-    counts.set(title="channels per layer", ylabel="channels", yscale="log", ylim=(max(min(after) / 2, 0.5), 1.5 * max(before)))
+    counts.set(
+        title="channels per layer", ylabel="channels", yscale="log", ylim=(max(min(after) / 2, 0.5), 1.5 * max(before))
+    )
     counts.yaxis.set(major_locator=LogLocator(), major_formatter="{x:g}", minor_formatter=NullFormatter())
     counts.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     shares.bar(places, [100 * kept / had for had, kept in zip(before, after)], width=0.85, color="tab:blue")
@@ -109,16 +114,27 @@ def plot_channels(layers: list[int], before: list[int], after: list[int], path: 
 
 
 def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
-    """mAP@.5 against parameters, FLOPs and, where it was measured, latency; name -> rows with the keys parameters, flops, latency_ms
-    ("": unknown), map50 and maybe tuned_map50 ("": not tuned), which gets a row of axes of its own, of the best tenth."""
+    """mAP@.5 against parameters, FLOPs and, where it was measured, latency; name -> rows with the keys parameters,
+    flops, latency_ms ("": unknown), map50 and maybe tuned_map50 ("": not tuned), which gets a row of axes of its own,
+    of the best tenth."""
     labels = {"parameters": "parameters", "flops": "FLOPs (2 x MACs)", "latency_ms": "latency in ms, batch 1"}
     shown = [key for key in labels if any(row[key] != "" for rows in curves.values() for row in rows)]
     tuned = [row["tuned_map50"] for rows in curves.values() for row in rows if row.get("tuned_map50", "") != ""]
     scores = {"map50": ("mAP@.5 before fine-tuning" if tuned else "mAP@.5", (0, 1))}
     if tuned:
-        scores["tuned_map50"] = ("after it (the best 0.1)", (max(max(tuned) - 0.1, min(tuned) - 0.005), max(tuned) + 0.005))
-    figure, grid = plt.subplots(len(scores), len(shown), figsize=(4.8 * len(shown), 0.6 + 3.6 * len(scores)), layout="constrained",
-                                sharex="col", sharey="row", squeeze=False)
+        scores["tuned_map50"] = (
+            "after it (the best 0.1)",
+            (max(max(tuned) - 0.1, min(tuned) - 0.005), max(tuned) + 0.005),
+        )
+    figure, grid = plt.subplots(
+        len(scores),
+        len(shown),
+        figsize=(4.8 * len(shown), 0.6 + 3.6 * len(scores)),
+        layout="constrained",
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+    )
     for axes, (score, (words, limits)) in zip(grid, scores.items()):
         axes[0].set(ylabel=words, ylim=limits)
         for axis, key in zip(axes, shown):
@@ -127,8 +143,13 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
                 axis.plot(*(zip(*known) if known else ([], [])), color=f"C{i}", marker="o", markersize=4, label=name)
             axis.set(xscale="log")
             places = [row[key] for rows in curves.values() for row in rows if row[key] != ""]
-            subs = (1, 2, 5) if max(places) < 50 * min(places) else (1,)  # over several decades their labels would run together
-            axis.xaxis.set(major_locator=LogLocator(subs=subs), major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
+            # over several decades their labels would run together
+            subs = (1, 2, 5) if max(places) < 50 * min(places) else (1,)
+            axis.xaxis.set(
+                major_locator=LogLocator(subs=subs),
+                major_formatter=EngFormatter(sep=""),
+                minor_formatter=NullFormatter(),
+            )
             axis.grid(alpha=0.3, which="both")
     for axis, key in zip(grid[-1], shown):
         axis.set(xlabel=labels[key])
@@ -137,12 +158,15 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
 
 
 def plot_sensitivity(rows: list[dict], shares: tuple[float, ...], path: Path) -> None:
-    """Heat map of mAP@.5, one column a set of layers, one line a share of its channels; rows as utils.pruning.analysis writes them."""
+    """Heat map of mAP@.5, one column a set of layers, one line a share of its channels; rows as utils.pruning.analysis
+    writes them."""
     values = [[row[f"{share:g}"] for row in rows] for share in shares]
     figure, axis = plt.subplots(figsize=(max(6, 0.2 * len(rows) + 2), 3.2), layout="constrained")
     image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=max(row["0"] for row in rows))
     names = [row["layers"].split() for row in rows]
-    axis.set_xticks(range(len(rows)), [own[0] + ("+" if len(own) > 1 else "") for own in names], rotation=90, fontsize=7)
+    axis.set_xticks(
+        range(len(rows)), [own[0] + ("+" if len(own) > 1 else "") for own in names], rotation=90, fontsize=7
+    )
     axis.set_yticks(range(len(shares)), [f"-{share:.0%}" for share in shares])
     axis.set(title="mAP@.5 when one layer alone loses channels (+: with the layers tied to it)", xlabel="layer")
     figure.colorbar(image, ax=axis)

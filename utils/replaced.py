@@ -10,7 +10,8 @@ from utils.checkpoint import CheckpointError, copy_file, is_torch_file, read_che
 
 
 def keep_replaced(paths: Iterable[Path], own: Callable[[dict], bool], others: Iterable[Path] = ()) -> list[str]:
-    """Make sure that the checkpoints `paths`, about to be written, lose nothing: a line for each that holds another net.
+    """Make sure that the checkpoints `paths`, about to be written, lose nothing: a line for each that holds another
+    net.
 
     own: content of a checkpoint -> whether it is what is written now, or an earlier state of it. A net that its run
     folder, or an *-init file beside one of them, holds stays there; any other is copied to *-before, *-before2, ... .

@@ -73,8 +73,10 @@ def _conv(section, inputs, place):
                        "expected a divisor of both")
     window = conv_window(section)
     if window.dilation > 1 and 2 * window.padding != window.dilation * (window.size - 1):
-        raise CfgError(f"{place}: found dilation={window.dilation} with size={window.size} and {window.padding} pixels "
-                       "of padding, expected an odd size and pad=1 (Darknet fills another size of map than it computes)")
+        raise CfgError(
+            f"{place}: found dilation={window.dilation} with size={window.size} and {window.padding} pixels "
+            "of padding, expected an odd size and pad=1 (Darknet fills another size of map than it computes)"
+        )
     return filters, *window.count(height, width, 2 * window.padding)
 
 
@@ -135,7 +137,8 @@ def _reorg(section, inputs, place):
 def _detect(section, inputs, place):
     anchors, entries = len(head_anchors(section)), head_entries(section)
     if inputs[0][0] != anchors * entries:
-        raise CfgError(f"{place}: found {inputs[0][0]} input channels, expected {anchors * entries} = {anchors} anchors "
+        raise CfgError(f"{place}: found {inputs[0][0]} input channels, expected {anchors * entries} = {anchors} "
+                       "anchors "
                        f"x {entries} (box, objectness and classes); set filters={anchors * entries} in the convolution "
                        "before it")
     return inputs[0]
@@ -150,7 +153,8 @@ _SHAPE_OF = {"convolutional": _conv, "maxpool": _pool, "local_avgpool": _pool, "
 
 def layer_costs(defs: list[dict], width: int | None = None, height: int | None = None) -> list[LayerCost]:
     """Cost of every layer. Parameters: weights and biases, gamma and beta (running statistics are not learned).
-    MACs: one per weight and output position of a convolution; batch norm is counted as folded away, other layers as 0."""
+    MACs: one per weight and output position of a convolution; batch norm is counted as folded away, other layers as
+        0."""
     shapes = layer_shapes(defs, width, height)
     costs = []
     for layer_i, section in enumerate(defs[1:]):
@@ -172,8 +176,8 @@ def total_cost(defs: list[dict], width: int | None = None, height: int | None = 
 
 
 def largest_stride(defs: list[dict]) -> int:
-    """How many input pixels a cell of the coarsest map spans, those behind an average over the whole map left out; image sides must be
-    multiples of it."""
+    """How many input pixels a cell of the coarsest map spans, those behind an average over the whole map left out;
+    image sides must be multiples of it."""
     strides: list[float] = []
     for layer_i, section in enumerate(defs[1:]):
         stride = max(strides[j] if j >= 0 else 1.0 for j in layer_inputs(layer_i, section))

@@ -34,8 +34,8 @@ def shown(value: object) -> str:
 def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes] | None = None) -> list[str]:
     """Lines of a text file, without their ends.
 
-    expected: what the file should hold, in words; comment: matches what may hold bytes that are not UTF-8 (they come back
-    as U+FFFD). Raises TextError on a binary file or another encoding, OSError where it cannot be read.
+    expected: what the file should hold, in words; comment: matches what may hold bytes that are not UTF-8 (they come
+    back as U+FFFD). Raises TextError on a binary file or another encoding, OSError where it cannot be read.
     """
     with open(path, "rb") as file:
         content = file.read(4096)
@@ -58,8 +58,8 @@ def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes
 
 
 def _binary(path: str | os.PathLike, expected: str) -> TextError:
-    return TextError(f"{path}:1: found a binary file (or UTF-16 without a byte order mark), expected {expected} in UTF-8 "
-                     "or UTF-16 with its mark")
+    return TextError(f"{path}:1: found a binary file (or UTF-16 without a byte order mark), expected {expected} in "
+                     "UTF-8 or UTF-16 with its mark")
 
 
 def _decode_lines(content: bytes, path: str | os.PathLike, expected: str,

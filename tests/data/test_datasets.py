@@ -58,8 +58,15 @@ def test_a_missing_image_names_list_and_line(tmp_path):
         read_image_list(listing)
 
 
-@pytest.mark.parametrize("image, label", [("a/images/b/c.jpg", "a/labels/b/c.txt"), ("images/x/images/c.png", "images/x/labels/c.txt"),
-                                          ("myimages/c.jpg", "myimages/c.txt"), ("a/images.jpg", "a/images.txt")])
+@pytest.mark.parametrize(
+    "image, label",
+    [
+        ("a/images/b/c.jpg", "a/labels/b/c.txt"),
+        ("images/x/images/c.png", "images/x/labels/c.txt"),
+        ("myimages/c.jpg", "myimages/c.txt"),
+        ("a/images.jpg", "a/images.txt"),
+    ],
+)
 def test_labels_lie_beside_the_last_images_folder(image, label):
     assert label_path(Path(image)) == Path(label)
 
@@ -161,7 +168,9 @@ def test_colour_jitter_of_zero_changes_almost_nothing():
 
 def test_an_example_depends_on_seed_epoch_and_index_alone(tmp_path):
     listing = make_dataset(tmp_path, 40)
-    make = lambda seed: ListDataset(listing, (64, 64), 1, augmentation=Augmentation(mosaic=0.5), seed=seed, cache_gb=0.1)
+    make = lambda seed: ListDataset(
+        listing, (64, 64), 1, augmentation=Augmentation(mosaic=0.5), seed=seed, cache_gb=0.1
+    )
     one, two = make(1), make(1)
     two[Draw(5, 3, 64, 64)]  # history does not matter
     assert torch.equal(one[Draw(2, 3, 64, 64)][0], two[Draw(2, 3, 64, 64)][0])
@@ -187,13 +196,19 @@ def test_sampler_visits_every_image_once_whatever_the_processes():
 
 
 def test_multi_scale_draws_one_size_a_batch_in_whole_strides():
-    sizes = [{(d.width, d.height) for d in batch} for batch in TrainSampler(320, 4, (96, 64), stride=32, multi_scale=True)]
+    sizes = [
+        {(d.width, d.height) for d in batch} for batch in TrainSampler(320, 4, (96, 64), stride=32, multi_scale=True)
+    ]
     assert all(len(size) == 1 for size in sizes) and len(set.union(*sizes)) > 1
     assert all(side % 32 == 0 for size in sizes for pair in size for side in pair)
 
 
 def test_collate_numbers_the_images():
-    batch = [(torch.zeros(3, 4, 4), torch.zeros(2, 5)), (torch.zeros(3, 4, 4), torch.zeros(0, 5)), (torch.zeros(3, 4, 4), torch.ones(1, 5))]
+    batch = [
+        (torch.zeros(3, 4, 4), torch.zeros(2, 5)),
+        (torch.zeros(3, 4, 4), torch.zeros(0, 5)),
+        (torch.zeros(3, 4, 4), torch.ones(1, 5)),
+    ]
     images, targets = collate(batch)
     assert images.shape == (3, 3, 4, 4) and targets[:, 0].tolist() == [0, 0, 2]
 
@@ -272,7 +287,9 @@ def test_strong_augmentation_is_repeatable_and_keeps_boxes_in_the_picture(tmp_pa
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
     boxes = np.array([[0, 10, 10, 40, 50], [0, 60, 5, 88, 55]], np.float32)
     for seed in range(30):
-        first, second = (augment_one(image, boxes, (64, 64), np.random.default_rng(seed), AUGMENTATIONS["strong"]) for _ in range(2))
+        first, second = (
+            augment_one(image, boxes, (64, 64), np.random.default_rng(seed), AUGMENTATIONS["strong"]) for _ in range(2)
+        )
         assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
         assert (first[1][:, 1:] >= 0).all() and (first[1][:, 1:] <= 64).all()
 

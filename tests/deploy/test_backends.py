@@ -57,7 +57,9 @@ def net(tiny_cfg):
 
 def assert_same(model, predict):
     for batch in (2, 1):  # an evaluation's last batch is smaller
-        images = torch.rand(batch, 3, SIZE[1], SIZE[0], generator=torch.Generator().manual_seed(batch)).to(memory_format=torch.channels_last)
+        images = torch.rand(batch, 3, SIZE[1], SIZE[0], generator=torch.Generator().manual_seed(batch)).to(
+            memory_format=torch.channels_last
+        )
         with torch.inference_mode():
             expected, found = model(images), predict(images)
         assert found.shape == expected.shape and found.dtype == torch.float32
@@ -101,7 +103,8 @@ def test_torch_compile_is_asked_to_freeze_the_folded_net(net, monkeypatch):
 
 
 def test_a_compiled_net_can_be_scored_and_a_missing_compiler_is_one_line(net, monkeypatch):
-    """torch's own compiled module, its graphs run without a C++ compiler; nn.Module's bool() would ask it for a length."""
+    """torch's own compiled module, its graphs run without a C++ compiler; nn.Module's bool() would ask it for a
+    length."""
     compiled = torch.compile(net.optimize(), backend="eager")
     images = DataLoader([(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(0, 6))], batch_size=None)
     assert evaluate(net, images, ("hand",), quiet=True, predict=compiled).n_targets == 0
@@ -109,7 +112,8 @@ def test_a_compiled_net_can_be_scored_and_a_missing_compiler_is_one_line(net, mo
     def broken(images):
         raise RuntimeError("no working C++ compiler found\nmore")
     monkeypatch.setattr(torch, "compile", lambda model, **options: broken)
-    with pytest.raises(ValueError, match=r"^--backend compile does not work here \(no working C\+\+ compiler found\); take --backend torch$"):
+    with pytest.raises(ValueError, match=r"^--backend compile does not work here \(no working C\+\+ compiler found\); "
+                                         r"take --backend torch$"):
         make_backend("compile", net, SIZE)
 
 
@@ -136,7 +140,8 @@ def test_auto_passes_over_a_package_that_does_not_work_and_says_so(net, monkeypa
     monkeypatch.setitem(backends.MAKERS, "onnxruntime", broken)
     monkeypatch.setitem(backends.MAKERS, "openvino", broken)
     assert make_backend("auto", net, SIZE)[0] == "torch"
-    assert capsys.readouterr().out.splitlines() == [f"warning: --backend {name} does not work here (a library); take --backend torch"
+    assert capsys.readouterr().out.splitlines() == [f"warning: --backend {name} does not work here (a library); take "
+                                                    "--backend torch"
                                                     for name in backends.FROM_ONNX]
     with pytest.raises(ValueError, match="does not work here"):
         make_backend("openvino", net, SIZE)
@@ -152,18 +157,22 @@ def test_a_backend_that_is_not_installed_names_the_pip_command(net, monkeypatch)
 
 @pytest.mark.parametrize("act", ["leaky", "mish", "swish", "relu6"])
 def test_every_layer_type_exports(tmp_path, act):
-    """Depthwise, grouped, routes with groups, stride-1 pooling, scale_channels, upsample; the region head with reorg once."""
+    """Depthwise, grouped, routes with groups, stride-1 pooling, scale_channels, upsample; the region head with reorg
+    once."""
     need("onnx", "onnxscript", "onnxruntime")
     (tmp_path / "net.cfg").write_text(REGION if act == "relu6" else MIXED.format(act=act))
     model = trained(tmp_path / "net.cfg", dtype=torch.float32)
     words = export_onnx(model, tmp_path / "a" / "net.onnx", SIZE)
     assert words.startswith("checked: onnxruntime is within") and (tmp_path / "a" / "net.onnx").stat().st_size > 1000
-    assert model.training is False and any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "the original was changed"
+    assert model.training is False and any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), (
+        "the original was changed"
+    )
 
 
 @pytest.mark.parametrize("act", ["stair"])
 def test_a_grey_net_of_foreign_layers_exports(tmp_path, act):
-    """Shortcuts of unequal widths, dilation, [reorg3d], [local_avgpool], [Gaussian_yolo], activations without a module."""
+    """Shortcuts of unequal widths, dilation, [reorg3d], [local_avgpool], [Gaussian_yolo], activations without a
+    module."""
     need("onnx", "onnxscript", "onnxruntime")
     (tmp_path / "net.cfg").write_text(FOREIGN.replace("channels=3", "channels=1").format(act=act))
     model = trained(tmp_path / "net.cfg", dtype=torch.float32)
@@ -173,7 +182,9 @@ def test_a_grey_net_of_foreign_layers_exports(tmp_path, act):
 def test_a_wrong_file_is_an_error_and_is_not_written(net, tiny_cfg, tmp_path, monkeypatch):
     need("onnx", "onnxscript", "onnxruntime")
     make = onnx_export._program
-    monkeypatch.setattr(onnx_export, "_program", lambda model, size: make(trained(tiny_cfg, seed=5, dtype=torch.float32), size))
+    monkeypatch.setattr(
+        onnx_export, "_program", lambda model, size: make(trained(tiny_cfg, seed=5, dtype=torch.float32), size)
+    )
     with pytest.raises(ExportError, match="nothing was written"):
         export_onnx(net, tmp_path / "net.onnx", SIZE)
     assert not [path.name for path in tmp_path.iterdir() if "onnx" in path.name]
@@ -193,7 +204,10 @@ def test_the_files_inputs_and_outputs_are_as_documented(net, tmp_path):
 
     export_onnx(net, tmp_path / "net.onnx", SIZE)
     graph = onnx.load(tmp_path / "net.onnx").graph
-    sides = [[axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in (*graph.input, *graph.output)]
+    sides = [
+        [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    ]
     boxes = Darknet(net.module_defs).eval()(torch.zeros(1, 3, 64, 64)).shape[1]
     assert [value.name for value in (*graph.input, *graph.output)] == ["images", "predictions"]
     assert isinstance(sides[0][0], str) and sides[0][1:] == [3, 64, 64]

@@ -38,7 +38,8 @@ def scores(map50, map_=0.5):
 def test_a_file_that_loses_or_is_slower_is_refused_and_says_by_how_much_and_what_to_do(tmp_path):
     path = tmp_path / "net.onnx"
     assert verdict(path, [scores(0.92), scores(0.915)], [0.01, 0.01], Limits()).startswith("AP@.5 0.9200 -> 0.9150")
-    with pytest.raises(QuantisationError, match=r"net.onnx: int8 loses 0.1600 AP@.5, --max-drop is 0.01 .*; 3 \(0.2\); nothing was written"):
+    with pytest.raises(QuantisationError, match=r"net.onnx: int8 loses 0.1600 AP@.5, --max-drop is 0.01 .*; 3 \(0.2\); "
+                                                r"nothing was written"):
         verdict(path, [scores(0.92), scores(0.76)], [0.01, 0.005], Limits(), lambda: "; 3 (0.2)")
     with pytest.raises(QuantisationError, match=r"loses 0.1000 AP@\[.5:.95\]"):
         verdict(path, [scores(0.92), scores(0.92, 0.4)], [0.01, 0.005], Limits())
@@ -72,8 +73,12 @@ def test_the_naive_file_of_the_published_net_is_refused_and_ours_is_not(shared, 
     need("onnx")
     net = Darknet(ROOT / "config" / "egohands-slim.cfg").eval()
     net.load_darknet_weights(ROOT / "weights" / "egohands-slim.weights")
-    train, valid = (ListDataset(shared / "data" / "egohands" / f"{part}.txt", (256, 256), 1) for part in ("train", "valid"))
-    few = Pictures(torch.utils.data.Subset(train, range(0, 1800, 30)), torch.utils.data.Subset(valid, range(0, 400, 5)), 24)
+    train, valid = (
+        ListDataset(shared / "data" / "egohands" / f"{part}.txt", (256, 256), 1) for part in ("train", "valid")
+    )
+    few = Pictures(
+        torch.utils.data.Subset(train, range(0, 1800, 30)), torch.utils.data.Subset(valid, range(0, 400, 5)), 24
+    )
     order = Order(("hand",), (256, 256), "int8", None)
     fixed = replace(describe(net, "onnx", order), free_size=False, precision="float32")
     FORMATS["onnx"].write(net, tmp_path / "net.onnx", fixed)
@@ -83,8 +88,12 @@ def test_the_naive_file_of_the_published_net_is_refused_and_ours_is_not(shared, 
     with pytest.raises(QuantisationError, match="naive.onnx: int8 loses 0.[12]"):
         judge(reference, open_exported(tmp_path / "naive.onnx"), few.valid, Limits(allow_slower=True))
     monkeypatch.setattr(quantisation, "KEPT", (3,))
-    words = quantisation.quantise(net, reference, tmp_path / "ours.onnx", few, Limits(0.02, True), tmp_path / "ours.onnx")
-    assert "24 images calibrated it" in words and open_exported(tmp_path / "ours.onnx").bytes() < 0.6 * reference.bytes()
+    words = quantisation.quantise(
+        net, reference, tmp_path / "ours.onnx", few, Limits(0.02, True), tmp_path / "ours.onnx"
+    )
+    assert (
+        "24 images calibrated it" in words and open_exported(tmp_path / "ours.onnx").bytes() < 0.6 * reference.bytes()
+    )
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -109,20 +118,36 @@ def test_a_refused_file_leaves_nothing_behind(tiny_cfg, tiny_data, tmp_path, mon
     monkeypatch.setattr(quantisation, "KEPT", (0,))
     out = tmp_path / "out"
     with pytest.raises(QuantisationError, match=rf"{out}/net.xml: int8 is slower"):
-        export_int8(trained(tiny_cfg, dtype=torch.float32), "openvino", out / "net.xml", Order(None, SIZE, "int8", None), pictures(tiny_data),
-                    Limits(max_drop=1.0))
+        export_int8(
+            trained(tiny_cfg, dtype=torch.float32),
+            "openvino",
+            out / "net.xml",
+            Order(None, SIZE, "int8", None),
+            pictures(tiny_data),
+            Limits(max_drop=1.0),
+        )
     assert not list(out.iterdir())
 
 
 def test_as_few_layers_as_needed_stay_in_float_the_worst_first(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(quantisation, "open_exported", lambda path, size: len(made[-1]))
-    monkeypatch.setattr(quantisation, "_score", lambda file, images: scores(0.9 if not isinstance(file, int) else 0.8 + 0.02 * file, 0.0))
+    monkeypatch.setattr(
+        quantisation,
+        "_score",
+        lambda file, images: scores(0.9 if not isinstance(file, int) else 0.8 + 0.02 * file, 0.0),
+    )
     choose = quantisation._fewest_in_float
     file = SimpleNamespace(size=SIZE)
-    assert choose(lambda path, layers: made.append(layers), file, tmp_path, None, list("abcdefghij"), 0.05) == ["a", "b", "c"]
+    assert choose(lambda path, layers: made.append(layers), file, tmp_path, None, list("abcdefghij"), 0.05) == [
+        "a",
+        "b",
+        "c",
+    ]
     assert made == [[], ["a"], ["a", "b", "c"]]
-    assert choose(lambda path, layers: made.append(layers), file, tmp_path, None, list("abcd"), 0.001) == list("abcd"), "the best that was tried"
+    assert choose(lambda path, layers: made.append(layers), file, tmp_path, None, list("abcd"), 0.001) == list(
+        "abcd"
+    ), "the best that was tried"
 
 
 def test_the_layer_whose_weights_lose_most_is_named_worst(tiny_cfg):
@@ -130,7 +155,9 @@ def test_the_layer_whose_weights_lose_most_is_named_worst(tiny_cfg):
     images = torch.rand(2, 3, 64, 64)
     state = {key: value.clone() for key, value in net.state_dict().items()}
     errors = layer_errors(net, images)
-    assert set(errors) == {i for i, _, _ in net.convolutions()} and list(errors.values()) == sorted(errors.values(), reverse=True)
+    assert set(errors) == {i for i, _, _ in net.convolutions()} and list(errors.values()) == sorted(
+        errors.values(), reverse=True
+    )
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     weight = net.module_list[1][0].weight.data
     weight[:, 0, 0, 0] = 200 * weight.abs().max()  # one large number per channel: the others fall into a step or two
@@ -146,7 +173,8 @@ def test_8_bit_numbers_have_256_steps_and_an_exact_zero():
 
 
 def test_constant_channels_stay_constant_in_8_bits(tiny_cfg, tiny_data, tmp_path):
-    """A carrier channel (utils.pruning.surgery: kernel 0, bias 1) holds 1 everywhere; its consumers' sums rest on it."""
+    """A carrier channel (utils.pruning.surgery: kernel 0, bias 1) holds 1 everywhere; its consumers' sums rest on
+    it."""
     need("openvino")
     net = trained(tiny_cfg, zero_share=0, dtype=torch.float32)
     conv, norm = net.module_list[3][0], net.module_list[3][1]
@@ -159,26 +187,43 @@ def test_constant_channels_stay_constant_in_8_bits(tiny_cfg, tiny_data, tmp_path
     model = openvino_core().read_model(path)
     activation = next(node for node in model.get_ops() if "module_list.3.leaky_3" in node.get_friendly_name())
     model.add_outputs(activation.output(0))
-    maps = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(torch.rand(1, 3, 64, 64).numpy())[1]
-    assert abs(maps[0, 5] - 1).max() <= maps.max() / 255 and np.ptp(maps[0, 5]) == 0, "one value, within half a step of 1"
+    maps = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+        torch.rand(1, 3, 64, 64).numpy()
+    )[1]
+    assert abs(maps[0, 5] - 1).max() <= maps.max() / 255 and np.ptp(maps[0, 5]) == 0, (
+        "one value, within half a step of 1"
+    )
 
 
-@pytest.mark.parametrize("text, int8, bf16", [
-    ("flags\t\t: fpu avx2 avx512_vnni amx_int8 avx512_bf16\n", ["avx512_vnni", "amx_int8"], ["avx512_bf16"]), ("flags : fpu avx2\n", [], []),
-    ("Features\t: fp asimd asimddp i8mm\n", ["asimddp", "i8mm"], []), ("", [], [])])
+@pytest.mark.parametrize(
+    "text, int8, bf16",
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni amx_int8 avx512_bf16\n", ["avx512_vnni", "amx_int8"], ["avx512_bf16"]),
+        ("flags : fpu avx2\n", [], []),
+        ("Features\t: fp asimd asimddp i8mm\n", ["asimddp", "i8mm"], []),
+        ("", [], []),
+    ],
+)
 def test_the_processor_is_asked_what_it_computes_with(text, int8, bf16, monkeypatch):
-    assert processor.instructions(processor.INT8_FLAGS, text) == int8 and processor.instructions(processor.BF16_FLAGS, text) == bf16
+    assert (
+        processor.instructions(processor.INT8_FLAGS, text) == int8
+        and processor.instructions(processor.BF16_FLAGS, text) == bf16
+    )
     monkeypatch.setattr(processor, "instructions", lambda wanted: int8 if wanted == processor.INT8_FLAGS else bf16)
     monkeypatch.setattr(processor.platform, "system", lambda: "Linux")
     assert ("will not pay here" in processor.int8_words()) == (not int8)
     if not bf16:
-        with pytest.raises(ValueError, match="found a processor without bfloat16 .*take --backend openvino$".replace(" .*", ".*")):
+        with pytest.raises(
+            ValueError, match="found a processor without bfloat16 .*take --backend openvino$".replace(" .*", ".*")
+        ):
             processor.require_bf16()
 
 
 def test_files_are_timed_in_turn():
     calls = []
-    assert len(alternate_seconds([lambda x: calls.append("a"), lambda x: calls.append("b")], None, runs=2, warmup=1)) == 2
+    assert (
+        len(alternate_seconds([lambda x: calls.append("a"), lambda x: calls.append("b")], None, runs=2, warmup=1)) == 2
+    )
     assert calls == list("ababab")
 
 

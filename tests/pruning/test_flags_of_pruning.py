@@ -1,4 +1,5 @@
-"""test_prune.py's flags reach the cut: each is compared with what it is defined as, or with the cut that it must change."""
+"""test_prune.py's flags reach the cut: each is compared with what it is defined as, or with the cut that it must
+change."""
 
 import re
 import runpy
@@ -34,8 +35,23 @@ def job_of(tiny_cfg, tiny_data, tmp_path):
     save_checkpoint(tmp_path / "net.pth", weights_content(model, str(tiny_cfg), "test"))
 
     def make(flags=""):
-        return job_module.load(parse_prune_args("", ["--cfg", str(tiny_cfg), "--weights", str(tmp_path / "net.pth"), "--data", str(tiny_data),
-                                                  "--n_cpu", "0", *flags.split()]), Darknet)
+        return job_module.load(
+            parse_prune_args(
+                "",
+                [
+                    "--cfg",
+                    str(tiny_cfg),
+                    "--weights",
+                    str(tmp_path / "net.pth"),
+                    "--data",
+                    str(tiny_data),
+                    "--n_cpu",
+                    "0",
+                    *flags.split(),
+                ],
+            ),
+            Darknet,
+        )
     return make
 
 
@@ -61,13 +77,18 @@ def test_score_gamma_cost_takes_operations_or_the_measured_time(job_of, monkeypa
     monkeypatch.setattr(plan_module, "seconds_per_mac", lambda model, size: per_mac)
     timed = saved_macs(job.model.module_defs, job.graph, job.size, per_mac)
     scores = score_groups(job_of("--score gamma-cost --cost latency"))
-    assert torch.equal(scores, group_scores("gamma-cost", job.model, job.graph, cost=timed)) and not torch.equal(timed, macs)
+    assert torch.equal(scores, group_scores("gamma-cost", job.model, job.graph, cost=timed)) and not torch.equal(
+        timed, macs
+    )
 
 
 def test_score_taylor_is_of_the_training_loss(job_of):
     job = job_of("--score taylor")
     expected = taylor(job.model, job.graph, job.train_batches(plan_module.TAYLOR_BATCHES), plan_module.batch_loss)
-    assert torch.equal(score_groups(job), group_scores("taylor", job.model, job.graph, first_order=expected)) and (expected > 0).any()
+    assert (
+        torch.equal(score_groups(job), group_scores("taylor", job.model, job.graph, first_order=expected))
+        and (expected > 0).any()
+    )
 
 
 @pytest.mark.parametrize("norm", ["mean", "l2"])
@@ -87,7 +108,9 @@ def test_divisor_aligns_every_width_of_the_compact_net(job_of):
     job = job_of("--percent 0.5 --divisor 4")
     surgery = job_module.compact_of(job, plan_cut(job).cut)[1]
     widths = [len(surgery.kept[i]) for i in job.graph.prunable]
-    assert all(width % 4 == 0 for width in widths) and sum(widths) < sum(len(job.graph.outputs[i]) for i in job.graph.prunable)
+    assert all(width % 4 == 0 for width in widths) and sum(widths) < sum(
+        len(job.graph.outputs[i]) for i in job.graph.prunable
+    )
     plain = job_of("--percent 0.5")
     assert any(len(job_module.compact_of(plain, plan_cut(plain).cut)[1].kept[i]) % 4 for i in plain.graph.prunable)
 
@@ -103,7 +126,9 @@ def test_layer_keep_holds_beside_divisor_and_its_carriers(job_of, share, percent
         assert len(kept[i]) % 4 == 0
 
 
-@pytest.mark.parametrize("score", ["gamma", "gamma-norm", "gamma-cost", "gamma-cost --cost latency", "taylor", "l2", "random"])
+@pytest.mark.parametrize(
+    "score", ["gamma", "gamma-norm", "gamma-cost", "gamma-cost --cost latency", "taylor", "l2", "random"]
+)
 def test_layers_takes_a_residual_block_out_by_the_score(job_of, capsys, score):
     whole, less = job_of(), job_of(f"--layers 1 --score {score}")
     plan_module.remove_layers(less)
@@ -118,11 +143,20 @@ def test_what_is_left_alone_is_printed_with_the_reason(job_of, capsys):
     job = job_of("--strategy skip")
     warn_before(job, plan_cut(job))
     out = capsys.readouterr().out
-    assert job.graph.reasons and all(f"  layer {i} is left alone: {reason}" in out for i, reason in job.graph.reasons.items())
+    assert job.graph.reasons and all(
+        f"  layer {i} is left alone: {reason}" in out for i, reason in job.graph.reasons.items()
+    )
 
 
-@pytest.mark.parametrize("flag, least", [("--target-params 0.6", 0.5), ("--target-params 2.4K", 0.2), ("--target-flops 0.6", 0.5),
-                                         ("--target-flops 0.002G", 0.4)])
+@pytest.mark.parametrize(
+    "flag, least",
+    [
+        ("--target-params 0.6", 0.5),
+        ("--target-params 2.4K", 0.2),
+        ("--target-flops 0.6", 0.5),
+        ("--target-flops 0.002G", 0.4),
+    ],
+)
 def test_size_targets_are_met_by_the_mildest_cut_that_does(job_of, flag, least):
     job = job_of(flag)
     dense, plan = total_cost(job.dense.module_defs, *job.size), plan_cut(job)
@@ -135,7 +169,8 @@ def test_size_targets_are_met_by_the_mildest_cut_that_does(job_of, flag, least):
 
 
 def fake_score(monkeypatch, loss_of):
-    """Scores fall by loss_of(parameters left); returns, for each net that was recalibrated, on how many training images."""
+    """Scores fall by loss_of(parameters left); returns, for each net that was recalibrated, on how many training
+    images."""
     calls = []
     original = plan_module.recalibrate
 
@@ -154,7 +189,8 @@ def fake_score(monkeypatch, loss_of):
 def test_max_drop_finds_the_strongest_cut_that_keeps_its_map_each_candidate_recalibrated(job_of, monkeypatch):
     job = job_of("--max-drop 0.01")
     dense = sum(p.numel() for p in job.dense.parameters())
-    calls = fake_score(monkeypatch, lambda parameters: 0.1 * (1 - parameters / dense))  # 0.01 lost at nine tenths of the parameters
+    # 0.01 lost at nine tenths of the parameters
+    calls = fake_score(monkeypatch, lambda parameters: 0.1 * (1 - parameters / dense))
     plan = plan_cut(job)
     left = plan_module.cost_of(job, plan.cut).parameters
     assert 0.9 * dense <= left < 0.97 * dense
@@ -206,7 +242,11 @@ def test_a_curve_has_the_cost_time_and_recalibrated_score_of_each_cut(job_of, mo
     cost_of = lambda model: total_cost(model.module_defs, *job.size)
     calls = fake_score(monkeypatch, lambda parameters: parameters / 1e6)
     monkeypatch.setattr(analysis, "recalibrate", plan_module.recalibrate)
-    monkeypatch.setattr(analysis, "evaluate", lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=len(nets) / 10, map=0.1))
+    monkeypatch.setattr(
+        analysis,
+        "evaluate",
+        lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=len(nets) / 10, map=0.1),
+    )
     monkeypatch.setattr(analysis, "latencies_beside", lambda dense, models, size, repeats: (
         0.01, [0.01 * cost_of(model).macs / cost_of(dense).macs for model in models], "made up"))
     points = analysis.tradeoff(job, 3)
@@ -216,14 +256,18 @@ def test_a_curve_has_the_cost_time_and_recalibrated_score_of_each_cut(job_of, mo
         cost = cost_of(model)
         assert (point.parameters, point.macs, point.row()["flops"]) == (cost.parameters, cost.macs, 2 * cost.macs)
         assert point.latency == pytest.approx(0.01 * cost.macs / cost_of(job.dense).macs)
-    assert [point.share for point in points] == sorted(point.share for point in points) and points[-1].parameters < 0.2 * points[0].parameters
+    assert [point.share for point in points] == sorted(point.share for point in points) and points[
+        -1
+    ].parameters < 0.2 * points[0].parameters
     analysis.tradeoff(job_of("--curve 1 --recalibrate 0 --repeats 0"), 1)
     assert calls[3:] == [0]
 
 
 def test_sensitivity_silences_the_weakest_share_of_each_layer_alone(job_of, monkeypatch):
     job, nets = job_of(), []
-    monkeypatch.setattr(analysis, "evaluate", lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=1 / len(nets)))
+    monkeypatch.setattr(
+        analysis, "evaluate", lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=1 / len(nets))
+    )
     rows = analysis.sensitivity(job, 4)
     dense, *masked = nets
     assert [row["0"] for row in rows] == [1.0] * len(rows) and rows[0]["0.5"] == pytest.approx(1 / 3, abs=1e-4)
@@ -234,7 +278,9 @@ def test_sensitivity_silences_the_weakest_share_of_each_layer_alone(job_of, monk
             own = gammas_by_layer(next(nets))
             for i in job.graph.normalised:
                 gone = (own[i] == 0) & (gammas[i] != 0)
-                expected = min(int(share * row["channels"]), row["channels"] - 1) if str(i) in row["layers"].split() else 0
+                expected = (
+                    min(int(share * row["channels"]), row["channels"] - 1) if str(i) in row["layers"].split() else 0
+                )
                 assert gone.sum() == expected
                 if expected:
                     group = scores[torch.from_numpy(job.graph.outputs[i])]
@@ -253,7 +299,9 @@ def test_the_contestant_of_the_tradeoff_cuts_to_the_size_that_was_asked_for(job_
         net = Darknet(defs)
         net.load_state_dict(state)  # widths in the cfg are those of the tensors
         cost = total_cost(defs, *job.size)
-        assert 0.7 * share * dense < cost.macs <= share * dense and cost.parameters == sum(p.numel() for p in net.parameters())
+        assert 0.7 * share * dense < cost.macs <= share * dense and cost.parameters == sum(
+            p.numel() for p in net.parameters()
+        )
         assert [defs[1 + i]["filters"] for i in (7, 14)] == ["18", "18"]  # heads stay
     assert contestant(1) is None
     assert all(torch.equal(value, before[key]) for key, value in job.dense.state_dict().items())
@@ -262,7 +310,9 @@ def test_the_contestant_of_the_tradeoff_cuts_to_the_size_that_was_asked_for(job_
 # ---- a score needs boxes
 
 @pytest.mark.parametrize("flags", ["", "--max-drop 0.01", "--curve 2", "--sensitivity 2", "--target-params 0.5"])
-def test_a_pruning_that_scores_stops_without_validation_labels_and_says_where_they_were_looked_for(job_of, tiny_data, flags):
+def test_a_pruning_that_scores_stops_without_validation_labels_and_says_where_they_were_looked_for(
+    job_of, tiny_data, flags
+):
     place = without_labels(tiny_data, "valid")
     with pytest.raises(DataError, match=re.escape(str(place))) as error:
         job_of(flags)
@@ -273,7 +323,12 @@ def test_a_pruning_that_scores_stops_without_validation_labels_and_says_where_th
 def test_steps_stop_before_the_first_one_without_labels(tiny_cfg, tiny_data, tmp_path, part):
     place = without_labels(tiny_data, part)
     with pytest.raises(DataError, match=re.escape(str(place))):
-        iterative.run_steps(parse_prune_args("", ["--cfg", str(tiny_cfg), "--data", str(tiny_data), "--steps", "2", "--out", str(tmp_path / "out")]), [])
+        iterative.run_steps(
+            parse_prune_args(
+                "", ["--cfg", str(tiny_cfg), "--data", str(tiny_data), "--steps", "2", "--out", str(tmp_path / "out")]
+            ),
+            [],
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -313,8 +368,20 @@ def test_max_drop_refuses_a_net_that_has_nothing_to_lose(job_of, monkeypatch):
 def test_a_score_of_images_without_labels_is_an_error(tiny_cfg, tiny_data, tmp_path, monkeypatch):
     place = without_labels(tiny_data, "valid")
     Darknet(tiny_cfg).save_darknet_weights(tmp_path / "w.weights")
-    monkeypatch.setattr("sys.argv", ["test.py", "--cfg", str(tiny_cfg), "--data", str(tiny_data), "--weights", str(tmp_path / "w.weights"),
-                                     "--n_cpu", "0"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "test.py",
+            "--cfg",
+            str(tiny_cfg),
+            "--data",
+            str(tiny_data),
+            "--weights",
+            str(tmp_path / "w.weights"),
+            "--n_cpu",
+            "0",
+        ],
+    )
     with pytest.raises(DataError, match=re.escape(str(place))):
         runpy.run_path(str(ROOT / "test.py"))["main"]()
 
@@ -329,41 +396,67 @@ def cut_into(job, out):
     return report.OutputNames.of(job.cfg, out)
 
 
-def test_a_pruning_that_replaces_another_names_it_and_keeps_it_and_the_same_one_again_replaces_nothing(job_of, tmp_path, capsys):
+def test_a_pruning_that_replaces_another_names_it_and_keeps_it_and_the_same_one_again_replaces_nothing(
+    job_of, tmp_path, capsys
+):
     flags = "--no-eval --repeats 0 --percent"
     names = cut_into(job_of(f"{flags} 0.3"), tmp_path / "out")
-    first = {path: path.read_bytes() for path in (names.cfg, names.checkpoint, names.darknet_cfg, names.darknet_weights)}
+    first = {
+        path: path.read_bytes() for path in (names.cfg, names.checkpoint, names.darknet_cfg, names.darknet_weights)
+    }
     capsys.readouterr()
     cut_into(job_of(f"{flags} 0.3"), tmp_path / "out")
     assert ": replaces" not in capsys.readouterr().out and not list((tmp_path / "out").rglob("*-before*"))
     cut_into(job_of(f"{flags} 0.6"), tmp_path / "out")
     out = capsys.readouterr().out
-    assert f"{names.weights}: replaces that of run test_prune of {tmp_path / 'net.pth'} (cfg {names.cfg}, data {tmp_path / 'tiny.data'}), which is kept" in out
+    assert (
+        f"{names.weights}: replaces that of run test_prune of {tmp_path / 'net.pth'} (cfg {names.cfg}, data "
+        f"{tmp_path / 'tiny.data'}), which is kept"
+        in out
+    )
     for path, content in first.items():
         kept = path.with_name(f"{path.stem}-before{path.suffix}")
         assert kept.read_bytes() == content and str(kept) in out and path.read_bytes() != content
 
 
-def test_a_tuned_pruning_that_is_replaced_keeps_its_start_and_says_where_the_tuned_net_is(job_of, tmp_path, capsys, monkeypatch):
+def test_a_tuned_pruning_that_is_replaced_keeps_its_start_and_says_where_the_tuned_net_is(
+    job_of, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     flags = "--no-eval --repeats 0 --percent 0.3"
     names = cut_into(job_of(flags), tmp_path / "out")
     start = names.checkpoint.read_bytes()
     content = read_checkpoint(names.checkpoint)
-    tuned = {**content, "run": "tune", "data": "d.data", "model": {key: value + 1 for key, value in content["model"].items()}}
+    tuned = {
+        **content,
+        "run": "tune",
+        "data": "d.data",
+        "model": {key: value + 1 for key, value in content["model"].items()},
+    }
     names.checkpoint.with_name(f"{names.checkpoint.stem}-init.pth").write_bytes(start)
     for path in (names.checkpoint, names.weights, Path("logs/tune/best.pth")):
         save_checkpoint(path, tuned)
     capsys.readouterr()
     cut_into(job_of(flags), tmp_path / "out")
-    assert f"{names.checkpoint}: replaces that of run tune (cfg {names.cfg}, data d.data), which is in logs/tune/best.pth" in capsys.readouterr().out
+    assert (
+        f"{names.checkpoint}: replaces that of run tune (cfg {names.cfg}, data d.data), which is in logs/tune/best.pth"
+        in capsys.readouterr().out
+    )
     assert names.checkpoint.with_name(f"{names.checkpoint.stem}-init-before.pth").read_bytes() == start
 
 
 # ---- advice that helps
 
-@pytest.mark.parametrize("flags, offered", [("", ["--layers"]), ("--layer-keep 0.9", ["--layer-keep", "--layers"]), ("--divisor 8", ["--divisor", "--layers"]),
-                                            ("--strategy skip", ["--strategy group", "--layers"]), ("--layers 1", [])])
+@pytest.mark.parametrize(
+    "flags, offered",
+    [
+        ("", ["--layers"]),
+        ("--layer-keep 0.9", ["--layer-keep", "--layers"]),
+        ("--divisor 8", ["--divisor", "--layers"]),
+        ("--strategy skip", ["--strategy group", "--layers"]),
+        ("--layers 1", []),
+    ],
+)
 def test_a_target_out_of_reach_offers_only_flags_that_reach_further(job_of, flags, offered):
     job = job_of(f"--no-eval --target-params 0.0001 {flags}")
     plan_module.remove_layers(job)

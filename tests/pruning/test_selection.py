@@ -41,7 +41,8 @@ def keep_all_but(graph, group):
 # ---- cost
 
 def test_saved_macs_are_what_the_narrower_cfg_saves(mixed, tiny_cfg):
-    """Against the cost of the cfg with that group alone removed; a weight shared by a removed row and column is counted twice."""
+    """Against the cost of the cfg with that group alone removed; a weight shared by a removed row and column is counted
+    twice."""
     for model in (mixed, trained(tiny_cfg)):
         defs, graph = model.module_defs, channel_graph(model.module_defs)
         saved, dense = saved_macs(defs, graph, (64, 64)), total_cost(defs, 64, 64).macs
@@ -110,14 +111,27 @@ def test_scores_are_their_formulas(tiny_cfg):
     """On layer 6, a plain 1x1 convolution over 24 channels, where a group is a channel."""
     model = trained(tiny_cfg, zero_share=0.0)
     graph = channel_graph(model.module_defs)
-    own, gamma, kernel = torch.from_numpy(graph.outputs[6]), model.module_list[6][1].weight.abs(), model.module_list[6][0].weight.flatten(1)
+    own, gamma, kernel = (
+        torch.from_numpy(graph.outputs[6]),
+        model.module_list[6][1].weight.abs(),
+        model.module_list[6][0].weight.flatten(1),
+    )
     cost = saved_macs(model.module_defs, graph, (64, 64))
-    for kind, expected in {"gamma": gamma, "gamma-norm": gamma / gamma.mean(), "gamma-cost": gamma / (cost[own] / cost[cost > 0].mean()).sqrt(),
-                           "l1": kernel.abs().mean(1), "l2": kernel.square().mean(1).sqrt()}.items():
+    for kind, expected in {
+        "gamma": gamma,
+        "gamma-norm": gamma / gamma.mean(),
+        "gamma-cost": gamma / (cost[own] / cost[cost > 0].mean()).sqrt(),
+        "l1": kernel.abs().mean(1),
+        "l2": kernel.square().mean(1).sqrt(),
+    }.items():
         assert torch.allclose(group_scores(kind, model, graph, cost=cost)[own], expected.detach()), kind
     free = candidates(graph, member_count(graph))
     chance = [group_scores("random", model, graph, seed=seed)[free] for seed in (0, 0, 1)]
-    assert torch.equal(chance[0], chance[1]) and not torch.equal(chance[0], chance[2]) and len(set(chance[0].tolist())) == len(chance[0])
+    assert (
+        torch.equal(chance[0], chance[1])
+        and not torch.equal(chance[0], chance[2])
+        and len(set(chance[0].tolist())) == len(chance[0])
+    )
 
 
 def test_taylor_is_the_root_mean_square_of_its_batches(tiny_cfg):
@@ -134,11 +148,21 @@ def test_taylor_is_the_root_mean_square_of_its_batches(tiny_cfg):
 def test_taylor_passes_over_layers_that_no_head_depends_on(tmp_path):
     normed = "[convolutional]\nbatch_normalize=1\nfilters=4\nsize=1\nactivation=leaky\n"
     cfg = tmp_path / "unread.cfg"
-    cfg.write_text("[net]\nwidth=32\nheight=32\n" + normed + normed + "[route]\nlayers=0\n[convolutional]\nfilters=6\nsize=1\nactivation=linear\n"
-                   "[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n")
+    cfg.write_text(
+        "[net]\nwidth=32\nheight=32\n"
+        + normed
+        + normed
+        + "[route]\nlayers=0\n[convolutional]\nfilters=6\nsize=1\nactivation=linear\n"
+        "[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n"
+    )
     model = Darknet(cfg)
     graph = channel_graph(model.module_defs, "group")
-    score = importance.taylor(model, graph, [(torch.rand(1, 3, 32, 32), None)], lambda net, images, targets: net.raw_maps(images)[0].square().sum())
+    score = importance.taylor(
+        model,
+        graph,
+        [(torch.rand(1, 3, 32, 32), None)],
+        lambda net, images, targets: net.raw_maps(images)[0].square().sum(),
+    )
     assert (score[graph.outputs[0]] > 0).all() and (score[graph.outputs[1]] == 0).all()
 
 
@@ -195,7 +219,10 @@ def test_blocks_leave_multiples_and_still_prefer_the_better(seed, divisor, thres
             assert scores[cell[kept]].min() >= scores[cell[~kept]].max()
 
 
-GRAPHS = [channel_graph(parse_model_config(ROOT / "config" / name)) for name in ("yolov3-hand-w25.cfg", "yolov3-tiny-hand.cfg")]
+GRAPHS = [
+    channel_graph(parse_model_config(ROOT / "config" / name))
+    for name in ("yolov3-hand-w25.cfg", "yolov3-tiny-hand.cfg")
+]
 
 
 @pytest.mark.parametrize("percent", [0.3, 0.6, 0.8])
@@ -206,7 +233,9 @@ def test_widths_stay_aligned_with_carriers_and_after_a_second_pruning(percent):
         graph, state = channel_graph(model.module_defs), model.state_dict()
         scores = group_scores("gamma", model, graph)
         ranked, free = in_blocks(graph, scores, 8), candidates(graph, member_count(graph))
-        keep = obtain_filters_mask(graph, ranked, member_count(graph), ranked[free].quantile(percent).item(), divisor=8).keep
+        keep = obtain_filters_mask(
+            graph, ranked, member_count(graph), ranked[free].quantile(percent).item(), divisor=8
+        ).keep
         for _ in range(6):
             keep = make_room(graph, keep, staying_groups(model.module_defs, state, graph, keep), scores, 8)
         surgery = compact_net(model.module_defs, state, graph, keep)
@@ -229,7 +258,10 @@ def test_predicted_widths_are_those_of_the_net_that_is_made(mixed, tiny_cfg):
         for threshold in scores[scores > 0].quantile(torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)).tolist():
             keep = obtain_filters_mask(graph, scores, member_count(graph), threshold).keep
             staying = staying_groups(model.module_defs, model.state_dict(), graph, keep)
-            assert narrow_defs(model.module_defs, graph, staying) == compact_net(model.module_defs, model.state_dict(), graph, keep).module_defs
+            assert (
+                narrow_defs(model.module_defs, graph, staying)
+                == compact_net(model.module_defs, model.state_dict(), graph, keep).module_defs
+            )
 
 
 # ---- depth
@@ -282,7 +314,12 @@ def test_blocks_are_scored_as_channels_are():
     cost = torch.tensor([branch_cost(model.module_defs, block, (256, 256)) for block in blocks], dtype=torch.float64)
     streams = torch.tensor([0] + [1] * 2 + [2] * 8 + [3] * 8 + [4] * 4)
     means = torch.stack([gamma[streams == i].mean() for i in range(5)])
-    for kind, expected in {"gamma": gamma, "gamma-norm": gamma / means[streams], "gamma-cost": gamma / (cost / cost.mean()).sqrt(), "l1": kernel}.items():
+    for kind, expected in {
+        "gamma": gamma,
+        "gamma-norm": gamma / means[streams],
+        "gamma-cost": gamma / (cost / cost.mean()).sqrt(),
+        "l1": kernel,
+    }.items():
         assert torch.allclose(block_scores(kind, model, graph, blocks, cost=cost), expected), kind
     shallow = total_cost(remove_blocks(model.module_defs, model.state_dict(), blocks[3:4])[0], 256, 256)
     assert cost[3] == total_cost(model.module_defs, 256, 256).macs - shallow.macs
@@ -320,13 +357,17 @@ def test_the_weakest_blocks_go_in_the_order_of_the_cfg():
 def test_bisection_finds_the_edge(values, edge):
     levels = sorted(values)
     assert selection.mildest(levels, lambda level: level >= edge) == next((v for v in levels if v >= edge), None)
-    assert selection.strongest(levels, lambda level: level <= edge) == next((v for v in reversed(levels) if v <= edge), None)
+    assert selection.strongest(levels, lambda level: level <= edge) == next(
+        (v for v in reversed(levels) if v <= edge), None
+    )
 
 
 def test_thresholds_are_all_cuts_or_an_even_sample():
     scores, free = torch.tensor([3.0, 1.0, 2.0, 2.0, 9.0]), torch.tensor([True, True, True, True, False])
     assert selection.thresholds(scores, free) == [1.0, 2.0, 3.0, 7.0]
-    assert selection.thresholds(scores, free, start=2.0) == [2.0, 3.0, 7.0] and selection.thresholds(scores, free, start=7.0) == [7.0]
+    assert selection.thresholds(scores, free, start=2.0) == [2.0, 3.0, 7.0] and selection.thresholds(
+        scores, free, start=7.0
+    ) == [7.0]
     assert len(selection.thresholds(torch.arange(1000.0), torch.ones(1000, dtype=torch.bool), 10)) == 11
 
 
@@ -336,14 +377,22 @@ def test_a_curve_starts_with_what_is_dead_and_ends_with_all(dead, alive, count):
     scores = torch.cat([torch.zeros(dead), 1 + torch.arange(alive, dtype=torch.float)])
     levels = selection.curve_levels(scores, torch.ones(len(scores), dtype=torch.bool), count)
     cut = [(scores < level).sum().item() for level in levels]
-    assert len(levels) <= count and (alive < 2 * count or len(levels) == count) and cut == sorted(set(cut)) and cut[-1] == dead + alive
+    assert (
+        len(levels) <= count
+        and (alive < 2 * count or len(levels) == count)
+        and cut == sorted(set(cut))
+        and cut[-1] == dead + alive
+    )
     assert cut[0] == dead or not dead or len(levels) == 1
     assert cut[0] > 0
 
 
 def test_a_curve_of_a_net_with_dots_in_its_name_keeps_its_name(tmp_path):
     analysis.save_curves({"gamma": [analysis.Point(0.5, 10, 20, None, 0.5, 0.2)]}, tmp_path / "yolo-1.1-pruned-curve")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["yolo-1.1-pruned-curve.csv", "yolo-1.1-pruned-curve.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "yolo-1.1-pruned-curve.csv",
+        "yolo-1.1-pruned-curve.png",
+    ]
 
 
 def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_path):
@@ -377,8 +426,23 @@ def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
     assert target.of(100) == pytest.approx(100 * value if ratio else value)
 
 
-@pytest.mark.parametrize("kind, text", [(SIZE, ""), (SIZE, "-1"), (SIZE, "0"), (SIZE, "12"), (SIZE, "12ms"), (SIZE, "12 parsecs"), (SIZE, "1.2.3"),
-                                        (SIZE, "1e9x"), (TIME, "2500"), (TIME, "1.2M"), (TIME, "0ms"), (TIME, "2")])
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        (SIZE, ""),
+        (SIZE, "-1"),
+        (SIZE, "0"),
+        (SIZE, "12"),
+        (SIZE, "12ms"),
+        (SIZE, "12 parsecs"),
+        (SIZE, "1.2.3"),
+        (SIZE, "1e9x"),
+        (TIME, "2500"),
+        (TIME, "1.2M"),
+        (TIME, "0ms"),
+        (TIME, "2"),
+    ],
+)
 def test_other_targets_are_refused(kind, text):
     with pytest.raises(argparse.ArgumentTypeError, match="expected a ratio"):
         kind(text)

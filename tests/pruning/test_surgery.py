@@ -17,8 +17,35 @@ from utils.pruning.selection import candidates, global_threshold, obtain_bn_mask
 from utils.pruning.surgery import compact_net, masked_state
 from utils.shapes import total_cost
 
-SKIP_OF_YOLOV3 = [0, 2, 6, 9, 13, 16, 19, 22, 25, 28, 31, 34, 38, 41, 44, 47, 50, 53, 56, 59, 63, 66, 69, 72, *range(75, 81),
-                  *range(87, 93), *range(99, 105)]
+SKIP_OF_YOLOV3 = [
+    0,
+    2,
+    6,
+    9,
+    13,
+    16,
+    19,
+    22,
+    25,
+    28,
+    31,
+    34,
+    38,
+    41,
+    44,
+    47,
+    50,
+    53,
+    56,
+    59,
+    63,
+    66,
+    69,
+    72,
+    *range(75, 81),
+    *range(87, 93),
+    *range(99, 105),
+]
 
 def cut_of(model, percent, strategy="group"):
     graph = channel_graph(model.module_defs, strategy)
@@ -43,7 +70,9 @@ def test_skip_is_the_reference_rule_on_yolov3():
     assert prunable_layers(parse_model_config(ROOT / "config" / "yolov3-hand.cfg"), "skip") == SKIP_OF_YOLOV3
 
 
-@pytest.mark.parametrize("base, count", [("yolov3", 72), ("yolov3-tiny", 11), ("yolov3-spp", 73), ("yolov4", 107), ("yolov4-tiny", 19)])
+@pytest.mark.parametrize(
+    "base, count", [("yolov3", 72), ("yolov3-tiny", 11), ("yolov3-spp", 73), ("yolov4", 107), ("yolov4-tiny", 19)]
+)
 def test_group_covers_every_batch_norm_layer(families, base, count):
     graph = channel_graph(parse_model_config(families[base]))
     assert len(graph.prunable) == count and graph.prunable == graph.normalised
@@ -101,7 +130,10 @@ def test_a_layer_that_can_be_cut_in_part_is_listed_with_the_reason(tmp_path):
     (tmp_path / "m.cfg").write_text(PARTLY)
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
     assert graph.prunable == [0, 3] and 0 not in graph.reasons
-    assert graph.reasons[3] == "2 of 6 channels: it is tied to a channel that cannot be cut: it has no batch norm, so no gamma"
+    assert (
+        graph.reasons[3]
+        == "2 of 6 channels: it is tied to a channel that cannot be cut: it has no batch norm, so no gamma"
+    )
 
 
 def test_groups_of_a_grouped_route_keep_equal_counts(families):
@@ -160,7 +192,8 @@ def test_percent_out_of_range_is_refused(percent):
 
 
 def test_the_floor_of_the_reference_rule_is_that_of_its_cfg():
-    """One channel in every layer that skip may prune still leaves 6.40 M parameters and 3.37 GMACs; group goes far below."""
+    """One channel in every layer that skip may prune still leaves 6.40 M parameters and 3.37 GMACs; group goes far
+    below."""
     defs = parse_model_config(ROOT / "config" / "yolov3-hand.cfg")
     floors = {}
     for strategy in ("skip", "group"):
@@ -169,7 +202,9 @@ def test_the_floor_of_the_reference_rule_is_that_of_its_cfg():
         for i in graph.prunable:
             least[1 + i]["filters"] = "1"
         floors[strategy] = total_cost(least)
-    assert floors["skip"].parameters == pytest.approx(6.40e6, rel=2e-3) and floors["skip"].macs == pytest.approx(3.37e9, rel=2e-3)
+    assert floors["skip"].parameters == pytest.approx(6.40e6, rel=2e-3) and floors["skip"].macs == pytest.approx(
+        3.37e9, rel=2e-3
+    )
     assert floors["group"].parameters < 10_000
 
 
@@ -184,7 +219,11 @@ def test_compact_equals_masked_everywhere_and_again_after_a_second_pruning(famil
     assert total_cost(surgery.module_defs).parameters == sum(p.numel() for p in compact.parameters())
     again, smaller, _ = masked_and_compact(compact, 0.3, strategy)
     assert worst(again, smaller) < 1e-9
-    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in compact.parameters()) < sum(p.numel() for p in model.parameters())
+    assert (
+        sum(p.numel() for p in smaller.parameters())
+        < sum(p.numel() for p in compact.parameters())
+        < sum(p.numel() for p in model.parameters())
+    )
 
 
 @pytest.mark.parametrize("base", FAMILIES)
@@ -206,7 +245,10 @@ def test_every_layer_type_and_activation_is_exact_twice_and_in_float32(tmp_path,
     assert worst(masked, compact, (64, 96)) < 1e-9
     assert "carrier" in surgery.carried.values()
     again, smaller, _ = masked_and_compact(compact, 0.3)
-    assert worst(again, smaller, (64, 96)) < 1e-9 and total_cost(smaller.module_defs).parameters < total_cost(compact.module_defs).parameters
+    assert (
+        worst(again, smaller, (64, 96)) < 1e-9
+        and total_cost(smaller.module_defs).parameters < total_cost(compact.module_defs).parameters
+    )
     masked, compact, _ = masked_and_compact(model.float(), 0.5)
     assert worst(masked, compact, (64, 96)) < 1e-4
 
@@ -256,8 +298,13 @@ def test_a_reorg3d_hands_every_channel_on_in_each_of_its_places(tmp_path):
 
 
 @settings(max_examples=40, deadline=None)
-@given(net=st.sampled_from(sorted(NETS)), seed=st.integers(0, 10**6), percent=st.floats(0, 0.95), zero_share=st.floats(0, 0.9),
-       act=st.sampled_from(["leaky", "mish", "relu"]))
+@given(
+    net=st.sampled_from(sorted(NETS)),
+    seed=st.integers(0, 10**6),
+    percent=st.floats(0, 0.95),
+    zero_share=st.floats(0, 0.9),
+    act=st.sampled_from(["leaky", "mish", "relu"]),
+)
 def test_any_cut_of_the_mixed_nets_is_exact(tmp_path_factory, net, seed, percent, zero_share, act):
     cfg = tmp_path_factory.mktemp("mixed") / "m.cfg"
     cfg.write_text(NETS[net].format(act=act))
@@ -271,7 +318,8 @@ def test_odd_ties_are_those_of_their_layers(tmp_path):
     out = graph.outputs
     for other in (3, 6):  # all three inputs of the shortcuts
         assert np.array_equal(out[0], out[other])
-    assert np.array_equal(out[1], out[2]) and np.array_equal(out[8], np.repeat(out[7], 2))  # two outputs an input, side by side
+    # two outputs an input, side by side
+    assert np.array_equal(out[1], out[2]) and np.array_equal(out[8], np.repeat(out[7], 2))
     assert np.array_equal(out[10], out[8])  # sam multiplies place by place
     assert np.array_equal(out[10][:8], out[10][8:])  # and so the halves of each input of the grouped route
     assert {9, 14, 21, 27} == set(graph.reasons) - set(graph.prunable)
@@ -293,8 +341,10 @@ def test_nets_that_others_trained_are_pruned_exactly_twice_and_in_float32(shared
 def test_without_carriers_the_border_is_wrong_and_the_inside_right(tmp_path):
     """What the reference does: the constant folded into the bias of a padded 3x3 convolution."""
     (tmp_path / "b.cfg").write_text(
-        "[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nbatch_normalize=1\nfilters=8\nsize=1\nactivation=leaky\n"
-        "[convolutional]\nfilters=6\nsize=3\npad=1\nactivation=linear\n[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n")
+        "[net]\nwidth=32\nheight=32\nchannels=3\n"
+        "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=1\nactivation=leaky\n"
+        "[convolutional]\nfilters=6\nsize=3\npad=1\nactivation=linear\n[yolo]\nmask=0\nanchors=9,9\nclasses=1\nnum=1\n"
+    )
     model = trained(tmp_path / "b.cfg")
     image = torch.rand(1, 3, 32, 32).double()
     results = {}

@@ -51,8 +51,23 @@ def arguments(tiny_cfg, tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(*flags):
-        return train.parse_args(["--cfg", str(tiny_cfg), "--data", str(tiny_data), "--batch_size", "4", "--n_cpu", "0", "--epochs", "3",
-                                 "--name", "run", *flags])
+        return train.parse_args(
+            [
+                "--cfg",
+                str(tiny_cfg),
+                "--data",
+                str(tiny_data),
+                "--batch_size",
+                "4",
+                "--n_cpu",
+                "0",
+                "--epochs",
+                "3",
+                "--name",
+                "run",
+                *flags,
+            ]
+        )
     return make
 
 
@@ -65,7 +80,10 @@ def run_epochs(trainer, last):
     return trainer
 
 
-@pytest.mark.parametrize("flags", [(), ("-sr", "--s", "0.05", "--sparsity", "prox", "--rescale", "auto", "--accumulate", "2", "--mosaic", "0.5")])
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("-sr", "--s", "0.05", "--sparsity", "prox", "--rescale", "auto", "--accumulate", "2", "--mosaic", "0.5")],
+)
 def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
     whole = run_epochs(Trainer(arguments("--name", "whole", *flags)), 3)
     run_epochs(Trainer(arguments("--name", "broken", *flags)), 1)
@@ -73,7 +91,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
     resumed = run_epochs(Trainer(resumed_arguments(train.parse_args(["--resume", "logs/broken", "--n_cpu", "0"]))), 3)
     for (key, one), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
         assert torch.equal(one, other), key
-    assert all(torch.equal(a, b) for a, b in zip(whole.averaged.state_dict().values(), resumed.averaged.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.averaged.state_dict().values(), resumed.averaged.state_dict().values())
+    )
     rows = [list(csv.DictReader(open(f"logs/{name}/metrics.csv"))) for name in ("whole", "broken")]
     timed = ("seconds", "images_per_s")
     strip = lambda table: [{key: value for key, value in row.items() if key not in timed} for row in table]
@@ -82,7 +102,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
 
 @pytest.mark.parametrize("act", ["leaky", "h_swish"])
 def test_a_net_of_foreign_layers_trains_with_sparsity(arguments, tmp_path, act):
-    """Shortcuts of unequal widths, dilation, [reorg3d], [se], [Gaussian_yolo], under prox with the rescaling that fits."""
+    """Shortcuts of unequal widths, dilation, [reorg3d], [se], [Gaussian_yolo], under prox with the rescaling that
+    fits."""
     (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
     trainer = Trainer(arguments("--cfg", str(tmp_path / "foreign.cfg"), "-sr", "--s", "0.05", "--sparsity", "prox",
                                 "--rescale", "auto"))
@@ -113,7 +134,12 @@ def test_foreign_layers_that_are_homogeneous_are_rescaled_exactly(tmp_path):
 
 
 def test_field_cases_of_training_keys_and_unequal_shortcuts_train(shared, tmp_path, monkeypatch):
-    for name in ("net_training_keys/twice", "net_training_keys/step", "net_training_keys/adam", "partial_residual/partial"):
+    for name in (
+        "net_training_keys/twice",
+        "net_training_keys/step",
+        "net_training_keys/adam",
+        "partial_residual/partial",
+    ):
         case = shared / "field_cases" / name
         shutil.copytree(case.parent, tmp_path / case.name)
         monkeypatch.chdir(tmp_path / case.name)  # the data file's names are relative to it
@@ -127,8 +153,12 @@ def test_field_cases_of_training_keys_and_unequal_shortcuts_train(shared, tmp_pa
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(arguments):
-    states = [run_epochs(Trainer(arguments("--name", f"r{i}", "--seed", seed)), 1).model.state_dict()["module_list.0.conv_0.weight"]
-              for i, seed in enumerate("003")]
+    states = [
+        run_epochs(Trainer(arguments("--name", f"r{i}", "--seed", seed)), 1).model.state_dict()[
+            "module_list.0.conv_0.weight"
+        ]
+        for i, seed in enumerate("003")
+    ]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
@@ -201,15 +231,17 @@ def test_tensorboard_gets_the_numbers_of_metrics_csv_and_the_gammas(arguments):
     with open("logs/run/metrics.csv") as file:
         rows = list(csv.DictReader(file))
     for key in ("loss", "map50", "gamma_zero"):
-        assert [(event.step, event.value) for event in events.Scalars(key)] == [(i, pytest.approx(float(row[key]), rel=1e-5))
-                                                                               for i, row in enumerate(rows, start=1)]
+        assert [(event.step, event.value) for event in events.Scalars(key)] == [
+            (i, pytest.approx(float(row[key]), rel=1e-5)) for i, row in enumerate(rows, start=1)
+        ]
     assert [event.step for event in events.Histograms("bn_weights/hist")] == [1, 2]
 
 
 def test_named_weights_that_are_missing_stop_and_the_default_only_warns(arguments):
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         Trainer(arguments("--weights", "nowhere.pth"))
-    assert Trainer(arguments()).start_words == "from scratch"  # no word of a download that would not fit this cfg either
+    # no word of a download that would not fit this cfg either
+    assert Trainer(arguments()).start_words == "from scratch"
 
 
 def test_the_public_start_is_advised_where_it_fits_the_cfg():
@@ -265,13 +297,19 @@ def test_sr_alone_is_l1_at_001_by_its_proximal_step_on_rescaled_gammas(arguments
     before = trainer.penalised[0].detach().clone()
     with torch.no_grad():
         trainer.penalty.shrink(trainer.penalised, 0.0, trainer.args.lr, trainer.args.momentum)
-    assert trainer.rescale == 0.05 and torch.allclose(before - trainer.penalised[0], torch.full_like(before, 1e-3 * 0.01 / 0.1), atol=1e-8)
+    assert trainer.rescale == 0.05 and torch.allclose(
+        before - trainer.penalised[0], torch.full_like(before, 1e-3 * 0.01 / 0.1), atol=1e-8
+    )
 
 
 def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypatch):
     calls = []
     original = sparsity.Penalty.add_gradient
-    monkeypatch.setattr(sparsity.Penalty, "add_gradient", lambda self, gammas, progress: calls.append(self.s) or original(self, gammas, progress))
+    monkeypatch.setattr(
+        sparsity.Penalty,
+        "add_gradient",
+        lambda self, gammas, progress: calls.append(self.s) or original(self, gammas, progress),
+    )
     run_epochs(Trainer(arguments(*L1, "--s", "0.02", "--accumulate", "2")), 1)
     assert calls == [0.02]
 
@@ -280,7 +318,8 @@ def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypa
 def test_a_step_left_out_for_infinite_gradients_moves_no_gamma(arguments, kind):
     trainer = Trainer(arguments("-sr", "--sparsity", kind, "--s", "1", "--rescale", "none"))
     before = [gamma.detach().clone() for gamma in trainer.penalised]
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 127)  # the first steps of float16 training overflow like this
+    # the first steps of float16 training overflow like this
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 127)
     images, targets = next(iter(trainer.loader))
     trainer._backward(images, targets, 1, True)
     trainer._optimiser_step()
@@ -340,7 +379,9 @@ def test_subgradient_is_s_times_sign_and_nothing_at_zero():
 
 
 def test_soft_threshold_stops_at_zero():
-    assert sparsity.soft_threshold(torch.tensor([0.5, -0.5, 0.05, 0.0]), 0.1).tolist() == pytest.approx([0.4, -0.4, 0.0, 0.0])
+    assert sparsity.soft_threshold(torch.tensor([0.5, -0.5, 0.05, 0.0]), 0.1).tolist() == pytest.approx(
+        [0.4, -0.4, 0.0, 0.0]
+    )
 
 
 def test_prox_drifts_as_far_as_the_subgradient_with_momentum():
@@ -412,7 +453,9 @@ def test_gammas_and_betas_do_not_decay(tiny_cfg):
 
 
 def line_of(model, percent):
-    return describe_sparsity(channel_graph(model.module_defs), {i: bn.weight for i, _, bn in model.convolutions() if bn is not None}, percent)
+    return describe_sparsity(
+        channel_graph(model.module_defs), {i: bn.weight for i, _, bn in model.convolutions() if bn is not None}, percent
+    )
 
 
 def test_the_sparsity_line_says_in_words_how_far_it_is(tiny_cfg):
@@ -443,7 +486,9 @@ def test_frozen_gammas_are_not_penalised(arguments):
     trainer = Trainer(arguments("--freeze", "3", "-sr", "--s", "5", "--rescale", "none"))
     before = trainer.model.module_list[1][1].weight.clone()
     run_epochs(trainer, 1)
-    assert torch.equal(trainer.model.module_list[1][1].weight, before) and trainer.model.module_list[6][1].weight.max() < 1
+    assert (
+        torch.equal(trainer.model.module_list[1][1].weight, before) and trainer.model.module_list[6][1].weight.max() < 1
+    )
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])
@@ -455,8 +500,11 @@ def test_training_without_any_label_stops_and_says_where_labels_were_looked_for(
 
 
 def test_of_epochs_with_equal_scores_the_later_is_the_best(arguments, monkeypatch):
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *args, **options: SimpleNamespace(map50=0.0, map=0.0, precision=0.0, recall=0.0,
-                                                                                                 f1=0.0))
+    monkeypatch.setattr(
+        trainer_module,
+        "evaluate",
+        lambda *args, **options: SimpleNamespace(map50=0.0, map=0.0, precision=0.0, recall=0.0, f1=0.0),
+    )
     run_epochs(Trainer(arguments()), 3)
     assert read_checkpoint("logs/run/best.pth")["epoch"] == 3
 
@@ -502,12 +550,15 @@ def test_rescaling_is_exact_on_nets_that_others_made(shared):
 
 
 def rescaling_error(model):
-    """Rescale a copy by 0.05 and back: the largest deviation of the raw maps after either, and of the gammas from 0.05 times what they were."""
+    """Rescale a copy by 0.05 and back: the largest deviation of the raw maps after either, and of the gammas from 0.05
+    times what they were."""
     model = model.double().eval()
     randomise(model)
     twin = copy.deepcopy(model)
     rescale_gammas(twin, 0.05)
-    pairs = [(scaled, bn) for (_, _, scaled), (_, _, bn) in zip(twin.convolutions(), model.convolutions()) if bn is not None]
+    pairs = [
+        (scaled, bn) for (_, _, scaled), (_, _, bn) in zip(twin.convolutions(), model.convolutions()) if bn is not None
+    ]
     errors = [worst(model, twin), max((scaled.weight - 0.05 * bn.weight).abs().max().item() for scaled, bn in pairs)]
     rescale_gammas(twin, 20)
     return max(*errors, worst(model, twin))
@@ -560,7 +611,11 @@ def test_auto_rescaling_says_where_it_cannot_and_goes_on_a_factor_stops(argument
     trainer = Trainer(arguments("-sr", "--rescale", "auto"))
     trainer.announce()
     out = capsys.readouterr().out
-    assert trainer.rescale == 1.0 and "gammas not rescaled: layer 0 [convolutional] has activation mish" in out and "selects nothing" in out
+    assert (
+        trainer.rescale == 1.0
+        and "gammas not rescaled: layer 0 [convolutional] has activation mish" in out
+        and "selects nothing" in out
+    )
     with pytest.raises(RescaleError, match="activation mish"):
         Trainer(arguments("--name", "next", "-sr", "--rescale", "0.05"))
 
@@ -598,7 +653,9 @@ def test_other_heads_start_from_scratch_in_training_and_stop_elsewhere(tiny_cfg,
     source, target = Darknet(rebuild_heads(defs, 5)), Darknet(defs)
     save_checkpoint(tmp_path / "a.pth", weights_content(source, "config/x.cfg", "r"))
     words, _ = load_weights(target, tmp_path / "a.pth", strict=False)
-    assert "all but the heads" in words and torch.equal(target.module_list[13][0].weight, source.module_list[13][0].weight)
+    assert "all but the heads" in words and torch.equal(
+        target.module_list[13][0].weight, source.module_list[13][0].weight
+    )
     with pytest.raises(CheckpointError):
         load_weights(Darknet(defs), tmp_path / "a.pth")
 
@@ -620,7 +677,19 @@ def test_kind_of_file_is_told_by_content_not_by_name(tiny_cfg, tmp_path):
 
 # ---- several processes
 
-ONE_STEP = ("--epochs", "1", "--augment", "none", "--warmup", "0", "--schedule", "constant", "--clip", "0", "--no-publish")
+ONE_STEP = (
+    "--epochs",
+    "1",
+    "--augment",
+    "none",
+    "--warmup",
+    "0",
+    "--schedule",
+    "constant",
+    "--clip",
+    "0",
+    "--no-publish",
+)
 
 
 def live_gammas(state):
@@ -630,10 +699,13 @@ def live_gammas(state):
 @pytest.mark.parametrize("kind, expected", [("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)])
 @pytest.mark.parametrize("batch, accumulate", [(8, 1), (4, 2), (2, 4)])
 def test_the_penalty_of_a_step_is_the_same_for_any_batches(arguments, kind, expected, batch, accumulate):
-    """What -sr adds to one step on gammas near 1 (Nesterov's first step: 1 + momentum), however its 8 images are cut."""
+    """What -sr adds to one step on gammas near 1 (Nesterov's first step: 1 + momentum), however its 8 images are
+    cut."""
     gammas = []
     for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
-        trainer = Trainer(arguments(*ONE_STEP, "--batch_size", str(batch), "--accumulate", str(accumulate), "--name", name, *flags))
+        trainer = Trainer(
+            arguments(*ONE_STEP, "--batch_size", str(batch), "--accumulate", str(accumulate), "--name", name, *flags)
+        )
         trainer.train_one_epoch(1)
         assert trainer.step == 1
         gammas.append(live_gammas(trainer.model.state_dict()).clone())
@@ -646,9 +718,37 @@ def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path,
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
     gammas = []
     for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--", str(ROOT / "train.py"), "--cfg",
-                   str(tiny_cfg), "--data", str(tmp_path / "d.data"), "--n_cpu", "0", "--device", "cpu", "--batch_size", "4", "--name", name, *ONE_STEP, *flags]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node=2",
+            "--standalone",
+            "--",
+            str(ROOT / "train.py"),
+            "--cfg",
+            str(tiny_cfg),
+            "--data",
+            str(tmp_path / "d.data"),
+            "--n_cpu",
+            "0",
+            "--device",
+            "cpu",
+            "--batch_size",
+            "4",
+            "--name",
+            name,
+            *ONE_STEP,
+            *flags,
+        ]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         gammas.append(live_gammas(read_checkpoint(tmp_path / "logs" / name / "last.pth")["live"]))
     assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
@@ -681,10 +781,18 @@ def test_the_penalty_can_weigh_channels_by_cost_and_resumes_with_its_weights(arg
     flags = ("-sr", "--sparsity-weight", weight, "--freeze", "1")
     trainer = run_epochs(Trainer(arguments(*flags)), 1)
     weights = trainer.penalty.weights
-    assert weights.mean().item() == pytest.approx(1) and len(weights) == sum(len(g) for g in trainer.penalised) and weights.std() > 0
+    assert (
+        weights.mean().item() == pytest.approx(1)
+        and len(weights) == sum(len(g) for g in trainer.penalised)
+        and weights.std() > 0
+    )
     if weight == "flops":
         cost = saved_macs(trainer.model.module_defs, trainer.graph, trainer.size)
-        root = torch.cat([cost[torch.from_numpy(trainer.graph.outputs[i])] for i in trainer.prunable if i >= 1]).sqrt().float()
+        root = (
+            torch.cat([cost[torch.from_numpy(trainer.graph.outputs[i])] for i in trainer.prunable if i >= 1])
+            .sqrt()
+            .float()
+        )
         assert torch.allclose(weights, root / root.mean())
     args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=0))
     assert torch.equal(Trainer(args).penalty.weights, weights)
@@ -703,17 +811,23 @@ def test_distillation_is_least_at_the_teacher_and_its_gradient_is_right(tiny_cfg
     total = lambda raws: distillation_loss(raws, taught, student.heads(), (64, 64)).total()
     least = total(taught)
     box, _, _ = distillation_loss(taught, taught, student.heads(), (64, 64))
-    assert box.item() == pytest.approx(0, abs=1e-6) and least < total([raw + 0.1 for raw in taught]) < total([raw + 0.5 for raw in taught])
+    assert box.item() == pytest.approx(0, abs=1e-6) and least < total([raw + 0.1 for raw in taught]) < total(
+        [raw + 0.5 for raw in taught]
+    )
     raws = [raw.detach().requires_grad_() for raw in student.raw_maps(image)]
     total(raws).backward()
     direction = [torch.randn_like(raw) for raw in raws]
     h = 1e-3  # the loss computes in float32
-    slope = (total([raw + h * d for raw, d in zip(raws, direction)]) - total([raw - h * d for raw, d in zip(raws, direction)])) / (2 * h)
+    slope = (
+        total([raw + h * d for raw, d in zip(raws, direction)])
+        - total([raw - h * d for raw, d in zip(raws, direction)])
+    ) / (2 * h)
     assert slope.item() == pytest.approx(sum((raw.grad * d).sum().item() for raw, d in zip(raws, direction)), rel=0.02)
 
 
 def test_each_term_of_the_teacher_teaches_what_it_is_about(tiny_cfg):
-    """One cell of one head, sure of what it says: its box, its objectness and its class are learnt from it, each by its own term."""
+    """One cell of one head, sure of what it says: its box, its objectness and its class are learnt from it, each by its
+    own term."""
     torch.manual_seed(0)
     net = Darknet(tiny_cfg).eval()
     head = net.heads()[0]
@@ -741,8 +855,12 @@ def test_distill_gain_weighs_the_teacher(arguments, tiny_cfg, tmp_path):
     randomise(teacher)
     teacher.save_darknet_weights(tmp_path / "teacher.weights")
     flags = ("--teacher-cfg", str(tiny_cfg), "--teacher-weights", str(tmp_path / "teacher.weights"))
-    losses = [Trainer(arguments(*ONE_STEP, "--batch_size", "8", "--name", f"gain{i}", *more)).train_one_epoch(1)["loss_objectness"]
-              for i, more in enumerate(((), flags, (*flags, "--distill-gain", "3")))]
+    losses = [
+        Trainer(arguments(*ONE_STEP, "--batch_size", "8", "--name", f"gain{i}", *more)).train_one_epoch(1)[
+            "loss_objectness"
+        ]
+        for i, more in enumerate(((), flags, (*flags, "--distill-gain", "3")))
+    ]
     taught = 2 * losses[1] - losses[0]  # the loss with a teacher is the weighted mean of the labels' and the teacher's
     assert losses[2] == pytest.approx((losses[0] + 3 * taught) / 4, rel=1e-4) and losses[1] > losses[0]
 
@@ -775,9 +893,32 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
 def test_two_processes_train_one_model(tiny_cfg, tmp_path):
     listing = make_dataset(tmp_path / "set", 16)
     (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(ROOT / "train.py"), "--cfg", str(tiny_cfg),
-               "--data", str(tmp_path / "d.data"), "--epochs", "1", "--batch_size", "4", "--n_cpu", "0", "--name", "ddp", "--device", "cpu", "-sr"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--standalone",
+        str(ROOT / "train.py"),
+        "--cfg",
+        str(tiny_cfg),
+        "--data",
+        str(tmp_path / "d.data"),
+        "--epochs",
+        "1",
+        "--batch_size",
+        "4",
+        "--n_cpu",
+        "0",
+        "--name",
+        "ddp",
+        "--device",
+        "cpu",
+        "-sr",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es)" in done.stdout and (tmp_path / "weights" / "tiny_ckpt.pth").is_file()
     assert read_checkpoint(tmp_path / "logs/ddp/last.pth")["step"] == 2  # 16 images, 2 processes x 4
@@ -823,7 +964,10 @@ def test_a_finished_run_whose_publishing_was_cut_off_is_published_on_resume(argu
 def test_more_epochs_go_on_by_a_schedule_that_is_said(arguments, capsys):
     run_epochs(Trainer(arguments("--no-publish")), 3)
     resumed = Trainer(typed("--epochs", "5"))
-    assert "--epochs 3 -> 5: from epoch 4 on, the learning rate is that of a cosine schedule over 5 epochs" in capsys.readouterr().out
+    assert (
+        "--epochs 3 -> 5: from epoch 4 on, the learning rate is that of a cosine schedule over 5 epochs"
+        in capsys.readouterr().out
+    )
     assert resumed.total_steps == 5 * resumed.steps_per_epoch and run_epochs(resumed, 5).epoch == 5
     assert json.loads(Path("logs/run/args.json").read_text())["epochs"] == 5
     with pytest.raises(ValueError, match="--epochs 2 .begun with 5.: a run can be made longer, not shorter"):
@@ -850,8 +994,14 @@ def test_a_name_that_is_taken_says_how_to_go_on_with_its_run(arguments):
 
 def test_flags_that_were_typed_are_known_under_the_name_that_was_typed():
     words = ["--weights=none", "-lr", "0.1", "--batch-size", "3", "--no-amp", "--epochs", "100", "-sr"]
-    assert train.parse_args(words).typed == {"weights": "--weights", "lr": "-lr", "batch_size": "--batch_size", "amp": "--no-amp", "epochs": "--epochs",
-                                             "sr": "-sr"}
+    assert train.parse_args(words).typed == {
+        "weights": "--weights",
+        "lr": "-lr",
+        "batch_size": "--batch_size",
+        "amp": "--no-amp",
+        "epochs": "--epochs",
+        "sr": "-sr",
+    }
     assert train.parse_args([]).typed == {}
 
 
@@ -861,7 +1011,8 @@ def test_flags_that_a_resumed_run_cannot_take_are_refused_by_name(arguments):
         typed("--lr", "0.5", "--mosaic", "0.5")
     with pytest.raises(ValueError, match=r"--no-amp False \(begun with True\), -sr True .*-pre logs/run/last.pth"):
         typed("-sr", "--no-amp", "--epochs", "9")
-    assert typed("--lr", "0.001", "--threads", "1").threads == 1  # the value it has, and flags of the machine, are no change
+    # the value it has, and flags of the machine, are no change
+    assert typed("--lr", "0.001", "--threads", "1").threads == 1
     assert typed("--cache-gb", "1").cache_gb == 1 and typed("--epochs", "3").cache_gb == 0.5
 
 
@@ -876,10 +1027,13 @@ def published(arguments, capsys, *flags):
 NAMES = ("checkpoints/tiny_ckpt.pth", "weights/tiny_ckpt.pth", "weights/best.pt")
 
 
-def test_a_published_file_of_another_run_is_named_with_its_cfg_and_data_and_where_it_is(arguments, capsys, tiny_cfg, tiny_data):
+def test_a_published_file_of_another_run_is_named_with_its_cfg_and_data_and_where_it_is(
+    arguments, capsys, tiny_cfg, tiny_data
+):
     assert published(arguments, capsys) == []
     lines = published(arguments, capsys, "--name", "second", "--seed", "1")
-    assert lines == [f"{name}: replaces that of run run (cfg {tiny_cfg}, data {tiny_data}), which is in logs/run/best.pth" for name in NAMES]
+    assert lines == [f"{name}: replaces that of run run (cfg {tiny_cfg}, data {tiny_data}), which is in "
+                     "logs/run/best.pth" for name in NAMES]
     assert published(arguments, capsys, "--name", "third", "--no-publish") == []
 
 
@@ -904,7 +1058,9 @@ def test_a_run_of_the_same_name_begun_anew_with_another_cfg_loses_nothing(argume
     wider.parent.mkdir()
     wider.write_text(tiny_cfg.read_text().replace("filters=24", "filters=32"))
     lines = published(arguments, capsys, "--cfg", str(wider), "--weights", "none")
-    assert len(lines) == 3 and all(str(tiny_cfg) in line and "kept as checkpoints/tiny_ckpt-before.pth" in line for line in lines)
+    assert len(lines) == 3 and all(
+        str(tiny_cfg) in line and "kept as checkpoints/tiny_ckpt-before.pth" in line for line in lines
+    )
 
 
 def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_are_kept(arguments, capsys):
@@ -914,7 +1070,9 @@ def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_ar
     longer.finish()
     assert ": replaces" not in capsys.readouterr().out
     Path("weights/best.pt").write_bytes(b"no checkpoint")
-    line = next(line for line in published(arguments, capsys, "--name", "second") if line.startswith("weights/best.pt:"))
+    line = next(
+        line for line in published(arguments, capsys, "--name", "second") if line.startswith("weights/best.pt:")
+    )
     assert "a file that is no checkpoint, which is kept as weights/best-before.pt" in line
     assert Path("weights/best-before.pt").read_bytes() == b"no checkpoint"
 
@@ -922,14 +1080,16 @@ def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_ar
 def test_weights_that_were_never_finite_are_named_with_the_start_they_came_from(arguments):
     trainer = Trainer(arguments("-pre", "none"))
     next(trainer.model.parameters()).data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"module_list.0.conv_0.weight and 0 more weights are not finite before the first step: begin from another"):
+    with pytest.raises(TrainingError, match=r"module_list.0.conv_0.weight and 0 more weights are not finite before the "
+                                            r"first step: begin from another"):
         trainer.train_one_epoch(1)
 
 
 def test_weights_that_left_the_range_in_training_are_told_from_those_and_a_new_run_is_advised(arguments):
     trainer = run_epochs(Trainer(arguments()), 1)
     next(trainer.model.parameters()).data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"training diverged.*--lr below 0.001.*last sound epoch, 1: -pre logs/run/last.pth") as error:
+    with pytest.raises(TrainingError, match=r"training diverged.*--lr below 0.001.*last sound epoch, 1: -pre "
+                                            r"logs/run/last.pth") as error:
         trainer.train_one_epoch(2)
     assert "label" not in str(error.value)
 
@@ -939,8 +1099,13 @@ def test_an_output_out_of_range_is_blamed_on_half_precision_only_where_it_runs(a
     trainer = Trainer(arguments())
     if scaled:
         trainer.scaler = torch.amp.GradScaler("cpu")
-    monkeypatch.setattr("utils.training.trainer.yolo_loss", lambda *args: LossParts(*(torch.tensor(float("inf"), requires_grad=True) for _ in range(3))))
-    with pytest.raises(TrainingError, match="in half precision: --no-amp, or --bf16" if scaled else "training diverged"):
+    monkeypatch.setattr(
+        "utils.training.trainer.yolo_loss",
+        lambda *args: LossParts(*(torch.tensor(float("inf"), requires_grad=True) for _ in range(3))),
+    )
+    with pytest.raises(
+        TrainingError, match="in half precision: --no-amp, or --bf16" if scaled else "training diverged"
+    ):
         trainer.train_one_epoch(1)
 
 

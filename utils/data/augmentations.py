@@ -13,7 +13,8 @@ from utils.letterbox import GREY
 MIN_VISIBLE = 0.25  # a box of which less than this share of its area stays in view is no target
 MIN_SIDE_PX = 2.0
 CLOSE_UP = (0.3, 0.8)  # share of the input's side that the box of a close-up fills
-MOST_ZOOM = 3.0  # of a close-up, against the letterboxed image: a sliver at the edge of an image shows nothing when enlarged
+# of a close-up, against the letterboxed image: a sliver at the edge of an image shows nothing when enlarged
+MOST_ZOOM = 3.0
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Augmentation:
         return bool(self.scale or self.translate or self.close_up)
 
 
-AUGMENTATIONS = {"none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
-                 "flip": Augmentation(scale=0, translate=0, hsv=(0, 0, 0)),
-                 "standard": Augmentation(),
-                 "strong": Augmentation(scale=0.5, translate=0.2, hsv=(0.02, 0.7, 0.5), close_up=0.2, grey=0.1, blur=0.1)}
+AUGMENTATIONS = {
+    "none": Augmentation(flip=0, scale=0, translate=0, hsv=(0, 0, 0)),
+    "flip": Augmentation(scale=0, translate=0, hsv=(0, 0, 0)),
+    "standard": Augmentation(),
+    "strong": Augmentation(scale=0.5, translate=0.2, hsv=(0.02, 0.7, 0.5), close_up=0.2, grey=0.1, blur=0.1),
+}
 
 
 def letterbox_matrix(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -52,7 +55,9 @@ def jitter_matrix(rng: np.random.Generator, size: tuple[int, int], aug: Augmenta
     width, height = size
     zoom = rng.uniform(1 - aug.scale, 1 + aug.scale)
     shift_x, shift_y = rng.uniform(-aug.translate, aug.translate, 2) * (width, height)
-    return np.array([[zoom, 0, width / 2 * (1 - zoom) + shift_x], [0, zoom, height / 2 * (1 - zoom) + shift_y], [0, 0, 1]])
+    return np.array(
+        [[zoom, 0, width / 2 * (1 - zoom) + shift_x], [0, zoom, height / 2 * (1 - zoom) + shift_y], [0, 0, 1]]
+    )
 
 
 def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -77,7 +82,8 @@ def clip_boxes(boxes: np.ndarray, window: tuple[float, float, float, float], cle
 
 def place(image: np.ndarray, boxes: np.ndarray, matrix: np.ndarray, canvas: np.ndarray,
           window: tuple[int, int, int, int], clean: bool = True) -> np.ndarray:
-    """Draw `image` under affine `matrix` into the window (x1, y1, x2, y2) of `canvas`; returns its boxes, clipped to it."""
+    """Draw `image` under affine `matrix` into the window (x1, y1, x2, y2) of `canvas`; returns its boxes, clipped to
+    it."""
     x1, y1, x2, y2 = window
     local = matrix.copy()
     local[:, 2] -= (x1, y1)
@@ -103,9 +109,12 @@ def augment_one(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng
     return canvas, place(image, boxes, matrix, canvas, (0, 0, *size))
 
 
-def close_up_matrix(box: np.ndarray, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(2, 3) affine map of an image of (height, width) `shape` that lays `box` (x1, y1, x2, y2 in its pixels) whole into (width, height)
-    `size`, at a random place; its longer side takes a share of the input's shorter one drawn from CLOSE_UP, as far as MOST_ZOOM allows."""
+def close_up_matrix(
+    box: np.ndarray, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """(2, 3) affine map of an image of (height, width) `shape` that lays `box` (x1, y1, x2, y2 in its pixels) whole
+    into (width, height) `size`, at a random place; its longer side takes a share of the input's shorter one drawn from
+    CLOSE_UP, as far as MOST_ZOOM allows."""
     sides = np.maximum(box[2:] - box[:2], MIN_SIDE_PX)
     fitted = min(size[0] / shape[1], size[1] / shape[0])
     zoom = min(rng.uniform(*CLOSE_UP) * min(size) / sides.max(), MOST_ZOOM * fitted)
@@ -115,7 +124,8 @@ def close_up_matrix(box: np.ndarray, shape: tuple[int, int], size: tuple[int, in
 
 def augment_mosaic(pictures: list[tuple[np.ndarray, np.ndarray]], size: tuple[int, int], rng: np.random.Generator,
                    aug: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """Four pictures round a random centre, each fitted to about `size` and zoomed (Bochkovskiy et al. 2020, section 3.3)."""
+    """Four pictures round a random centre, each fitted to about `size` and zoomed (Bochkovskiy et al. 2020, section
+    3.3)."""
     width, height = size
     canvas = np.full((height, width, 3), GREY, np.uint8)
     cx, cy = int(rng.uniform(0.3, 0.7) * width), int(rng.uniform(0.3, 0.7) * height)
@@ -126,7 +136,9 @@ def augment_mosaic(pictures: list[tuple[np.ndarray, np.ndarray]], size: tuple[in
         spare_x = zoom * image.shape[1] - (window[2] - window[0])
         spare_y = zoom * image.shape[0] - (window[3] - window[1])
         # the picture's own part in view is drawn at random, so that its middle is not favoured
-        matrix = np.array([[zoom, 0, window[0] - rng.uniform() * spare_x], [0, zoom, window[1] - rng.uniform() * spare_y]])
+        matrix = np.array(
+            [[zoom, 0, window[0] - rng.uniform() * spare_x], [0, zoom, window[1] - rng.uniform() * spare_y]]
+        )
         kept.append(place(image, boxes, matrix, canvas, window))
     return canvas, np.concatenate(kept)
 
@@ -149,7 +161,8 @@ def jitter_colour(image: np.ndarray, rng: np.random.Generator, gains: tuple[floa
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, aug: Augmentation) -> np.ndarray:
-    """What cheap cameras do: no colour, out of focus, or moved while the shutter was open; with the probabilities of `aug`."""
+    """What cheap cameras do: no colour, out of focus, or moved while the shutter was open; with the probabilities of
+    `aug`."""
     if aug.grey and rng.uniform() < aug.grey:
         image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
     if aug.blur and rng.uniform() < aug.blur:

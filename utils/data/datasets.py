@@ -26,7 +26,8 @@ MULTI_SCALE = (0.7, 1.3)  # range of the input size under --multiscale_training,
 
 
 class Draw(NamedTuple):
-    """One training example to make: the sampler decides everything random about a batch, so any worker makes the same."""
+    """One training example to make: the sampler decides everything random about a batch, so any worker makes the
+    same."""
 
     epoch: int
     index: int
@@ -35,7 +36,8 @@ class Draw(NamedTuple):
 
 
 def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path]:
-    """Image paths of a list file, a folder, or several; entries absolute, or relative to the working directory or the list.
+    """Image paths of a list file, a folder, or several; entries absolute, or relative to the working directory or the
+    list.
 
     `notes` gets a line about what was left out. Raises DataError on an empty list or a missing image, TextError on a
     file that is no text.
@@ -83,7 +85,8 @@ def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:
 
 
 def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be decoded."""
+    """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be
+    decoded."""
     try:
         content = np.fromfile(path, np.uint8)  # not imread: it cannot open every path on Windows
     except OSError as error:
@@ -96,10 +99,13 @@ def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
         raise DataError(f"{path}: found an image that is too large to decode, expected at most 2^30 pixels and "
                         "memory for them") from None
     if image is None:
-        raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, expected an image")
+        raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, "
+                        "expected an image")
     zoom = max_side / max(image.shape[:2]) if max_side else 1.0
     if zoom < 1:
-        image = cv2.resize(image, [max(round(side * zoom), 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
+        image = cv2.resize(
+            image, [max(round(side * zoom), 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -176,7 +182,8 @@ class ListDataset(Dataset):
         return image, self._boxes(index, image.shape[1], image.shape[0])
 
     def plain(self, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """(RGB input of (width, height) `size`, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), as detect.py sees it."""
+        """(RGB input of (width, height) `size`, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), as detect.py sees
+        it."""
         canvas, fit = self._kept((index, size), lambda: self.to_canvas(read_image(self.images[index]), size))
         boxes = torch.from_numpy(self._boxes(index, fit.width, fit.height))
         return canvas, torch.cat([boxes[:, :1], fit.to_input(boxes[:, 1:])], dim=1).numpy()
@@ -282,8 +289,15 @@ def _single_threaded(_worker: int) -> None:
 def training_loader(dataset: ListDataset, sampler: TrainSampler, n_cpu: int) -> DataLoader:
     """Loader of training batches; set `sampler.epoch` before iterating."""
     workers = worker_count(n_cpu, len(dataset))
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, worker_init_fn=_single_threaded,
-                      persistent_workers=workers > 0, pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_single_threaded,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def evaluation_loader(dataset: ListDataset, batch_size: int, n_cpu: int) -> DataLoader:

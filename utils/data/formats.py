@@ -29,7 +29,8 @@ def read(name: str, source: Source) -> Annotations:
     source.faults.stop()
     classes.rename(annotations, {name: classes.one_line(name) for name in annotations.names})
     if not all(annotations.names):
-        raise DataError(f"{source.path}: found a class without a name, expected one for each of {len(annotations.names)}")
+        raise DataError(f"{source.path}: found a class without a name, expected one for each of "
+                        f"{len(annotations.names)}")
     if not annotations.samples:
         raise DataError(f"{source.path}: found no annotated picture in format {name}, expected at least one")
     return annotations

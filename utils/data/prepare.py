@@ -18,7 +18,8 @@ def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict
     defs = picture_defs(cfg)
     if class_count(defs) != data.classes:
         if not quiet:
-            print(f"{cfg}: made for {class_count(defs)} classes, {data.path} has {data.classes}: heads rebuilt for {data.classes}")
+            print(f"{cfg}: made for {class_count(defs)} classes, {data.path} has {data.classes}: heads rebuilt for "
+                  f"{data.classes}")
         defs = rebuild_heads(defs, data.classes)
     return defs
 

@@ -1,9 +1,11 @@
-"""Ways to run a trained network: each is a function images (B, 3, H, W) float32 -> (B, N, 5 + K), as Darknet in eval mode.
+"""Ways to run a trained network: each is a function images (B, 3, H, W) float32 -> (B, N, 5 + K), as Darknet in eval
+mode.
 
-"torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and "openvino": on the
-CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
-installed and runs, where there is work enough to pay for its start; else "torch". "openvino-bf16": in bfloat16, where the processor
-computes with it; never taken by "auto", since what it costs is told by a score alone (test.py --backend openvino-bf16).
+"torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and
+"openvino": on the CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
+installed and runs, where there is work enough to pay for its start; else "torch". "openvino-bf16": in bfloat16, where
+the processor computes with it; never taken by "auto", since what it costs is told by a score alone (test.py --backend
+openvino-bf16).
 """
 
 import importlib.util
@@ -21,21 +23,24 @@ from utils.deploy.processor import require_bf16
 
 FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
 BF16 = "openvino-bf16"
-WORTH_IT = 120.0  # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half (narrow nets)
+# seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half
+# (narrow nets)
+WORTH_IT = 120.0
 Predict = Callable[[Tensor], Tensor]
 
 
 def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf) -> tuple[str, Predict]:
     """(name of the backend taken, its function) for a Darknet, which stays as it is.
 
-    size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is missing, naming the
-    pip command, or where the backend cannot run on the model's device.
+    size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is
+    missing, naming the pip command, or where the backend cannot run on the model's device.
     """
     if name == "auto":
         return _first_that_runs(model, size, images)
     device = next(model.parameters()).device
     if name in (*FROM_ONNX, BF16) and device.type != "cpu":
-        raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take --backend torch")
+        raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take "
+                         "--backend torch")
     if missing := missing_packages(name):
         raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
     try:
@@ -105,7 +110,11 @@ def _openvino(model: nn.Module, size: tuple[int, int], precision: str = "f32") -
     from utils.deploy.openvino_core import openvino_core
 
     core = openvino_core()
-    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
     compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
     # the result lies in a buffer that the next call overwrites
     return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
@@ -123,4 +132,10 @@ def _onnx_bytes(model: nn.Module, size: tuple[int, int]) -> bytes:
         return path.read_bytes()
 
 
-MAKERS = {"torch": _torch, "compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino, BF16: _openvino_bf16}
+MAKERS = {
+    "torch": _torch,
+    "compile": _compiled,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    BF16: _openvino_bf16,
+}

@@ -1,4 +1,5 @@
-"""Whether an exported file does what the net does: its predictions on random images, then its boxes on sample pictures."""
+"""Whether an exported file does what the net does: its predictions on random images, then its boxes on sample
+pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,24 +31,31 @@ class Tolerance:
     score: float  # largest difference of their scores
 
 
-TOLERANCES = {"float32": Tolerance(1e-3, 0.99, 0.01), "float16": Tolerance(3e-2, 0.95, 0.03)}  # int8 is judged by its score
+# int8 is judged by its score
+TOLERANCES = {"float32": Tolerance(1e-3, 0.99, 0.01), "float16": Tolerance(3e-2, 0.95, 0.03)}
 
 
 def even(predictions: Tensor) -> Tensor:
-    """(..., 5 + K) with log sizes: an exponential would magnify the rounding of large boxes, and hide errors of all others behind them."""
+    """(..., 5 + K) with log sizes: an exponential would magnify the rounding of large boxes, and hide errors of all
+    others behind them."""
     return torch.cat([predictions[..., :2], predictions[..., 2:4].clamp(min=1e-3).log(), predictions[..., 4:]], dim=-1)
 
 
 @torch.inference_mode()
-def compare_predictions(model: nn.Module, predict: Predict, size: tuple[int, int], batches: Sequence[int], where: str) -> float:
-    """Largest deviation of a file's predictions from the net's (eval mode, on the CPU, float32) on random images, relative to the largest
-    value of their column. Raises ExportError on another shape."""
+def compare_predictions(
+    model: nn.Module, predict: Predict, size: tuple[int, int], batches: Sequence[int], where: str
+) -> float:
+    """Largest deviation of a file's predictions from the net's (eval mode, on the CPU, float32) on random images,
+    relative to the largest value of their column. Raises ExportError on another shape."""
     deviations = []
     for batch in batches:
-        images = torch.rand(batch, input_channels(model), size[1], size[0], generator=torch.Generator().manual_seed(batch))
+        images = torch.rand(
+            batch, input_channels(model), size[1], size[0], generator=torch.Generator().manual_seed(batch)
+        )
         expected, found = model(images), predict(images)
         if found.shape != expected.shape:
-            raise ExportError(f"{where}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; nothing was written")
+            raise ExportError(f"{where}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; "
+                              "nothing was written")
         found, expected = even(found), even(expected)
         deviations.append(float(((found - expected).abs() / expected.abs().amax(dim=(0, 1)).clamp(min=1e-9)).max()))
     return max(deviations, key=lambda value: (value != value, value))  # NaN is the worst
@@ -56,8 +64,8 @@ def compare_predictions(model: nn.Module, predict: Predict, size: tuple[int, int
 def require_close(deviation: float, limit: float, where: str) -> None:
     """Raise ExportError when a deviation is over its limit, or NaN."""
     if not deviation <= limit:
-        raise ExportError(f"{where}: the exported net is off by {deviation:.1e} of its output's range, expected at most {limit:g}; "
-                          "nothing was written")
+        raise ExportError(f"{where}: the exported net is off by {deviation:.1e} of its output's range, expected at "
+                          f"most {limit:g}; nothing was written")
 
 
 def sample_images(size: tuple[int, int], channels: int = 3, limit: int = 4) -> Tensor:
@@ -71,21 +79,28 @@ def sample_images(size: tuple[int, int], channels: int = 3, limit: int = 4) -> T
 
 
 @torch.inference_mode()
-def compare_boxes(model: nn.Module, predict: Predict, images: Tensor, nms: BuiltInNms | None, tolerance: Tolerance, where: str) -> int:
-    """How many boxes the net finds in `images` (B, 3, H, W); each has a twin among the file's, and the other way round, or it raises
-    ExportError. nms: the suppression inside the file. A box may be missing whose score or overlap is within the tolerance of a threshold."""
+def compare_boxes(
+    model: nn.Module, predict: Predict, images: Tensor, nms: BuiltInNms | None, tolerance: Tolerance, where: str
+) -> int:
+    """How many boxes the net finds in `images` (B, 3, H, W); each has a twin among the file's, and the other way round,
+    or it raises ExportError. nms: the suppression inside the file. A box may be missing whose score or overlap is
+    within the tolerance of a threshold."""
     if not len(images):
         return 0
     limits = nms or THRESHOLDS
     ours = non_max_suppression(model(images), limits.conf_thres, limits.nms_thres, limits.max_det)
     # the file's own suppression is over; of its scores, which hold the class as well, none is dropped
-    theirs = non_max_suppression(predict(images), 1e-9 if nms else limits.conf_thres, 1.0 if nms else limits.nms_thres, limits.max_det)
+    theirs = non_max_suppression(
+        predict(images), 1e-9 if nms else limits.conf_thres, 1.0 if nms else limits.nms_thres, limits.max_det
+    )
     for image_i, (one, other) in enumerate(zip(ours, theirs)):
         for rows, twins, who in ((one, other, "the file does not find"), (other, one, "the net does not find")):
             if len(lost := _without_twin(rows, twins, limits, tolerance)):
                 box = ", ".join(f"{value:.0f}" for value in lost[0, :4].tolist())
-                raise ExportError(f"{where}: sample picture {image_i}: {who} the box {box} of score {lost[0, 4]:.2f} (or with an IoU of "
-                                  f"{tolerance.iou:g} or less, or a score off by more than {tolerance.score:g}); nothing was written")
+                raise ExportError(f"{where}: sample picture {image_i}: {who} the box {box} of score {lost[0, 4]:.2f} "
+                                  "(or with an IoU of "
+                                  f"{tolerance.iou:g} or less, or a score off by more than {tolerance.score:g}); "
+                                  "nothing was written")
     return sum(map(len, ours))
 
 

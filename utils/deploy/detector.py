@@ -44,8 +44,8 @@ class Detector:
         if isinstance(image, (str, os.PathLike)):
             image = read_picture(Path(image))
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) "
-                             "RGB of type uint8")
+            raise ValueError(f"found an image of shape {image.shape} and type {image.dtype}, expected (height, width, "
+                             "3) RGB of type uint8")
         canvas, fit = letterbox(image, self.size)
         predictions = self.predict(to_input(planes(canvas)[None], self.device, self.channels)).float()
         rows = non_max_suppression(predictions, self.conf_thres, self.nms_thres)[0].cpu()

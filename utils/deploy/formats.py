@@ -1,4 +1,5 @@
-"""The formats that export.py writes, and how one is written: converted, run in its own runtime beside the net, then given its name."""
+"""The formats that export.py writes, and how one is written: converted, run in its own runtime beside the net, then
+given its name."""
 
 import copy
 import importlib.util
@@ -21,7 +22,20 @@ from utils.deploy.torchscript_export import write_torchscript
 from utils.output import replacing_all
 
 DARKNET = "darknet"
-FOREIGN = {".bin", ".cfg", ".pt", ".pth", ".pb", ".tflite", ".engine", ".trt", ".mlmodel", ".mlpackage", ".json", ".names"}
+FOREIGN = {
+    ".bin",
+    ".cfg",
+    ".pt",
+    ".pth",
+    ".pb",
+    ".tflite",
+    ".engine",
+    ".trt",
+    ".mlmodel",
+    ".mlpackage",
+    ".json",
+    ".names",
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,9 @@ def format_of(path: Path) -> str | None:
 
 
 def out_paths(out: Path, formats: list[str] | None, precision: str) -> dict[str, Path]:
-    """Format -> file, for --out and --format: `out` itself where it names a format and that is the only one; else its name, with the
-    precision where it is not float32, and each format's suffix. Raises ValueError where they do not fit."""
+    """Format -> file, for --out and --format: `out` itself where it names a format and that is the only one; else its
+    name, with the precision where it is not float32, and each format's suffix. Raises ValueError where they do not
+    fit."""
     named = format_of(out)
     if not named and out.suffix.lower() in FOREIGN:
         raise ValueError(f"--out {out}: found a name that ends in {out.suffix}, expected one that ends in "
@@ -65,10 +80,12 @@ def out_paths(out: Path, formats: list[str] | None, precision: str) -> dict[str,
     for name in formats:
         if precision not in FORMATS[name].precisions:
             able = [other for other, kind in FORMATS.items() if precision in kind.precisions]
-            raise ValueError(f"--format {name} --precision {precision}: found a precision that this format is not written in here, expected "
+            raise ValueError(f"--format {name} --precision {precision}: found a precision that this format is not "
+                             "written in here, expected "
                              f"{' or '.join(FORMATS[name].precisions)}; {precision} is written as {' or '.join(able)}")
     if named and named not in formats:
-        raise ValueError(f"--out {out}: found a name of format {named} with --format {' '.join(formats)}; leave the suffix out, or --format")
+        raise ValueError(f"--out {out}: found a name of format {named} with --format {' '.join(formats)}; leave the "
+                         "suffix out, or --format")
     if named and len(formats) == 1:
         return {named: out}
     stem = out.with_suffix("") if named else out
@@ -94,27 +111,34 @@ def describe(model: nn.Module, name: str, order: Order) -> Metadata:
 
 
 def export_format(model: nn.Module, name: str, path: Path, order: Order) -> str:
-    """Write a Darknet (any device, any mode; not changed) as format `name`; returns in words what it takes and how far it is from the net.
+    """Write a Darknet (any device, any mode; not changed) as format `name`; returns in words what it takes and how far
+    it is from the net.
 
-    Raises ExportError when the file does not do what the net does, ValueError when a package is missing; nothing is written then.
+    Raises ExportError when the file does not do what the net does, ValueError when a package is missing; nothing is
+    written then.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     metadata = describe(model, name, order)
     with replacing_all(path.parent) as folder:
         FORMATS[name].write(model, folder / path.name, metadata)
         words = check_file(model, folder / path.name, metadata, str(path))
-    files = [file for file in (path, path.with_suffix(".bin")) if file.is_file() and (file == path or name in ("openvino", "ncnn"))]
+    files = [
+        file
+        for file in (path, path.with_suffix(".bin"))
+        if file.is_file() and (file == path or name in ("openvino", "ncnn"))
+    ]
     return f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB; {takes(metadata)}; {words}"
 
 
 def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures: Pictures, limits: Limits) -> str:
-    """Write a Darknet as format `name` in 8-bit numbers, beside a checked float32 file of the same format that only measures it; returns in
-    words what it takes, loses and gains.
+    """Write a Darknet as format `name` in 8-bit numbers, beside a checked float32 file of the same format that only
+    measures it; returns in words what it takes, loses and gains.
 
     Raises QuantisationError when it loses too much or is slower, ExportError, ValueError; nothing is written then.
     """
     if order.nms:
-        raise ValueError("--nms --precision int8: found both, expected one: a file that is cut at --conf_thres cannot be scored")
+        raise ValueError("--nms --precision int8: found both, expected one: a file that is cut at --conf_thres cannot "
+                         "be scored")
     model = copy.deepcopy(model).cpu().float().eval()
     metadata = replace(describe(model, name, order), precision="float32")
     with tempfile.TemporaryDirectory() as measured, replacing_all(path.parent) as folder:
@@ -132,16 +156,20 @@ def takes(metadata: Metadata) -> str:
     width, height = metadata.size
     pixels = "RGB" if metadata.channels == 3 else "brightness"
     size = f"height, width: multiples of {metadata.stride}" if metadata.free_size else f"{height}, {width}"
-    found = (f"boxes x1, y1, x2, y2 in input pixels, scores, classes, count: per image the best {metadata.nms.max_det} of objectness "
+    found = (f"boxes x1, y1, x2, y2 in input pixels, scores, classes, count: per image the best {metadata.nms.max_det} "
+             "of objectness "
              f"{metadata.nms.conf_thres:g} or more, IoU up to {metadata.nms.nms_thres:g}" if metadata.nms else
-             f"predictions (batch, boxes, {5 + len(metadata.names)}) cx, cy, w, h in input pixels, objectness, class probabilities")
+             f"predictions (batch, boxes, {5 + len(metadata.names)}) cx, cy, w, h in input pixels, objectness, class "
+             "probabilities")
     return f"images (batch, {metadata.channels}, {size}) {pixels} 0..1 -> {found}"
 
 
 def check_file(model: nn.Module, path: Path, metadata: Metadata, where: str) -> str:
-    """Run a file beside its net (eval mode, CPU) at its size, and at another where it takes one; returns in words how far it is.
+    """Run a file beside its net (eval mode, CPU) at its size, and at another where it takes one; returns in words how
+    far it is.
 
-    Raises ExportError (utils.deploy.check.TOLERANCES). A file whose runtime is not installed is not run, and the words say so.
+    Raises ExportError (utils.deploy.check.TOLERANCES). A file whose runtime is not installed is not run, and the words
+    say so.
     """
     runtime = FORMATS[format_of(path)].runtime
     if importlib.util.find_spec(runtime) is None:
@@ -149,9 +177,14 @@ def check_file(model: nn.Module, path: Path, metadata: Metadata, where: str) -> 
     tolerance = TOLERANCES[metadata.precision]
     opened = [open_exported(path)]
     if metadata.free_size:
-        opened.append(open_exported(path, size=(metadata.size[0] + metadata.stride, metadata.size[1] + 2 * metadata.stride)))
+        opened.append(
+            open_exported(path, size=(metadata.size[0] + metadata.stride, metadata.size[1] + 2 * metadata.stride))
+        )
     worst = 0.0 if metadata.nms else max(_deviation(model, file, tolerance.predictions, where) for file in opened)
-    boxes = sum(compare_boxes(model, file.predict, sample_images(file.size, file.channels), metadata.nms, tolerance, where) for file in opened)
+    boxes = sum(
+        compare_boxes(model, file.predict, sample_images(file.size, file.channels), metadata.nms, tolerance, where)
+        for file in opened
+    )
     close = "" if metadata.nms else f"is within {worst:.1e} of the network's largest output, "
     return f"checked: {runtime} {close}finds the same {boxes} boxes in the sample pictures"
 

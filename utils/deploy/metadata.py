@@ -48,22 +48,27 @@ class Metadata:
             return cls(tuple(str(name) for name in found["names"]), (width, height), int(found["stride"]), anchors,
                        int(found["channels"]), str(found["precision"]), bool(found["free_size"]), nms)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: found no usable names, size and stride in it ({type(error).__name__}: {error}), expected a file that "
-                             "export.py wrote") from None
+            raise ValueError(f"{path}: found no usable names, size and stride in it ({type(error).__name__}: {error}), "
+                             "expected a file that export.py wrote") from None
 
     def require_size(self, size: tuple[int, int], path: Path) -> None:
         """Raise ValueError, in words, unless the file takes images of (width, height) `size`."""
         if self.free_size and all(side > 0 and side % self.stride == 0 for side in size):
             return
         if size != self.size:
-            expected = f"multiples of {self.stride}" if self.free_size else f"{self.size[0]}x{self.size[1]}, the size it was exported for"
-            raise ValueError(f"{path}: found images of {size[0]}x{size[1]}, expected {expected}; leave --img_size out, or export again with it")
+            expected = (
+                f"multiples of {self.stride}"
+                if self.free_size
+                else f"{self.size[0]}x{self.size[1]}, the size it was exported for"
+            )
+            raise ValueError(f"{path}: found images of {size[0]}x{size[1]}, expected {expected}; leave --img_size out, "
+                             "or export again with it")
 
     def require_classes(self, classes: int, path: Path, data: Path) -> None:
         """Raise ValueError unless the data description `data` has as many classes as the file."""
         if classes != len(self.names):
-            raise ValueError(f"{data}: found {classes} classes, expected {len(self.names)}, those of {path} ({', '.join(self.names[:5])}); "
-                             "name its data with --data")
+            raise ValueError(f"{data}: found {classes} classes, expected {len(self.names)}, those of {path} "
+                             f"({', '.join(self.names[:5])}); name its data with --data")
 
 
 def metadata_of(model: nn.Module, names: tuple[str, ...] | None, size: tuple[int, int], precision: str) -> Metadata:

@@ -17,7 +17,8 @@ from utils.output import write_json
 
 
 def write_ncnn(model: nn.Module, path: Path, metadata: Metadata) -> None:
-    """Write a Darknet as `path` (.param), .bin and .json beside it, without a check. Blobs: "in0" (channels, H, W) RGB 0..1, "out0" (N, 5 + K).
+    """Write a Darknet as `path` (.param), .bin and .json beside it, without a check. Blobs: "in0" (channels, H, W) RGB
+    0..1, "out0" (N, 5 + K).
 
     float16: the weights alone are stored so. Raises ExportError with pnnx's words when it cannot convert.
     """
@@ -34,7 +35,8 @@ def write_ncnn(model: nn.Module, path: Path, metadata: Metadata) -> None:
         made = Path(folder) / "net.ncnn.param"
         if done.returncode or not made.is_file():
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            raise ExportError(f"{path}: pnnx could not convert the net (status {done.returncode}: {last}); nothing was written")
+            raise ExportError(f"{path}: pnnx could not convert the net (status {done.returncode}: {last}); nothing was "
+                              "written")
         path.write_bytes(made.read_bytes())
         path.with_suffix(".bin").write_bytes(made.with_suffix(".bin").read_bytes())
     write_json(path.with_suffix(".json"), metadata.to_text())

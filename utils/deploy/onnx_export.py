@@ -31,10 +31,11 @@ def require_packages(*packages: str, what: str = "ONNX export") -> None:
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]) -> str:
-    """Write a Darknet as ONNX for (width, height) `size` alone, what a backend needs; returns in words how far it is from the original.
+    """Write a Darknet as ONNX for (width, height) `size` alone, what a backend needs; returns in words how far it is
+    from the original.
 
-    Where onnxruntime is installed the file is run beside the network first. Raises ExportError when they differ (nothing is written
-    then), ValueError, naming the pip command, where the packages for the export are missing.
+    Where onnxruntime is installed the file is run beside the network first. Raises ExportError when they differ
+    (nothing is written then), ValueError, naming the pip command, where the packages for the export are missing.
     """
     require_packages("onnx", "onnxscript")
     with replacing(path) as temporary:
@@ -43,7 +44,8 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]
 
 
 def write_onnx(model: nn.Module, path: Path, metadata: Metadata) -> None:
-    """Write a Darknet as ONNX in metadata.precision (float32, float16), without a check; its metadata become the file's metadata_props."""
+    """Write a Darknet as ONNX in metadata.precision (float32, float16), without a check; its metadata become the file's
+    metadata_props."""
     require_packages("onnx", "onnxscript")
     import onnx
 
@@ -59,21 +61,34 @@ def write_onnx(model: nn.Module, path: Path, metadata: Metadata) -> None:
 
 
 def _program(model: nn.Module, size: tuple[int, int], free_size: bool = False, half: bool = False):
-    """The traced network. With a free size the trace takes some 15 seconds instead of 3: every shape is worked out in symbols."""
+    """The traced network. With a free size the trace takes some 15 seconds instead of 3: every shape is worked out in
+    symbols."""
     graph = DeployGraph(model, size, half)
     stride = graph.stride
     axes = {0: torch.export.Dim("batch")}
     if free_size and takes_any_size(model, size):
-        axes |= {2: stride * torch.export.Dim("rows", max=1 << 10), 3: stride * torch.export.Dim("columns", max=1 << 10)}
-        size = 3 * stride, 2 * stride  # unequal, and never 1 cell: what holds at the example alone would be taken for a rule
+        axes |= {
+            2: stride * torch.export.Dim("rows", max=1 << 10),
+            3: stride * torch.export.Dim("columns", max=1 << 10),
+        }
+        # unequal, and never 1 cell: what holds at the example alone would be taken for a rule
+        size = 3 * stride, 2 * stride
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.onnx.export(graph, (torch.zeros(2, graph.net.channels, size[1], size[0]),), dynamo=True, input_names=["images"],
-                                     output_names=["predictions"], opset_version=OPSET, verbose=False, dynamic_shapes=(axes,))
+            return torch.onnx.export(
+                graph,
+                (torch.zeros(2, graph.net.channels, size[1], size[0]),),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["predictions"],
+                opset_version=OPSET,
+                verbose=False,
+                dynamic_shapes=(axes,),
+            )
     finally:
         chatter.setLevel(level)
 
@@ -85,7 +100,12 @@ def _compare(model: nn.Module, path: Path, size: tuple[int, int]) -> str:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = compare_predictions(copy.deepcopy(model).cpu().eval(), lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
-                                size, (1, 3), str(path))
+    worst = compare_predictions(
+        copy.deepcopy(model).cpu().eval(),
+        lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+        size,
+        (1, 3),
+        str(path),
+    )
     require_close(worst, TOLERANCES["float32"].predictions, str(path))
     return f"checked: onnxruntime is within {worst:.1e} of the network's largest output"

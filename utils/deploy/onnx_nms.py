@@ -1,8 +1,8 @@
 """Non-maximum suppression at the end of an ONNX file, by the standard operators alone: what utils.evaluation.nms does.
 
 Outputs, per image the best D = min(max_det, boxes) detections in descending score, D - count rows of zeros last:
-"boxes" (B, D, 4) float32 x1, y1, x2, y2 in input pixels; "scores" (B, D) float32 objectness x class probability; "classes" (B, D) int64;
-"count" (B,) int64.
+"boxes" (B, D, 4) float32 x1, y1, x2, y2 in input pixels; "scores" (B, D) float32 objectness x class probability;
+"classes" (B, D) int64; "count" (B,) int64.
 """
 
 import numpy as np
@@ -16,18 +16,37 @@ OUTPUTS = ("boxes", "scores", "classes", "count")
 
 def with_nms(model: onnx.ModelProto, nms: BuiltInNms, classes: int) -> onnx.ModelProto:
     """`model`, whose output is "predictions" (B, N, 5 + K), followed by the suppression."""
-    tail = helper.make_model(_tail(nms, classes), opset_imports=[helper.make_opsetid("", model.opset_import[0].version)],
-                             ir_version=model.ir_version)
+    tail = helper.make_model(
+        _tail(nms, classes),
+        opset_imports=[helper.make_opsetid("", model.opset_import[0].version)],
+        ir_version=model.ir_version,
+    )
     return compose.merge_models(model, tail, io_map=[("predictions", "found")])
 
 
 def _tail(nms: BuiltInNms, classes: int) -> onnx.GraphProto:
     """predictions -> corners; scores of each box's best class alone (B, K, N) -> kept ones -> the best D of them."""
-    nodes = [helper.make_node(kind, inputs.split(), outputs.split(), **attributes) for kind, inputs, outputs, attributes in _NODES]
-    numbers = {"half": np.float32(0.5), "cut2": np.int64([2]), "cut4": np.int64([4]), "cut5": np.int64([5]), "cut0": np.int64([0]),
-               "end": np.int64([2**31 - 1]), "axis2": np.int64([2]), "axis1": np.int64([1]), "confidence": np.float32(nms.conf_thres),
-               "overlap": np.float32(nms.nms_thres), "limit": np.int64([nms.max_det]), "depth": np.int64([classes]),
-               "off_on": np.float32([0, 1]), "zero": np.float32(0), "four": np.int64([1, 1, 4])}
+    nodes = [
+        helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
+        for kind, inputs, outputs, attributes in _NODES
+    ]
+    numbers = {
+        "half": np.float32(0.5),
+        "cut2": np.int64([2]),
+        "cut4": np.int64([4]),
+        "cut5": np.int64([5]),
+        "cut0": np.int64([0]),
+        "end": np.int64([2**31 - 1]),
+        "axis2": np.int64([2]),
+        "axis1": np.int64([1]),
+        "confidence": np.float32(nms.conf_thres),
+        "overlap": np.float32(nms.nms_thres),
+        "limit": np.int64([nms.max_det]),
+        "depth": np.int64([classes]),
+        "off_on": np.float32([0, 1]),
+        "zero": np.float32(0),
+        "four": np.int64([1, 1, 4]),
+    }
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
     types = {"boxes": (TensorProto.FLOAT, ["batch", "D", 4]), "scores": (TensorProto.FLOAT, ["batch", "D"]),
              "classes": (TensorProto.INT64, ["batch", "D"]), "count": (TensorProto.INT64, ["batch"])}
@@ -58,7 +77,12 @@ _NODES = [
     ("NonMaxSuppression", "corners by_class limit overlap zero", "kept", {}),
     ("GatherND", "by_class kept", "kept_scores", {}),
     ("Shape", "by_class", "by_class_shape", {}),
-    ("ConstantOfShape", "by_class_shape", "nothing", {"value": helper.make_tensor("value", TensorProto.FLOAT, [1], [0])}),
+    (
+        "ConstantOfShape",
+        "by_class_shape",
+        "nothing",
+        {"value": helper.make_tensor("value", TensorProto.FLOAT, [1], [0])},
+    ),
     ("ScatterND", "nothing kept kept_scores", "after", {}),
     ("ReduceMax", "after axis1", "best", {"keepdims": 0}),
     # the best of them

@@ -14,7 +14,8 @@ KEY = "yolo"  # of the metadata in the file's rt_info
 
 
 def convert(model: nn.Module, metadata: Metadata):
-    """A Darknet as an openvino.Model in float32: input "images" (any batch; any size where metadata.free_size), output "predictions"."""
+    """A Darknet as an openvino.Model in float32: input "images" (any batch; any size where metadata.free_size), output
+    "predictions"."""
     require_packages("openvino", what="OpenVINO export")
     import openvino
 
@@ -22,14 +23,19 @@ def convert(model: nn.Module, metadata: Metadata):
     shape = [-1, metadata.channels, *((-1, -1) if metadata.free_size else (height, width))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = openvino.convert_model(DeployGraph(model, metadata.size), example_input=torch.zeros(2, metadata.channels, height, width), input=[shape])
+        made = openvino.convert_model(
+            DeployGraph(model, metadata.size),
+            example_input=torch.zeros(2, metadata.channels, height, width),
+            input=[shape],
+        )
     made.inputs[0].get_tensor().set_names({"images"})
     made.outputs[0].get_tensor().set_names({"predictions"})
     return made
 
 
 def save(made, path: Path, metadata: Metadata) -> None:
-    """Write an openvino.Model with its metadata; float16 halves the weights, which are computed with in float32 on a CPU."""
+    """Write an openvino.Model with its metadata; float16 halves the weights, which are computed with in float32 on a
+    CPU."""
     import openvino
 
     for key, value in metadata.to_text().items():

@@ -22,11 +22,12 @@ def int8_words() -> str:
         return f"this processor sums 8-bit products ({', '.join(found)})"
     if platform.system() != "Linux":
         return "whether this processor sums 8-bit products cannot be told here"
-    return "this processor has no instruction for 8-bit products (VNNI): int8 makes the file small, but will not pay here in time"
+    return ("this processor has no instruction for 8-bit products (VNNI): "
+            "int8 makes the file small, but will not pay here in time")
 
 
 def require_bf16() -> None:
     """Raise ValueError on a Linux machine whose processor would only imitate bfloat16."""
     if platform.system() == "Linux" and not instructions(BF16_FLAGS):
-        raise ValueError(f"--backend openvino-bf16: found a processor without bfloat16, expected one of {', '.join(BF16_FLAGS)} in "
-                         "/proc/cpuinfo; take --backend openvino")
+        raise ValueError(f"--backend openvino-bf16: found a processor without bfloat16, expected one of "
+                         f"{', '.join(BF16_FLAGS)} in /proc/cpuinfo; take --backend openvino")

@@ -1,7 +1,9 @@
-"""Files in 8-bit numbers: calibrated on training images, scored in their runtime on validation images, refused when they lose or gain nothing.
+"""Files in 8-bit numbers: calibrated on training images, scored in their runtime on validation images, refused when
+they lose or gain nothing.
 
-OpenVINO: NNCF's `quantize`. ONNX: QDQ convolutions of ONNX Runtime. Layers stay in float where measuring says so: those that move the
-boxes most (utils.deploy.sensitivity), as many as the score on training images that were not calibrated with asks for.
+OpenVINO: NNCF's `quantize`. ONNX: QDQ convolutions of ONNX Runtime. Layers stay in float where measuring says so: those
+that move the boxes most (utils.deploy.sensitivity), as many as the score on training images that were not calibrated
+with asks for.
 """
 
 import contextlib
@@ -71,29 +73,43 @@ class Pictures:
         return [to_input(image, torch.device("cpu"), channels).contiguous() for image in images]
 
 
-def judge(reference: Exported, candidate: Exported, valid: Dataset, limits: Limits = Limits(), worst_layers: Callable[[], str] = str) -> str:
-    """In words what an 8-bit file loses and gains beside the float32 one, both scored and timed (alternately) in their runtimes.
+def judge(
+    reference: Exported,
+    candidate: Exported,
+    valid: Dataset,
+    limits: Limits = Limits(),
+    worst_layers: Callable[[], str] = str,
+) -> str:
+    """In words what an 8-bit file loses and gains beside the float32 one, both scored and timed (alternately) in their
+    runtimes.
 
-    valid: labelled images of their size. worst_layers: names those that lose most, asked where the file is refused. Raises
-    QuantisationError where AP@.5 or AP@[.5:.95] drops by more than limits.max_drop, or where it is slower and that is not allowed.
+    valid: labelled images of their size. worst_layers: names those that lose most, asked where the file is refused.
+    Raises QuantisationError where AP@.5 or AP@[.5:.95] drops by more than limits.max_drop, or where it is slower and
+    that is not allowed.
     """
     scores = [_score(file, valid) for file in (reference, candidate)]
     seconds = alternate_seconds([file.predict for file in (reference, candidate)], _one_image(reference, valid))
     return verdict(candidate.path, scores, seconds, limits, worst_layers)
 
 
-def verdict(path: Path, scores: Sequence, seconds: Sequence[float], limits: Limits, worst_layers: Callable[[], str] = str) -> str:
+def verdict(
+    path: Path, scores: Sequence, seconds: Sequence[float], limits: Limits, worst_layers: Callable[[], str] = str
+) -> str:
     """`judge`, given both EvalResults and both times (float32, int8)."""
     drops = {"AP@.5": scores[0].map50 - scores[1].map50, "AP@[.5:.95]": scores[0].map - scores[1].map}
-    words = (f"AP@.5 {scores[0].map50:.4f} -> {scores[1].map50:.4f}, AP@[.5:.95] {scores[0].map:.4f} -> {scores[1].map:.4f}, "
-             f"{seconds[0] * 1e3:.1f} -> {seconds[1] * 1e3:.1f} ms per image ({torch.get_num_threads()} threads, median of {RUNS}, alternately)")
+    words = (f"AP@.5 {scores[0].map50:.4f} -> {scores[1].map50:.4f}, AP@[.5:.95] {scores[0].map:.4f} -> "
+             f"{scores[1].map:.4f}, "
+             f"{seconds[0] * 1e3:.1f} -> {seconds[1] * 1e3:.1f} ms per image ({torch.get_num_threads()} threads, "
+             f"median of {RUNS}, alternately)")
     name, drop = max(drops.items(), key=lambda item: item[1])
     if not drop <= limits.max_drop:  # NaN as well
-        raise QuantisationError(f"{path}: int8 loses {drop:.4f} {name}, --max-drop is {limits.max_drop:g} ({words}){worst_layers()}; nothing was "
-                                "written: calibrate on more images like those it will see (--data, --calibration), or accept it with --max-drop")
+        raise QuantisationError(f"{path}: int8 loses {drop:.4f} {name}, --max-drop is {limits.max_drop:g} "
+                                f"({words}){worst_layers()}; nothing was "
+                                "written: calibrate on more images like those it will see (--data, --calibration), or "
+                                "accept it with --max-drop")
     if seconds[1] > NOISE * seconds[0] and not limits.allow_slower:
-        raise QuantisationError(f"{path}: int8 is slower than float32 here ({words}; {int8_words()}); nothing was written: --allow-slower "
-                                "writes it for another processor, or for its size")
+        raise QuantisationError(f"{path}: int8 is slower than float32 here ({words}; {int8_words()}); nothing was "
+                                "written: --allow-slower writes it for another processor, or for its size")
     return words
 
 
@@ -106,7 +122,8 @@ def _one_image(file: Exported, images: Dataset) -> Tensor:
 
 
 def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = RUNS, warmup: int = 3) -> list[float]:
-    """Median seconds of each function on one image, run in turn (A B A B ...), so that a machine whose pace drifts treats all alike."""
+    """Median seconds of each function on one image, run in turn (A B A B ...), so that a machine whose pace drifts
+    treats all alike."""
     times: list[list[float]] = [[] for _ in predicts]
     for run_i in range(runs + warmup):
         for predict, own in zip(predicts, times):
@@ -116,9 +133,12 @@ def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = R
     return [statistics.median(own[warmup:]) for own in times]
 
 
-def quantise(model: nn.Module, reference: Exported, path: Path, pictures: Pictures, limits: Limits, called: Path) -> str:
-    """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU) as `path`, `called` so in errors;
-    returns in words what it loses and gains. Raises QuantisationError (see `judge`), ValueError, naming the pip command, where a package is missing."""
+def quantise(
+    model: nn.Module, reference: Exported, path: Path, pictures: Pictures, limits: Limits, called: Path
+) -> str:
+    """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU) as `path`, `called`
+    so in errors; returns in words what it loses and gains. Raises QuantisationError (see `judge`), ValueError, naming
+    the pip command, where a package is missing."""
     inputs = pictures.inputs(reference.channels)
     errors = layer_errors(model, torch.cat(inputs[:MEASURED]), outputs=reference.path.suffix == ".onnx")
     make = _maker(reference, inputs, replace(reference.metadata, precision="int8"))
@@ -134,10 +154,16 @@ def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:
     return f"; the layers that alone move the boxes most (1 - IoU + score difference): {', '.join(names)}"
 
 
-def _fewest_in_float(make: Callable[[Path, list[int]], None], reference: Exported, path: Path, images: Dataset, layers: list[int],
-                     drop: float) -> list[int]:
-    """Write `path` with as few of `layers` (worst first) in float as keep the score on `images`, or with what loses least of all that
-    was tried; returns those layers."""
+def _fewest_in_float(
+    make: Callable[[Path, list[int]], None],
+    reference: Exported,
+    path: Path,
+    images: Dataset,
+    layers: list[int],
+    drop: float,
+) -> list[int]:
+    """Write `path` with as few of `layers` (worst first) in float as keep the score on `images`, or with what loses
+    least of all that was tried; returns those layers."""
     full = _score(reference, images)
     lost: dict[int, float] = {}
     for count in sorted({min(count, len(layers)) for count in KEPT}):
@@ -172,16 +198,27 @@ def _quantised_openvino(source: Path, path: Path, arrays: list, in_float: list[i
     from utils.deploy.openvino_export import save
 
     net = openvino_core().read_model(source)
-    names = [node.get_friendly_name() for node in net.get_ops() if node.get_type_name() in ("Convolution", "GroupConvolution")]
+    names = [
+        node.get_friendly_name()
+        for node in net.get_ops()
+        if node.get_type_name() in ("Convolution", "GroupConvolution")
+    ]
     ignored = nncf.IgnoredScope(names=[name for name in names if _layer_of(name) in in_float])
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        made = nncf.quantize(net, nncf.Dataset(arrays), preset=nncf.QuantizationPreset.MIXED, subset_size=len(arrays), ignored_scope=ignored)
+        made = nncf.quantize(
+            net,
+            nncf.Dataset(arrays),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(arrays),
+            ignored_scope=ignored,
+        )
     save(made, path, metadata)
 
 
 def _quantised_onnx(source: Path, path: Path, arrays: list, in_float: list[int], metadata: Metadata) -> None:
-    """Convolutions alone: decoding in 8 bits would hold coordinates of hundreds of pixels and probabilities in one range."""
+    """Convolutions alone: decoding in 8 bits would hold coordinates of hundreds of pixels and probabilities in one
+    range."""
     require_packages("onnx", "onnxruntime", what="--format onnx --precision int8")
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
@@ -197,8 +234,15 @@ def _quantised_onnx(source: Path, path: Path, arrays: list, in_float: list[int],
     convolutions = [node for node in onnx.load(source).graph.node if node.op_type == "Conv"]
     excluded = [node.name for node in convolutions if _layer_of(node.input[1]) in in_float]
     with _no_warnings():
-        quantize_static(str(source), str(path), Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
-                        nodes_to_exclude=excluded)
+        quantize_static(
+            str(source),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            nodes_to_exclude=excluded,
+        )
     made = onnx.load(path)
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, metadata.to_text())

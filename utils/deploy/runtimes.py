@@ -1,4 +1,5 @@
-"""Exported files, each run by its own runtime: images (B, 3, H, W) float32 RGB 0..1 -> (B, N, 5 + K), as Darknet in eval mode."""
+"""Exported files, each run by its own runtime: images (B, 3, H, W) float32 RGB 0..1 -> (B, N, 5 + K), as Darknet in
+eval mode."""
 
 import argparse
 import json
@@ -19,7 +20,13 @@ from utils.loading import select_device
 
 Predict = Callable[[Tensor], Tensor]
 BF16 = "openvino-bf16"  # openvino, computing in bfloat16
-RUNTIMES = {".onnx": ("onnxruntime", "openvino", BF16), ".xml": ("openvino", BF16), ".param": ("ncnn",), ".torchscript": ("torch",)}  # default first
+# default first
+RUNTIMES = {
+    ".onnx": ("onnxruntime", "openvino", BF16),
+    ".xml": ("openvino", BF16),
+    ".param": ("ncnn",),
+    ".torchscript": ("torch",),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,11 @@ class Exported:
 
     def words(self) -> str:
         """What it is, for a script's first line."""
-        cut = f"; its own suppression keeps objectness from {self.metadata.nms.conf_thres:g} on" if self.metadata.nms else ""
+        cut = (
+            f"; its own suppression keeps objectness from {self.metadata.nms.conf_thres:g} on"
+            if self.metadata.nms
+            else ""
+        )
         return f"{self.path}: {self.metadata.precision}, by {self.runtime}{cut}"
 
     def files(self) -> list[Path]:
@@ -65,17 +76,19 @@ def is_exported(path) -> bool:
 def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = None) -> Exported:
     """The file with what runs it, on images of (width, height) `size` alone (default: the metadata's).
 
-    Raises FileNotFoundError; ValueError when the backend cannot run such a file, a package is missing (naming the pip command), the size is
-    not the file's, or the file is damaged.
+    Raises FileNotFoundError; ValueError when the backend cannot run such a file, a package is missing (naming the pip
+    command), the size is not the file's, or the file is damaged.
     """
     path = Path(path)
     runtimes = RUNTIMES[path.suffix.lower()]
     for needed in [path] + ([path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else []):
         if not needed.is_file():
-            raise FileNotFoundError(f"{needed}: no such file" + ("" if needed == path else f"; {path} needs it beside it"))
+            raise FileNotFoundError(f"{needed}: no such file" + ("" if needed == path else f"; {path} needs it beside "
+                                                                                           "it"))
     runtime = runtimes[0] if backend == "auto" else backend
     if runtime not in runtimes:
-        raise ValueError(f"--backend {backend}: found {path}, which is run by {' or '.join(runtimes)}; leave --backend out")
+        raise ValueError(f"--backend {backend}: found {path}, which is run by {' or '.join(runtimes)}; leave --backend "
+                         "out")
     package, bf16 = runtime.removesuffix("-bf16"), runtime == BF16
     require_packages(*(() if package == "torch" else (package,)), what=f"{path}")
     if bf16:
@@ -85,15 +98,19 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     except (ValueError, FileNotFoundError):
         raise
     except Exception as error:  # whatever a runtime raises for a damaged file
-        raise ValueError(f"{path}: {runtime} cannot read it ({(str(error).strip().splitlines() or ['no word'])[0]})") from error
+        raise ValueError(
+            f"{path}: {runtime} cannot read it ({(str(error).strip().splitlines() or ['no word'])[0]})"
+        ) from error
     size = size or metadata.size
     metadata.require_size(size, path)
-    return Exported(path, metadata, runtime, size, _checked(make(metadata, size, "bf16" if bf16 else "f32"), size, path))
+    return Exported(
+        path, metadata, runtime, size, _checked(make(metadata, size, "bf16" if bf16 else "f32"), size, path)
+    )
 
 
 def open_for_script(args: argparse.Namespace) -> Exported:
-    """The exported file of a script's --weights, with its --backend, --img_size, --threads. Raises ValueError on a --device other than the
-    CPU, and what open_exported raises."""
+    """The exported file of a script's --weights, with its --backend, --img_size, --threads. Raises ValueError on a
+    --device other than the CPU, and what open_exported raises."""
     device = select_device(args.device or "cpu", args.threads)
     if device.type != "cpu":
         raise ValueError(f"--device {args.device}: found {args.weights}, which is run on the CPU; leave --device out")
@@ -104,13 +121,15 @@ def _checked(run: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], pat
     """`run` on tensors, its images' size looked at first."""
     def predict(images: Tensor) -> Tensor:
         if (found := (images.shape[3], images.shape[2])) != size:
-            raise ValueError(f"{path}: found images of {found[0]}x{found[1]}, expected {size[0]}x{size[1]}, the size it was opened for")
+            raise ValueError(f"{path}: found images of {found[0]}x{found[1]}, expected {size[0]}x{size[1]}, the size "
+                             "it was opened for")
         return torch.from_numpy(run(np.ascontiguousarray(images.detach().cpu().numpy())))
     return predict
 
 
 def _detections_as_predictions(outputs: list[np.ndarray], classes: int) -> np.ndarray:
-    """boxes, scores, classes of a file that suppresses itself -> (B, D, 5 + K): the score as objectness, the class certain."""
+    """boxes, scores, classes of a file that suppresses itself -> (B, D, 5 + K): the score as objectness, the class
+    certain."""
     boxes, scores, labels = outputs[:3]
     low, high = boxes[..., :2], boxes[..., 2:]
     one_hot = (labels[..., None] == np.arange(classes)).astype(np.float32)
@@ -144,18 +163,28 @@ def _openvino(path: Path):
 
         fields = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
     else:
-        fields = {key: str(net.get_rt_info([KEY, key]).astype(str)) for key in Metadata.__dataclass_fields__ if net.has_rt_info([KEY, key])}
+        fields = {
+            key: str(net.get_rt_info([KEY, key]).astype(str))
+            for key in Metadata.__dataclass_fields__
+            if net.has_rt_info([KEY, key])
+        }
     metadata = Metadata.from_text(fields, path)
 
     def make(metadata: Metadata, size: tuple[int, int], hint: str):
         net.reshape([-1, metadata.channels, size[1], size[0]])
-        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        options = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+        }
         compiled = core.compile_model(net, "CPU", options)
 
         def run(images: np.ndarray) -> np.ndarray:
             found = compiled(images)  # in buffers that the next call overwrites
             if metadata.nms:
-                return _detections_as_predictions([found[name] for name in ("boxes", "scores", "classes")], len(metadata.names))
+                return _detections_as_predictions(
+                    [found[name] for name in ("boxes", "scores", "classes")], len(metadata.names)
+                )
             return found[0].copy()
         return run
     return metadata, make
@@ -166,7 +195,8 @@ def _ncnn(path: Path):
 
     note = path.with_suffix(".json")
     if not note.is_file():
-        raise FileNotFoundError(f"{note}: no such file; {path} needs it beside it for names and size (export.py writes it)")
+        raise FileNotFoundError(f"{note}: no such file; {path} needs it beside it for names and size (export.py writes "
+                                "it)")
     metadata = Metadata.from_text(json.loads(note.read_text(encoding="utf-8")), note)
     net = ncnn.Net()
     net.opt.num_threads, net.opt.use_vulkan_compute = torch.get_num_threads(), False
@@ -191,7 +221,9 @@ def _torchscript(path: Path):
     extra = {EXTRA: ""}
     net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     if not extra[EXTRA]:
-        raise ValueError(f"{path}: found TorchScript without names and size in it, expected a file that export.py wrote")
+        raise ValueError(
+            f"{path}: found TorchScript without names and size in it, expected a file that export.py wrote"
+        )
 
     def make(metadata: Metadata, size: tuple[int, int], hint: str):
         def run(images: np.ndarray) -> np.ndarray:

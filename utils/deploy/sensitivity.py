@@ -44,10 +44,12 @@ def one_layer_quantised(conv: nn.Conv2d, outputs: bool) -> Iterator[None]:
 
 @torch.inference_mode()
 def layer_errors(model: nn.Module, images: Tensor, outputs: bool = False) -> dict[int, float]:
-    """Layer index of each convolution of a Darknet (CPU, not changed) -> how far the surest boxes move when this layer alone is in 8 bits,
+    """Layer index of each convolution of a Darknet (CPU, not changed) -> how far the surest boxes move when this layer
+    alone is in 8 bits,
     largest first: the mean of 1 - IoU of a box with itself before, plus the difference of its scores.
 
-    images: (B, channels, H, W); outputs: whether the layer's output is held in 8 bits as well, as between ONNX's Q and DQ.
+    images: (B, channels, H, W); outputs: whether the layer's output is held in 8 bits as well, as between ONNX's Q and
+        DQ.
     """
     net, found = model.optimize(), {}
     expected = net(images).flatten(0, 1)

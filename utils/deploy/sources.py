@@ -159,5 +159,5 @@ def _why_closed(item: Item) -> str:
         return "cannot be opened, expected the number of a camera that is there and not in use"
     if item.path:
         return "cannot be opened, expected a video"
-    return (f"no stream answers there ({PATIENCE_MS / 1000:.0f} s at most are waited), expected the address of one that "
-            "runs; check it with a player such as ffplay or VLC")
+    return (f"no stream answers there ({PATIENCE_MS / 1000:.0f} s at most are waited), expected the address of one "
+            "that runs; check it with a player such as ffplay or VLC")

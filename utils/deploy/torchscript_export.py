@@ -18,7 +18,9 @@ def trace(model: nn.Module, metadata: Metadata) -> torch.jit.ScriptModule:
     graph = DeployGraph(model, metadata.size, metadata.precision == "float16")
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        return torch.jit.trace(graph, torch.zeros(1, metadata.channels, metadata.size[1], metadata.size[0]), check_trace=False)
+        return torch.jit.trace(
+            graph, torch.zeros(1, metadata.channels, metadata.size[1], metadata.size[0]), check_trace=False
+        )
 
 
 def write_torchscript(model: nn.Module, path: Path, metadata: Metadata) -> None:

@@ -39,8 +39,14 @@ def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> lis
 
 
 @torch.inference_mode()
-def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device, loader: DataLoader, options: ScoreOptions,
-                       quiet: bool = False, channels: int = 3) -> tuple[list, list]:
+def collect_detections(
+    predict: Callable[[Tensor], Tensor],
+    device: torch.device,
+    loader: DataLoader,
+    options: ScoreOptions,
+    quiet: bool = False,
+    channels: int = 3,
+) -> tuple[list, list]:
     """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, channels, H, W) ->
     (B, N, 5 + K)."""
     detections, truths = [], []
@@ -59,12 +65,20 @@ def collect_detections(predict: Callable[[Tensor], Tensor], device: torch.device
 
 def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
              quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
-    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.deploy.backends), or with batch
-    norms folded. An exported file (utils.deploy.runtimes) stands in for a model where its own `predict` is given."""
+    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.deploy.backends), or
+    with batch norms folded. An exported file (utils.deploy.runtimes) stands in for a model where its own `predict` is
+    given."""
     run = model.optimize() if predict is None else predict
     detections, truths = collect_detections(run, input_device(model), loader, options, quiet, input_channels(model))
     if options.scorer != "standard":
         result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
         return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
-    return score(detections, truths, len(names), list(names), max_det=options.max_det, max_candidates=options.max_candidates,
-                 iou_thres=options.iou_thres)
+    return score(
+        detections,
+        truths,
+        len(names),
+        list(names),
+        max_det=options.max_det,
+        max_candidates=options.max_candidates,
+        iou_thres=options.iou_thres,
+    )

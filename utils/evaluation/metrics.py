@@ -87,14 +87,22 @@ def average_precision(tp: np.ndarray, scores: np.ndarray, n_targets: int, method
     return (_precision_envelope(tp) * tp).sum(axis=0) / n_targets  # recall rises by 1 / n_targets at each hit
 
 
-def score(detections: list[Tensor], targets: list[Tensor], n_classes: int, names: list[str] | None = None,
-          method: str = "all", max_det: int = 300, max_candidates: int | None = None, iou_thres: float = 0.5) -> EvalResult:
+def score(
+    detections: list[Tensor],
+    targets: list[Tensor],
+    n_classes: int,
+    names: list[str] | None = None,
+    method: str = "all",
+    max_det: int = 300,
+    max_candidates: int | None = None,
+    iou_thres: float = 0.5,
+) -> EvalResult:
     """Evaluate one (n, 7) and one (m, 5) tensor an image. Classes without targets do not count in the means.
 
-    map50, precision, recall and F1 are at IoU iou_thres. `method` is that of map50; `map` is always COCO's (101 points, 100 detections per image and class), so that it can
-    be compared with pycocotools. With method "all" at most max_det detections of an image count, the best first.
-    Precision, recall and F1 are of all classes together. max_candidates: the bound that was given to NMS, if any; it is
-    only stated in the result.
+    map50, precision, recall and F1 are at IoU iou_thres. `method` is that of map50; `map` is always COCO's (101 points,
+    100 detections per image and class), so that it can be compared with pycocotools. With method "all" at most max_det
+    detections of an image count, the best first. Precision, recall and F1 are of all classes together. max_candidates:
+    the bound that was given to NMS, if any; it is only stated in the result.
     """
     check_inputs(detections, targets, n_classes, names)
     n_targets = count_targets(targets, n_classes)  # (C,)

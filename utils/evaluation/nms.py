@@ -56,9 +56,10 @@ def select_candidates(prediction: Tensor, conf_thres: float, max_candidates: int
 def keep_best(boxes: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
     """(n, 4) xyxy boxes of (n, 7) rows in descending score -> (k,) indices that class-wise greedy NMS keeps, ascending.
 
-    On a CPU in blocks: a plain loop decides within the best BLOCK boxes that are left, then one vectorised step drops what those overlap
-    among all others. On an untrained net's 10,000 boxes this takes about half of torchvision's time, and it spares small programs the
-    two seconds in which torchvision is imported. On other devices torchvision's own kernel is used.
+    On a CPU in blocks: a plain loop decides within the best BLOCK boxes that are left, then one vectorised step drops
+    what those overlap among all others. On an untrained net's 10,000 boxes this takes about half of torchvision's time,
+    and it spares small programs the two seconds in which torchvision is imported. On other devices torchvision's own
+    kernel is used.
     """
     labels = rows[:, 5]
     if boxes.device.type != "cpu":
@@ -69,7 +70,10 @@ def keep_best(boxes: Tensor, rows: Tensor, nms_thres: float) -> Tensor:
         best, left = left[:BLOCK], left[BLOCK:]
         best = best[_greedy(overlaps(sides[:, best], sides[:, best], nms_thres))]
         kept.append(best)
-        free = [~overlaps(sides[:, best], sides[:, part], nms_thres).any(dim=0) for part in left.split(max(PAIRS // len(best), 1))]
+        free = [
+            ~overlaps(sides[:, best], sides[:, part], nms_thres).any(dim=0)
+            for part in left.split(max(PAIRS // len(best), 1))
+        ]
         left = left[torch.cat(free)]
     return torch.cat(kept)
 
@@ -87,9 +91,9 @@ def _greedy(overlap: Tensor) -> Tensor:
 def _library_nms(boxes: Tensor, labels: Tensor, nms_thres: float) -> Tensor:
     """torchvision's, on boxes in descending score.
 
-    batched_nms moves the classes apart by adding class x (largest coordinate + 1). That separates them only if no coordinate is negative
-    (hence the shift to zero) and is exact only in double precision: a net at the start of its training draws boxes 1e8 pixels wide.
-    Ranks stand for the scores, since of equal scores the earlier row comes first.
+    batched_nms moves the classes apart by adding class x (largest coordinate + 1). That separates them only if no
+    coordinate is negative (hence the shift to zero) and is exact only in double precision: a net at the start of its
+    training draws boxes 1e8 pixels wide. Ranks stand for the scores, since of equal scores the earlier row comes first.
     """
     from torchvision.ops import batched_nms
 
@@ -101,8 +105,8 @@ def _library_nms(boxes: Tensor, labels: Tensor, nms_thres: float) -> Tensor:
 
 
 def sides_and_label(boxes: Tensor, labels: Tensor) -> Tensor:
-    """(n, 4) xyxy boxes and (n,) classes -> (6, n) x1, y1, x2, y2, area, class, a row each, as `overlaps` wants them. Where all are of one
-    class there is no sixth row."""
+    """(n, 4) xyxy boxes and (n,) classes -> (6, n) x1, y1, x2, y2, area, class, a row each, as `overlaps` wants them.
+    Where all are of one class there is no sixth row."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     rows = [*boxes.unbind(dim=1), area] + ([labels.to(boxes.dtype)] if (labels != labels[:1]).any() else [])
     return torch.stack(rows)
@@ -113,7 +117,8 @@ def overlaps(some: Tensor, others: Tensor, nms_thres: float) -> Tensor:
     x1, y1, x2, y2, area, *label = some[:, :, None]
     inter = torch.minimum(x2, others[2]).sub_(torch.maximum(x1, others[0])).clamp_(min=0)
     inter *= torch.minimum(y2, others[3]).sub_(torch.maximum(y1, others[1])).clamp_(min=0)
-    overlap = inter.div_((area + others[4]).sub_(inter)) > nms_thres  # 0 / 0 of two empty boxes is NaN: no overlap, as torchvision has it
+    # 0 / 0 of two empty boxes is NaN: no overlap, as torchvision has it
+    overlap = inter.div_((area + others[4]).sub_(inter)) > nms_thres
     return overlap & (label[0] == others[5]) if label else overlap
 
 

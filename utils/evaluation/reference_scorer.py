@@ -1,8 +1,8 @@
 """The reference implementation's input, NMS and AP, for numbers that compare with those published from it.
 
 Lam1360/YOLOv3-model-pruning (commit 9b0cf5b, utils/utils.py) measures "mAP" by rules of its own. They are kept here
-exactly, and only here; `utils.evaluation.nms` and `utils.evaluation.metrics` hold the standard rules. `--scorer compat` applies the rules
-to the pixels that every other part of this project sees, `--scorer reference` to the reference's own
+exactly, and only here; `utils.evaluation.nms` and `utils.evaluation.metrics` hold the standard rules. `--scorer compat`
+applies the rules to the pixels that every other part of this project sees, `--scorer reference` to the reference's own
 (`reference_square`), on which a net trained on letterboxed images does worse. The differences in the rules:
 
 - IoU counts pixels: the width of a box is x2 - x1 + 1. That depends on the scale, so boxes must be in pixels of the
@@ -36,7 +36,8 @@ from utils.evaluation.nms import PAIRS, check_predictions, keep_best, overlaps, 
 
 def merge_nms(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5, max_det: int | None = None,
               max_candidates: int | None = None) -> list[Tensor]:
-    """As `utils.evaluation.nms.non_max_suppression`, but boxes are merged and IoU counts pixels (see above). No caps by default.
+    """As `utils.evaluation.nms.non_max_suppression`, but boxes are merged and IoU counts pixels (see above). No caps by
+    default.
 
     (B, N, 5+C) cx, cy, w, h (input pixels), objectness, class probabilities -> B tensors (n, 7): x1, y1, x2, y2, score,
     class, objectness, descending score. Only the box is merged; the other columns are those of the best candidate.
@@ -71,7 +72,8 @@ def _merge(rows: Tensor, nms_thres: float) -> Tensor:
 
 
 def _first_owner(kept: Tensor, others: Tensor, nms_thres: float) -> Tensor:
-    """Sides of (k) kept boxes and (n) candidates -> (n,) the first kept box that suppresses each; -1: none (rounding)."""
+    """Sides of (k) kept boxes and (n) candidates -> (n,) the first kept box that suppresses each; -1: none
+    (rounding)."""
     hit = overlaps(kept, others, nms_thres)
     return torch.where(hit.any(dim=0), hit.byte().argmax(dim=0), -1)
 

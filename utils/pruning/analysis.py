@@ -1,4 +1,5 @@
-"""What other cuts would give: a trade-off curve over cuts from mild to strong, and the sensitivity of each layer alone."""
+"""What other cuts would give: a trade-off curve over cuts from mild to strong, and the sensitivity of each layer
+alone."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,9 +37,14 @@ class Point:
 
     def row(self) -> dict:
         """The values of a CSV line."""
-        return {"share_cut": round(self.share, 4), "parameters": self.parameters, "flops": 2 * self.macs,
-                "latency_ms": "" if self.latency is None else round(self.latency * 1e3, 3), "map50": round(self.map50, 4),
-                "map": round(self.map, 4)}
+        return {
+            "share_cut": round(self.share, 4),
+            "parameters": self.parameters,
+            "flops": 2 * self.macs,
+            "latency_ms": "" if self.latency is None else round(self.latency * 1e3, 3),
+            "map50": round(self.map50, 4),
+            "map": round(self.map, 4),
+        }
 
 
 def explore(job: Job) -> None:
@@ -55,12 +61,13 @@ def explore(job: Job) -> None:
         rows = sensitivity(job, args.sensitivity)
         write_csv(base.with_name(base.name + "-sensitivity.csv"), rows)
         plot_sensitivity(rows, SHARES, base.with_name(base.name + "-sensitivity.png"))
-    print(f"written: {', '.join(str(base) + f'-{what}.csv and .png' for what in ('curve', 'sensitivity') if getattr(args, what))}")
+    made = [f"{base}-{what}.csv and .png" for what in ("curve", "sensitivity") if getattr(args, what)]
+    print(f"written: {', '.join(made)}")
 
 
 def tradeoff(job: Job, count: int) -> list[Point]:
-    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest; batch-norm
-    statistics of every cut are taken anew unless --recalibrate says otherwise."""
+    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest;
+    batch-norm statistics of every cut are taken anew unless --recalibrate says otherwise."""
     ranking = Ranking.of(job)
     dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
     points, cuts, last = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)], [], None
@@ -73,7 +80,9 @@ def tradeoff(job: Job, count: int) -> list[Point]:
         points.append(point_of(job, ranking, cut))
         print(f"  {points[-1].row()}", flush=True)
     if job.args.repeats and cuts:
-        whole, seconds, protocol = latencies_beside(job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.args.repeats)
+        whole, seconds, protocol = latencies_beside(
+            job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.args.repeats
+        )
         points = [replace(point, latency=own) for point, own in zip(points, [whole, *seconds])]
         print(f"latency: each beside the dense net; {protocol}")
     return points
@@ -89,14 +98,17 @@ def point_of(job: Job, ranking: Ranking, cut: Cut) -> Point:
 
 def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
     """name -> points, as `base`.csv and `base`.png."""
-    write_csv(base.with_name(base.name + ".csv"), [{"method": name, **point.row()} for name, points in curves.items() for point in points])
+    write_csv(
+        base.with_name(base.name + ".csv"),
+        [{"method": name, **point.row()} for name, points in curves.items() for point in points],
+    )
     plot_tradeoff({name: [point.row() for point in points] for name, points in curves.items()},
                   base.with_name(base.name + ".png"))
 
 
 def sensitivity(job: Job, images: int) -> list[dict]:
-    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels, one row a set of tied
-    layers; the removed channels are masked, so that every row is about the same net."""
+    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels, one row
+    a set of tied layers; the removed channels are masked, so that every row is about the same net."""
     ranking, graph = Ranking.of(job), job.graph
     part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
     loader = DataLoader(part, job.args.batch_size, collate_fn=collate)
@@ -114,5 +126,9 @@ def sensitivity(job: Job, images: int) -> list[dict]:
             model = loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))
             row[f"{share:g}"] = round(evaluate(model, loader, job.names, job.options, quiet=True).map50, 4)
         rows.append(row)
-        print(f"  layers {row['layers']} ({row['channels']} channels): " + "  ".join(f"-{share:.0%} {row[f'{share:g}']:.4f}" for share in SHARES), flush=True)
+        print(
+            f"  layers {row['layers']} ({row['channels']} channels): "
+            + "  ".join(f"-{share:.0%} {row[f'{share:g}']:.4f}" for share in SHARES),
+            flush=True,
+        )
     return rows

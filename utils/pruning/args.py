@@ -27,10 +27,14 @@ def _add_cut_flags(cut) -> None:
                      help="group: channels coupled by shortcuts, depthwise convolutions or conv groups are cut "
                      "together; skip: the reference implementation's rule, nothing that feeds a shortcut or an "
                      "upsample")
-    cut.add_argument("--score", choices=("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random"), default="gamma",
-                     help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
-                     "gamma-cost: divided by the root of the channel's cost; taylor: first-order change of the loss; "
-                     "l1, l2: norm of its kernel; random: chance, for comparison")
+    cut.add_argument(
+        "--score",
+        choices=("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random"),
+        default="gamma",
+        help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
+        "gamma-cost: divided by the root of the channel's cost; taylor: first-order change of the loss; "
+        "l1, l2: norm of its kernel; random: chance, for comparison",
+    )
     cut.add_argument("--cost", choices=("macs", "latency"), default="macs",
                      help="of --score gamma-cost: multiply-adds, or time measured on this machine")
     cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max",

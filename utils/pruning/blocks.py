@@ -1,6 +1,8 @@
-"""Removing whole residual blocks: the shortcut and the layers of its branch. Pure functions on module_defs and state_dicts.
+"""Removing whole residual blocks: the shortcut and the layers of its branch. Pure functions on module_defs and
+state_dicts.
 
-A block whose last batch norm has gamma = beta = 0 adds act(0) = 0 to its stream, so the net without it computes the same.
+A block whose last batch norm has gamma = beta = 0 adds act(0) = 0 to its stream, so the net without it computes the
+same.
 """
 
 import re
@@ -16,8 +18,8 @@ from utils.shapes import layer_costs, layer_shapes
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block: `shortcut` adds the branch of layers stream + 1 .. shortcut - 1 to the output of layer `stream`; `last` is the
-    last convolution of the branch."""
+    """A residual block: `shortcut` adds the branch of layers stream + 1 .. shortcut - 1 to the output of layer
+    `stream`; `last` is the last convolution of the branch."""
 
     shortcut: int
     stream: int
@@ -51,13 +53,15 @@ def residual_blocks(defs: list[dict]) -> list[Block]:
 
 
 def branch_cost(defs: list[dict], block: Block, size: tuple[int, int], per_mac: list[float] | None = None) -> float:
-    """Multiply-adds of a block's branch on a (width, height) image, or with a price a layer (utils.pruning.importance) what they cost."""
+    """Multiply-adds of a block's branch on a (width, height) image, or with a price a layer (utils.pruning.importance)
+    what they cost."""
     costs = layer_costs(defs, *size)
     return sum(costs[i].macs * (per_mac[i] if per_mac else 1.0) for i in range(block.stream + 1, block.shortcut))
 
 
 def weakest_blocks(blocks: list[Block], scores: Tensor, count: int) -> list[tuple[Block, float]]:
-    """The `count` blocks of least score, in cfg order, each with its score. scores: (blocks,). Raises ValueError when there are fewer."""
+    """The `count` blocks of least score, in cfg order, each with its score. scores: (blocks,). Raises ValueError when
+    there are fewer."""
     if count > len(blocks):
         raise ValueError(f"--layers: found {count}, expected at most {len(blocks)}, the residual blocks of this net")
     weakest = scores.argsort(stable=True)[:count].sort().values.tolist()
@@ -74,7 +78,9 @@ def silenced_state(state: dict[str, Tensor], blocks: list[Block]) -> dict[str, T
     return silent
 
 
-def remove_blocks(defs: list[dict], state: dict[str, Tensor], blocks: list[Block]) -> tuple[list[dict], dict[str, Tensor]]:
+def remove_blocks(
+    defs: list[dict], state: dict[str, Tensor], blocks: list[Block]
+) -> tuple[list[dict], dict[str, Tensor]]:
     """(module_defs, state_dict) without the blocks, every reference to another layer renumbered."""
     stands_for = {block.shortcut: block.stream for block in blocks}
     gone = {i for block in blocks for i in range(block.stream + 1, block.shortcut + 1)}

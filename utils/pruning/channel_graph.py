@@ -1,11 +1,11 @@
 """Which channels of a net belong together, from module_defs alone.
 
-Every output channel of every layer gets an id. Layers that only pass channels on (pooling, upsample, dropout, plain routes)
-pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds (of inputs of
-different widths the common ones), a depthwise
-convolution maps one to one, or that sit at the same place of each group of a grouped convolution or route (so that all groups
-keep equal counts). The connected components of the ties are the groups that are scored and cut as one. A group that
-holds a frozen id (a channel something depends on by its number) cannot be cut.
+Every output channel of every layer gets an id. Layers that only pass channels on (pooling, upsample, dropout, plain
+routes) pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds (of inputs
+of different widths the common ones), a depthwise
+convolution maps one to one, or that sit at the same place of each group of a grouped convolution or route (so that all
+groups keep equal counts). The connected components of the ties are the groups that are scored and cut as one. A group
+that holds a frozen id (a channel something depends on by its number) cannot be cut.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,8 @@ class ChannelGraph:
 
     outputs: for each layer (C_i,) the group of each of its output channels; image: (3,) those of the input image.
     normalised: layers that are convolutions with batch norm. frozen: (n_groups,) bool, cannot be cut.
-    reasons: layer -> why channels of it cannot be cut, for the convolutions where this is so of all or of some ("3 of 8 channels: ...").
+    reasons: layer -> why channels of it cannot be cut, for the convolutions where this is so of all or of some ("3 of 8
+        channels: ...").
     """
 
     outputs: list[np.ndarray]
@@ -45,7 +46,8 @@ class ChannelGraph:
         return np.concatenate([self.image if j < 0 else self.outputs[j] for j in layer_inputs(layer_i, section)])
 
     def narrowed(self, staying: np.ndarray) -> "ChannelGraph":
-        """The graph of the net without the groups that are not in `staying`, (n_groups,) bool; groups keep their numbers."""
+        """The graph of the net without the groups that are not in `staying`, (n_groups,) bool; groups keep their
+        numbers."""
         return replace(self, outputs=[group[staying[group]] for group in self.outputs])
 
 
@@ -135,8 +137,9 @@ _OUTPUT_OF = {"convolutional": _convolution, "route": _route, "shortcut": _short
 
 
 def channel_graph(defs: list[dict], strategy: str = "group") -> ChannelGraph:
-    """Groups of module_defs. strategy "group": everything above; "skip": the reference rule, nothing that feeds a shortcut
-    or an upsample is cut (42 layers of yolov3). Raises ValueError on another strategy, CfgError on a net that cannot be built."""
+    """Groups of module_defs. strategy "group": everything above; "skip": the reference rule, nothing that feeds a
+    shortcut or an upsample is cut (42 layers of yolov3). Raises ValueError on another strategy, CfgError on a net that
+    cannot be built."""
     if strategy not in STRATEGIES:
         raise ValueError(f"found strategy {strategy!r}, expected one of {', '.join(STRATEGIES)}")
     layer_shapes(defs)  # a net that cannot be built is reported there

@@ -26,8 +26,9 @@ TOLERANCE_DOUBLE = 1e-9
 
 @dataclass
 class Compact:
-    """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value; by_layer: the same
-    of each convolution's output, with an inexact --fold; folded: its score before statistics were taken anew, in that case."""
+    """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value;
+    by_layer: the same of each convolution's output, with an inexact --fold; folded: its score before statistics were
+        taken anew, in that case."""
 
     model: nn.Module
     surgery: Surgery
@@ -63,27 +64,34 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
     if job.args.fold == "exact" and not worst <= TOLERANCE:  # written so that NaN does not pass
         exact = deviation_in_double(job, plan)  # rounding, or a wrong net? float64 tells
         if not exact <= TOLERANCE_DOUBLE:
-            raise PruneError(f"the compact net differs from the masked one by {exact:.3g} of the largest raw value, expected at most "
-                             f"{TOLERANCE_DOUBLE:g} in float64; nothing was written")
+            raise PruneError(f"the compact net differs from the masked one by {exact:.3g} of the largest raw value, "
+                             f"expected at most {TOLERANCE_DOUBLE:g} in float64; nothing was written")
     print(f"compact net verified: differs from the masked one by at most {worst:.2g} of the largest raw value"
-          if job.args.fold == "exact" else f"--fold {job.args.fold}: the compact net differs from the masked one by up to {worst:.2g} "
+          if job.args.fold == "exact" else f"--fold {job.args.fold}: the compact net differs from the masked one by up "
+                                           f"to {worst:.2g} "
           "of the largest raw value")
-    return Compact(model, surgery, worst, {} if job.args.fold == "exact" else layer_deviations(job, plan, model, surgery))
+    return Compact(
+        model, surgery, worst, {} if job.args.fold == "exact" else layer_deviations(job, plan, model, surgery)
+    )
 
 
 def recalibrate_compact(job: Job, compact: Compact) -> None:
-    """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored where its --fold is inexact."""
+    """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored where its --fold
+    is inexact."""
     if count := recalibration_batches(job.args):
         if job.args.fold != "exact":
             compact.folded = eval_model(job, compact.model, f"compact, --fold {job.args.fold}")
         batches = list(job.train_batches(count))
         recalibrate(compact.model, batches)
-        print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} training images")
+        print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} "
+              "training images")
 
 
 def deviation_in_double(job: Job, plan: Plan) -> float:
     """`deviation` of the whole removal done again in float64."""
-    state = {key: value.double() if value.is_floating_point() else value for key, value in job.model.state_dict().items()}
+    state = {
+        key: value.double() if value.is_floating_point() else value for key, value in job.model.state_dict().items()
+    }
     surgery = compact_net(job.model.module_defs, state, job.graph, plan.cut.keep, job.args.fold)
     masked, compact = job.build(job.model.module_defs).double().eval(), job.build(surgery.module_defs).double().eval()
     masked.load_state_dict(masked_state(state, plan.masks))
@@ -93,13 +101,18 @@ def deviation_in_double(job: Job, plan: Plan) -> float:
 
 @torch.inference_mode()
 def layer_deviations(job: Job, plan: Plan, compact: nn.Module, surgery: Surgery) -> dict[int, float]:
-    """layer -> largest difference between the channels that a convolution kept and the masked net's, relative to the latter's largest
+    """layer -> largest difference between the channels that a convolution kept and the masked net's, relative to the
+    latter's largest
     value: what --fold bias or none costs, layer by layer."""
     maps = []
     for model in (masked_model(job, plan), compact):
         outputs = {}
-        hooks = [model.module_list[i].register_forward_hook(lambda module, inputs, output, i=i, own=outputs: own.__setitem__(i, output.clone()))
-                 for i in job.graph.normalised]
+        hooks = [
+            model.module_list[i].register_forward_hook(
+                lambda module, inputs, output, i=i, own=outputs: own.__setitem__(i, output.clone())
+            )
+            for i in job.graph.normalised
+        ]
         model.raw_maps(probe_image(model, job.size))
         for hook in hooks:
             hook.remove()

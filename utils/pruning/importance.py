@@ -1,7 +1,7 @@
 """How much each group of channels matters: the scores that a cut is made by, lowest first.
 
-Every score is (G,) float64, one value a group of utils.pruning.channel_graph. Score 0 is kept for groups whose gammas are all exactly 0: they
-go whatever the threshold, and whatever else a score says.
+Every score is (G,) float64, one value a group of utils.pruning.channel_graph. Score 0 is kept for groups whose gammas
+are all exactly 0: they go whatever the threshold, and whatever else a score says.
 """
 
 from typing import Callable, Iterable
@@ -31,10 +31,11 @@ def member_count(graph: ChannelGraph) -> Tensor:
 
 
 def reduce_members(graph: ChannelGraph, values: dict[int, Tensor], norm: str = "max") -> Tensor:
-    """(G,) one value a group from layer -> (C_i,) non-negative values of its members, by "max", "mean" or "l2" (root mean square).
+    """(G,) one value a group from layer -> (C_i,) non-negative values of its members, by "max", "mean" or "l2" (root
+    mean square).
 
-    The largest is the default: a tied channel may go only when no member needs it. Means, not sums, so that groups of many
-    members and of few can be ranked together.
+    The largest is the default: a tied channel may go only when no member needs it. Means, not sums, so that groups of
+    many members and of few can be ranked together.
     """
     if norm not in NORMS:
         raise ValueError(f"found norm {norm!r}, expected one of {', '.join(NORMS)}")
@@ -52,8 +53,9 @@ def reduce_members(graph: ChannelGraph, values: dict[int, Tensor], norm: str = "
 
 
 def cells(graph: ChannelGraph) -> list[Tensor]:
-    """The groups that may be cut, split by the layers they are present in: two groups of a cell are interchangeable for every
-    width in the net. A list of (n,) long index tensors; a plain layer is one cell, the layers of a residual stage are one."""
+    """The groups that may be cut, split by the layers they are present in: two groups of a cell are interchangeable for
+    every width in the net. A list of (n,) long index tensors; a plain layer is one cell, the layers of a residual stage
+    are one."""
     layers: dict[int, list[int]] = {}
     for layer_i in graph.normalised:
         for group in graph.outputs[layer_i].tolist():
@@ -66,10 +68,12 @@ def cells(graph: ChannelGraph) -> list[Tensor]:
 
 
 def taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable, loss_of: Callable) -> Tensor:
-    """(G,) first-order estimate of what the loss changes when a group's gammas go to 0 (Molchanov et al. 2019, eq. 8, at the batch
-    norms): root mean square over batches of the sum over members of gamma x gradient. The members go together, so they are summed first.
+    """(G,) first-order estimate of what the loss changes when a group's gammas go to 0 (Molchanov et al. 2019, eq. 8,
+    at the batch norms): root mean square over batches of the sum over members of gamma x gradient. The members go
+    together, so they are summed first.
 
-    batches: of (images, targets); loss_of(model, images, targets) -> scalar. The model is left as it was, without gradients.
+    batches: of (images, targets); loss_of(model, images, targets) -> scalar. The model is left as it was, without
+        gradients.
     """
     def changes(norms: dict[int, nn.BatchNorm2d]) -> Tensor:
         """(G,) of one batch."""
@@ -82,10 +86,13 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable, loss_of: Ca
 
 
 def taylor_of_blocks(model: nn.Module, blocks: list[Block], batches: Iterable, loss_of: Callable) -> Tensor:
-    """(blocks,) the same for what goes with a residual block: gamma and beta of its last batch norm, all channels together."""
+    """(blocks,) the same for what goes with a residual block: gamma and beta of its last batch norm, all channels
+    together."""
     def changes(norms: dict[int, nn.BatchNorm2d]) -> Tensor:
         """(blocks,) of one batch."""
-        return torch.stack([(_first_order(norms[block.last].weight) + _first_order(norms[block.last].bias)).sum() for block in blocks])
+        return torch.stack(
+            [(_first_order(norms[block.last].weight) + _first_order(norms[block.last].bias)).sum() for block in blocks]
+        )
 
     return _root_mean_square(model, batches, loss_of, changes)
 
@@ -110,8 +117,8 @@ def _root_mean_square(model: nn.Module, batches: Iterable, loss_of: Callable, ch
 
 
 def channel_values(kind: str, model: nn.Module) -> dict[int, Tensor]:
-    """layer -> (C_i,) of every convolution with batch norm: the norm of each channel's kernel over the root of its size for "l1" and "l2"
-    (Li et al. 2017), |gamma| for the scores made from gammas."""
+    """layer -> (C_i,) of every convolution with batch norm: the norm of each channel's kernel over the root of its size
+    for "l1" and "l2" (Li et al. 2017), |gamma| for the scores made from gammas."""
     if kind not in ("l1", "l2"):
         return gammas_by_layer(model)
     order = int(kind[1])
@@ -123,9 +130,10 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
                  first_order: Tensor | None = None, seed: int = 0) -> Tensor:
     """(G,) score of every group.
 
-    "gamma": |gamma| (Liu et al. 2017); "gamma-norm": over the mean of its cell, so that no layer is emptied for its scale;
-    "gamma-cost": |gamma| / sqrt(cost), since the loss rises with the square of what is removed and a cut should buy as much as it
-    can for it (needs cost, (G,)); "taylor": see there (needs first_order, (G,)); "l1", "l2": see channel_values; "random": a baseline.
+    "gamma": |gamma| (Liu et al. 2017); "gamma-norm": over the mean of its cell, so that no layer is emptied for its
+    scale; "gamma-cost": |gamma| / sqrt(cost), since the loss rises with the square of what is removed and a cut should
+    buy as much as it can for it (needs cost, (G,)); "taylor": see there (needs first_order, (G,)); "l1", "l2": see
+    channel_values; "random": a baseline.
     norm: how members are reduced, see reduce_members. Raises ValueError on another kind.
     """
     if kind not in SCORES:
@@ -146,9 +154,10 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
 
 def block_scores(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[Block], cost: Tensor | None = None,
                  first_order: Tensor | None = None, seed: int = 0) -> Tensor:
-    """(blocks,) the same scores for whole residual blocks: the mean over the channels that a block adds to its stream, as the last batch
-    norm of its branch or its kernels give them; "gamma-norm": over the mean of the blocks of that stream; "gamma-cost": by the
-    cost of the branch (needs cost, (blocks,)); "taylor": see taylor_of_blocks (needs first_order)."""
+    """(blocks,) the same scores for whole residual blocks: the mean over the channels that a block adds to its stream,
+    as the last batch norm of its branch or its kernels give them; "gamma-norm": over the mean of the blocks of that
+    stream; "gamma-cost": by the cost of the branch (needs cost, (blocks,)); "taylor": see taylor_of_blocks (needs
+    first_order)."""
     values = channel_values(kind, model)
     score = torch.stack([values[block.last].double().mean().cpu() for block in blocks])
     if kind == "gamma-norm":
@@ -169,11 +178,14 @@ def _relative_root(cost: Tensor) -> Tensor:
     return (cost / cost[cost > 0].mean()).sqrt().clamp(min=1e-6)
 
 
-def saved_macs(defs: list[dict], graph: ChannelGraph, size: tuple[int, int], per_mac: list[float] | None = None) -> Tensor:
-    """(G,) float64 multiply-adds that go with each group of channels: its rows in its own convolutions, its columns in those that
-    read it. First order: a row and a column that go together share a weight, which is counted twice.
+def saved_macs(
+    defs: list[dict], graph: ChannelGraph, size: tuple[int, int], per_mac: list[float] | None = None
+) -> Tensor:
+    """(G,) float64 multiply-adds that go with each group of channels: its rows in its own convolutions, its columns in
+    those that read it. First order: a row and a column that go together share a weight, which is counted twice.
 
-    size: (width, height) of the image; per_mac: a price a layer (such as seconds a multiply-add), for a cost in that unit.
+    size: (width, height) of the image; per_mac: a price a layer (such as seconds a multiply-add), for a cost in that
+        unit.
     """
     saved = np.zeros(len(graph.frozen))
     for layer_i, (section, cost) in enumerate(zip(defs[1:], layer_costs(defs, *size))):

@@ -20,15 +20,32 @@ from utils.shapes import total_cost
 from utils.training.args import parse_train_args
 
 # flags that hold for all steps together, not for each
-OF_THE_WHOLE = ("--steps", "--tune", "--cfg", "--model_def", "--weights", "--weights_path", "-pre", "--pretrained_weights", "--out", "--percent",
-                "--target-params", "--target-flops", "--target-latency", "--layers", "--layer-keep")
+OF_THE_WHOLE = (
+    "--steps",
+    "--tune",
+    "--cfg",
+    "--model_def",
+    "--weights",
+    "--weights_path",
+    "-pre",
+    "--pretrained_weights",
+    "--out",
+    "--percent",
+    "--target-params",
+    "--target-flops",
+    "--target-latency",
+    "--layers",
+    "--layer-keep",
+)
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
-    """Prune args.cfg in args.steps parts, each followed by `train.py` with the flags of --tune; argv: this command line's flags,
-    passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its name>-step<i>."""
-    parse_train_args("fine-tuning of --steps", shlex.split(args.tune))  # a wrong flag is known before the first step is pruned
+    """Prune args.cfg in args.steps parts, each followed by `train.py` with the flags of --tune; argv: this command
+    line's flags, passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its
+    name>-step<i>."""
+    # a wrong flag is known before the first step is pruned
+    parse_train_args("fine-tuning of --steps", shlex.split(args.tune))
     weights = Path(args.weights or default_weights(args.cfg, "checkpoints"))
     args.data = args.data or data_of(weights)
     _, defs, data = model_and_data(args, quiet=True)  # and so are images without a box
@@ -37,8 +54,17 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
     out = args.out or Path("pruned") / f"steps-{stem(args.cfg)}"
     cfg = resolve_cfg(args.cfg)
     shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
-    remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights), "prune": [*shares, *passed],
-                                  "layers": args.layers, "tune": args.tune})
+    remember(
+        out / "steps.json",
+        {
+            "cfg": str(cfg),
+            "weights": str(weights),
+            "weights_sha256": sha256(weights),
+            "prune": [*shares, *passed],
+            "layers": args.layers,
+            "tune": args.tune,
+        },
+    )
     rows = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]]
     for step in range(1, args.steps + 1):
         folder, run = out / f"step{step}", Path("logs") / f"{run_name(out)}-step{step}"
@@ -60,8 +86,8 @@ def remember(path: Path, command: dict) -> None:
     """Write what the steps in this folder are made with. Raises ValueError when they were begun with something else."""
     if path.exists() and (begun := json.loads(path.read_text())) != command:
         key = next(key for key in command if begun.get(key) != command[key])
-        raise ValueError(f"{path}: found steps begun with {key} {begun.get(key)!r}, expected {command[key]!r}; choose another --out, or remove the folder "
-                         "and its runs to begin anew")
+        raise ValueError(f"{path}: found steps begun with {key} {begun.get(key)!r}, expected {command[key]!r}; choose "
+                         "another --out, or remove the folder and its runs to begin anew")
     write_json(path, command)
 
 
@@ -73,7 +99,8 @@ def sha256(weights: Path) -> str:
 
 
 def run_name(out: Path) -> str:
-    """Name that the runs below `out` carry under logs/: its whole path, so that equal folder names are not taken for each other."""
+    """Name that the runs below `out` carry under logs/: its whole path, so that equal folder names are not taken for
+    each other."""
     return "-".join(part for part in out.parts if part not in (out.anchor, ".", ".."))
 
 
@@ -143,7 +170,10 @@ def tune(folder: Path, flags: list) -> None:
         state = read_checkpoint(last)
         if state["epoch"] < state["args"]["epochs"]:  # its own arguments count, but for the machine's
             here = parse_train_args("", [str(flag) for flag in flags])
-            run("train.py", ["--resume", folder, f"--device={here.device}", "--n_cpu", here.n_cpu, "--threads", here.threads])
+            run(
+                "train.py",
+                ["--resume", folder, f"--device={here.device}", "--n_cpu", here.n_cpu, "--threads", here.threads],
+            )
     else:
         run("train.py", [*flags, "--name", folder.relative_to("logs")])
 

@@ -31,8 +31,8 @@ class PruneError(ValueError):
 
 @dataclass
 class Job:
-    """What is pruned, and the means to score it. dense: the net as loaded; model: the same less --layers blocks, whose channels
-    are cut."""
+    """What is pruned, and the means to score it. dense: the net as loaded; model: the same less --layers blocks, whose
+    channels are cut."""
 
     args: argparse.Namespace
     cfg: Path
@@ -54,7 +54,8 @@ class Job:
 
 
 def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> Job:
-    """Build and load the net of --cfg and --weights. A rescaling that its gammas carry stays: ranks do not depend on it."""
+    """Build and load the net of --cfg and --weights. A rescaling that its gammas carry stays: ranks do not depend on
+    it."""
     device = select_device(args.device, args.threads)
     cfg = resolve_cfg(args.cfg)
     weights = Path(args.weights or default_weights(cfg, "checkpoints"))
@@ -84,8 +85,21 @@ def load(args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]) -> 
     options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
     print(f"{cfg}, {weights}: {words}")
     model = model.eval().to(device)
-    job = Job(args, cfg, weights, model, model, channel_graph(model.module_defs, args.strategy), size, data.names, loader, train_batches,
-              options, content.get("rescale", 1.0), build)
+    job = Job(
+        args,
+        cfg,
+        weights,
+        model,
+        model,
+        channel_graph(model.module_defs, args.strategy),
+        size,
+        data.names,
+        loader,
+        train_batches,
+        options,
+        content.get("rescale", 1.0),
+        build,
+    )
     fits = class_count(defs) == data.classes
     known = words == ALL_LAYERS and names_of(cfg, weights, content, class_count(defs))
     job.about = {"names": known or (given_names(data) if fits else None),
@@ -99,12 +113,13 @@ def _refuse_searches_by_score(args: argparse.Namespace) -> None:
     """Raise PruneError where --no-eval stands beside a flag that needs scores."""
     by_score = (("--max-drop", args.max_drop is not None), ("--curve", args.curve), ("--sensitivity", args.sensitivity))
     if asked := [flag for flag, value in by_score if value]:
-        raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one of "
-                         "them out")
+        raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one "
+                         "of them out")
 
 
 def _decide_recalibration(args: argparse.Namespace, data: DataConfig) -> None:
-    """Without training images, and where --recalibrate does not ask for them, batch-norm statistics stay (and that is said)."""
+    """Without training images, and where --recalibrate does not ask for them, batch-norm statistics stay (and that is
+    said)."""
     has_images = bool(data.train) and all(path.exists() for path in data.train)
     if args.recalibrate is None and (recalibration_batches(args) or args.curve) and not has_images:
         print(f"{args.data}: no training images, so that batch-norm statistics stay as they are")
@@ -127,8 +142,8 @@ def validation_images(args: argparse.Namespace, data: DataConfig, size: tuple[in
 
 
 def loaded(job: Job, defs: list[dict], state: dict[str, torch.Tensor]) -> nn.Module:
-    """A net in eval mode on the job's device. It holds the tensors of `state` themselves where they lie there already: the masked net
-    shares its kernels with the dense one."""
+    """A net in eval mode on the job's device. It holds the tensors of `state` themselves where they lie there already:
+    the masked net shares its kernels with the dense one."""
     model = job.build(defs, initialise=False)
     model.load_state_dict(state, assign=True)
     model.seen = job.dense.seen
@@ -146,7 +161,10 @@ def eval_model(job: Job, model: nn.Module, label: str) -> EvalResult | None:
     if job.loader is None:
         return None
     result = evaluate(model, job.loader, job.names, job.options)
-    print(f"{label}: mAP {result.map50:.4f}  AP {result.map:.4f}  P {result.precision:.3f}  R {result.recall:.3f}", flush=True)
+    print(
+        f"{label}: mAP {result.map50:.4f}  AP {result.map:.4f}  P {result.precision:.3f}  R {result.recall:.3f}",
+        flush=True,
+    )
     return result
 
 
@@ -171,4 +189,6 @@ def candidate_batches(args: argparse.Namespace) -> int:
 
 def searching(args: argparse.Namespace) -> bool:
     """Whether a target takes the place of --percent."""
-    return any(value is not None for value in (args.target_params, args.target_flops, args.target_latency, args.max_drop))
+    return any(
+        value is not None for value in (args.target_params, args.target_flops, args.target_latency, args.max_drop)
+    )

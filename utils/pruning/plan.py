@@ -1,4 +1,5 @@
-"""Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what to say before anything is cut."""
+"""Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what
+to say before anything is cut."""
 
 from dataclasses import dataclass
 from typing import Callable
@@ -35,7 +36,8 @@ MAKE_ROOM_ROUNDS = 6
 
 @dataclass
 class Ranking:
-    """Groups by what they are worth. scores: (G,) as computed; ranked: the same in blocks of --divisor, what thresholds apply to."""
+    """Groups by what they are worth. scores: (G,) as computed; ranked: the same in blocks of --divisor, what thresholds
+    apply to."""
 
     scores: torch.Tensor
     ranked: torch.Tensor
@@ -52,7 +54,8 @@ class Ranking:
 
 @dataclass
 class Plan:
-    """Which channels go. share: of prunable channels, actually cut; limit: share from which on a layer would be empty."""
+    """Which channels go. share: of prunable channels, actually cut; limit: share from which on a layer would be
+    empty."""
 
     cut: Cut
     masks: dict[int, torch.Tensor]
@@ -63,7 +66,8 @@ class Plan:
 
 
 def remove_layers(job: Job) -> None:
-    """--layers: take the residual blocks of least --score out of job.model, checked against the net in which they add nothing."""
+    """--layers: take the residual blocks of least --score out of job.model, checked against the net in which they add
+    nothing."""
     if not job.args.layers:
         return
     defs, state = job.dense.module_defs, job.dense.state_dict()
@@ -71,13 +75,14 @@ def remove_layers(job: Job) -> None:
     found = weakest_blocks(blocks, score_blocks(job, blocks), job.args.layers)
     job.blocks = [block for block, _ in found]
     for block, score in found:
-        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {job.args.score} {score:.3g}")
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {job.args.score} "
+              f"{score:.3g}")
     job.model = loaded(job, *remove_blocks(defs, state, job.blocks))
     job.graph = channel_graph(job.model.module_defs, job.args.strategy)
     silent = loaded(job, defs, silenced_state(state, job.blocks))
     if not (worst := deviation(silent, job.model, job.size)) <= TOLERANCE:
-        raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from the one in which they "
-                         f"add nothing, expected at most {TOLERANCE:g}")
+        raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from "
+                         f"the one in which they add nothing, expected at most {TOLERANCE:g}")
     if not job.graph.prunable:
         raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
 
@@ -90,7 +95,9 @@ def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
     cost = first_order = None
     if args.score == "gamma-cost":
         price = layer_prices(job)
-        cost = torch.tensor([branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64)
+        cost = torch.tensor(
+            [branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64
+        )
     if args.score == "taylor":
         batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
         first_order = importance.taylor_of_blocks(model, blocks, batches, batch_loss)
@@ -124,7 +131,13 @@ def plan_cut(job: Job) -> Plan:
     ranking = Ranking.of(job)
     cut = cut_at(job, ranking, search(job, ranking) if searching(job.args) else
                  global_threshold(ranking.ranked[ranking.free], ranking.members[ranking.free], job.args.percent))
-    return Plan(cut, cut.masks(job.graph), ranking.scores, share_of(ranking, cut), *percent_limit(job.graph, ranking.ranked, ranking.members))
+    return Plan(
+        cut,
+        cut.masks(job.graph),
+        ranking.scores,
+        share_of(ranking, cut),
+        *percent_limit(job.graph, ranking.ranked, ranking.members),
+    )
 
 
 def share_of(ranking: Ranking, cut: Cut) -> float:
@@ -149,7 +162,9 @@ def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
     """(G,) bool: groups present in the compact net, carriers included."""
     if job.args.fold != "exact":
         return keep
-    return staying_groups(job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep)
+    return staying_groups(
+        job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep
+    )
 
 
 def cost_of(job: Job, cut: Cut) -> LayerCost:
@@ -158,22 +173,26 @@ def cost_of(job: Job, cut: Cut) -> LayerCost:
 
 
 def search(job: Job, ranking: Ranking) -> float:
-    """Threshold of the mildest cut that meets every --target-..., or with --max-drop of the strongest that does and keeps its mAP.
+    """Threshold of the mildest cut that meets every --target-..., or with --max-drop of the strongest that does and
+    keeps its mAP.
 
     Raises PruneError, naming what could be had, when there is none.
     """
     args = job.args
     start = 0.0
     # probes that are measured or scored choose among fewer cuts than those that are counted
-    for fits, flags, most in ((size_check(job), "--target-params/--target-flops", None), (latency_check(job), "--target-latency", SEARCH_LEVELS)):
+    for fits, flags, most in (
+        (size_check(job), "--target-params/--target-flops", None),
+        (latency_check(job), "--target-latency", SEARCH_LEVELS),
+    ):
         if fits is None:
             continue
         levels = selection.thresholds(ranking.ranked, ranking.free, most, start)
         threshold = selection.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
         if threshold is None:
             least = cost_of(job, cut_at(job, ranking, levels[-1]))
-            raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
-                             f"{', or '.join(ways_to_cut_more(job))}")
+            raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and "
+                             f"{2 * least.macs / 1e9:.3g} GFLOPs; {', or '.join(ways_to_cut_more(job))}")
         start = threshold
     if args.max_drop is None:
         return start
@@ -181,7 +200,8 @@ def search(job: Job, ranking: Ranking) -> float:
     levels = selection.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
     threshold = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
     if threshold is None:
-        raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train with -sr first, or allow more")
+        raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train "
+                         "with -sr first, or allow more")
     return threshold
 
 
@@ -238,6 +258,6 @@ def keeps_map(job: Job, ranking: Ranking, cut: Cut) -> bool:
     """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop of the dense one."""
     model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
     before, result = dense_score(job), evaluate(model, job.loader, job.names, job.options, quiet=True)
-    print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP {result.map50:.4f} "
-          f"({result.map50 - before.map50:+.4f})", flush=True)
+    print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP "
+          f"{result.map50:.4f} ({result.map50 - before.map50:+.4f})", flush=True)
     return result.map50 >= before.map50 - job.args.max_drop

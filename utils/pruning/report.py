@@ -73,8 +73,14 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.args.data}")
 
 
-def comparison_rows(before: EvalResult | None, masked: EvalResult | None, after: EvalResult | None,
-                    costs: tuple[LayerCost, LayerCost], file_bytes: tuple[int, int], times: list[Latency] | None) -> list[list]:
+def comparison_rows(
+    before: EvalResult | None,
+    masked: EvalResult | None,
+    after: EvalResult | None,
+    costs: tuple[LayerCost, LayerCost],
+    file_bytes: tuple[int, int],
+    times: list[Latency] | None,
+) -> list[list]:
     """Metric | Before | After | Change."""
     rows = [["Metric", "Before", "After", "Change"]]
     if before and after:
@@ -84,10 +90,14 @@ def comparison_rows(before: EvalResult | None, masked: EvalResult | None, after:
             rows.append([label, f"{getattr(before, key):.4f}", f"{getattr(after, key):.4f}",
                          f"{getattr(after, key) - getattr(before, key):+.4f}"])
     dense, slim = costs
-    rows.append(["parameters", f"{dense.parameters:,}", f"{slim.parameters:,}", change(dense.parameters, slim.parameters)])
+    rows.append(
+        ["parameters", f"{dense.parameters:,}", f"{slim.parameters:,}", change(dense.parameters, slim.parameters)]
+    )
     rows.append(["weights file MB", *[f"{size / 1e6:.2f}" for size in file_bytes], change(*file_bytes)])
     rows.append(["MACs (G)", f"{dense.macs / 1e9:.3f}", f"{slim.macs / 1e9:.3f}", change(dense.macs, slim.macs)])
-    rows.append(["FLOPs (G, 2 x MACs)", f"{dense.macs / 5e8:.3f}", f"{slim.macs / 5e8:.3f}", change(dense.macs, slim.macs)])
+    rows.append(
+        ["FLOPs (G, 2 x MACs)", f"{dense.macs / 5e8:.3f}", f"{slim.macs / 5e8:.3f}", change(dense.macs, slim.macs)]
+    )
     if times:
         rows.append(["inference (quartiles)", *times, change(times[0].median, times[1].median)])
     return rows
@@ -99,8 +109,8 @@ def fold_row(fold: str, masked: EvalResult, compact: EvalResult) -> list:
 
 
 def channel_rows(job: Job, compact: Compact) -> list[list]:
-    """Layer | Channels before | after | of which carriers, for every prunable layer; with an inexact --fold also how far its
-    output is off."""
+    """Layer | Channels before | after | of which carriers, for every prunable layer; with an inexact --fold also how
+    far its output is off."""
     rows = [["Layer", "Channels", "Kept", "of them carriers"]]
     off = compact.by_layer
     if off:
@@ -116,8 +126,8 @@ def warn_about_speed(costs: tuple[LayerCost, LayerCost], times: list[Latency]) -
     """Say why a net that lost most of its operations is not that much faster."""
     fewer, faster = costs[0].macs / costs[1].macs, times[0].median / times[1].median
     if faster < 0.6 * fewer:
-        print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: thin layers spend their time in overhead and memory "
-              "traffic, not in arithmetic; a larger input or a wider net gains more")
+        print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: thin layers spend their time in "
+              "overhead and memory traffic, not in arithmetic; a larger input or a wider net gains more")
 
 
 def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalResult | None) -> None:
@@ -152,7 +162,8 @@ def keep_earlier(names: OutputNames, content: dict) -> None:
 
 
 def gammas_by_fate(job: Job, plan: Plan, compact: Compact) -> dict[str, list[float]]:
-    """|gamma| of all prunable channels: "kept", "carrier" (under the threshold, kept for the constants it carries), "cut"."""
+    """|gamma| of all prunable channels: "kept", "carrier" (under the threshold, kept for the constants it carries),
+    "cut"."""
     fates: dict[str, list[float]] = {"kept": [], "carrier": [], "cut": []}
     for layer_i, gammas in gammas_by_layer(job.model).items():
         if layer_i in job.graph.prunable:
@@ -173,7 +184,9 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
     """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
     base = names.darknet_cfg.with_suffix("")
     layers = job.graph.prunable
-    plot_gammas(gammas_by_fate(job, plan, compact), gamma_threshold(job, plan), base.with_name(base.name + "-gammas.png"))
+    plot_gammas(
+        gammas_by_fate(job, plan, compact), gamma_threshold(job, plan), base.with_name(base.name + "-gammas.png")
+    )
     plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
                   base.with_name(base.name + "-channels.png"))
     before, _, after = results
@@ -183,12 +196,21 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
     with replacing(base.with_name(base.name + "-channels.csv")) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows(channels)
     write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
-    report = {"args": vars(job.args),
-              "cfg": str(job.cfg), "weights": str(job.weights), "threshold": plan.cut.threshold, "share_cut": plan.share,
-              "limit": plan.limit, "deviation": compact.deviation, "carried": compact.surgery.carried,
-              "carriers": compact.surgery.carriers, "blocks_removed": [[b.stream + 1, b.shortcut] for b in job.blocks], "environment": environment(),
-              "latency_ms": [time.median * 1e3 for time in times] if times else None,
-              "protocol": times[0].protocol if times else None}
+    report = {
+        "args": vars(job.args),
+        "cfg": str(job.cfg),
+        "weights": str(job.weights),
+        "threshold": plan.cut.threshold,
+        "share_cut": plan.share,
+        "limit": plan.limit,
+        "deviation": compact.deviation,
+        "carried": compact.surgery.carried,
+        "carriers": compact.surgery.carriers,
+        "blocks_removed": [[b.stream + 1, b.shortcut] for b in job.blocks],
+        "environment": environment(),
+        "latency_ms": [time.median * 1e3 for time in times] if times else None,
+        "protocol": times[0].protocol if times else None,
+    }
     for label, result in zip(("before", "masked", "after"), results):
         report[label] = result.to_dict() if result else None
     write_json(base.with_name(base.name + "-report.json"), report)
@@ -197,14 +219,16 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
 def warn_before(job: Job, plan: Plan) -> None:
     """Say, before anything is evaluated or written, what this cut means and whether the gammas are ready for it."""
     args, graph = job.args, job.graph
-    print(f"strategy {args.strategy}: {len(graph.prunable)} prunable layers, {sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
+    print(f"strategy {args.strategy}: {len(graph.prunable)} prunable layers, "
+          f"{sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
     for layer_i, reason in graph.reasons.items():
         print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
     name = "this search" if searching(args) else f"percent {args.percent:g}"
-    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {args.score}, cuts {plan.share:.1%} of the channels; limit {plan.limit:.4f} "
-          f"(threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
+    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {args.score}, cuts {plan.share:.1%} of the channels; "
+          f"limit {plan.limit:.4f} (threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
     gammas = gammas_by_layer(job.model)
-    if args.score == "gamma" and not searching(args):  # ties, which such a cut would keep, count: equal gammas are not sparse
+    # ties, which such a cut would keep, count: equal gammas are not sparse
+    if args.score == "gamma" and not searching(args):
         energy, words = describe_sparsity(graph, gammas, args.percent)
     else:
         energy, words = describe_cut(graph, gammas, ~plan.cut.keep, name)
@@ -213,7 +237,8 @@ def warn_before(job: Job, plan: Plan) -> None:
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
               f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 --data {args.data}")
     if plan.cut.rescued and args.layer_keep:
-        print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep {args.layer_keep:g})")
+        print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep "
+              f"{args.layer_keep:g})")
     elif plan.cut.rescued:
         print(f"warning: {name} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep "
               f"{'one channel' if args.divisor == 1 else f'{args.divisor} channels'} each")

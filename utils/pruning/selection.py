@@ -1,7 +1,7 @@
 """From scores to the channels that stay: a global threshold, what every layer keeps, masks. Pure functions, no model.
 
-G groups of channels (utils.pruning.channel_graph), C_i channels of layer i. A group counts once per member channel everywhere, so that
-a percentage means channels.
+G groups of channels (utils.pruning.channel_graph), C_i channels of layer i. A group counts once per member channel
+everywhere, so that a percentage means channels.
 """
 
 import math
@@ -20,7 +20,8 @@ COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to c
 
 @dataclass(frozen=True)
 class Cut:
-    """What a threshold leaves. keep: (G,) bool; rescued: layers that the threshold alone would have left with less than they keep."""
+    """What a threshold leaves. keep: (G,) bool; rescued: layers that the threshold alone would have left with less than
+    they keep."""
 
     keep: Tensor
     threshold: float
@@ -59,10 +60,11 @@ def percent_limit(graph: ChannelGraph, scores: Tensor, members: Tensor) -> tuple
 
 
 def in_blocks(graph: ChannelGraph, scores: Tensor, divisor: int) -> Tensor:
-    """(G,) scores for which any threshold leaves widths that are multiples of `divisor`, as far as the dense widths are.
+    """(G,) scores for which any threshold leaves widths that are multiples of `divisor`, as far as the dense widths
+    are.
 
-    The groups of each cell (interchangeable channels) are ranked and taken in blocks of `divisor`, best first; each takes the
-    score of its block's best. So alignment is decided inside the ranking, not by rounding after it.
+    The groups of each cell (interchangeable channels) are ranked and taken in blocks of `divisor`, best first; each
+    takes the score of its block's best. So alignment is decided inside the ranking, not by rounding after it.
     """
     if divisor == 1:
         return scores
@@ -81,8 +83,9 @@ def obtain_bn_mask(gamma: Tensor, threshold: float) -> Tensor:
 
 def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, threshold: float, layer_keep: float = 0.0,
                         divisor: int = 1) -> Cut:
-    """Keep the groups that reach the threshold. A group of score 0 always goes, but every layer keeps its best channels: one, or a
-    share `layer_keep` of them, in whole blocks of `divisor` (see in_blocks, whose scores belong here then)."""
+    """Keep the groups that reach the threshold. A group of score 0 always goes, but every layer keeps its best
+    channels: one, or a share `layer_keep` of them, in whole blocks of `divisor` (see in_blocks, whose scores belong
+        here then)."""
     keep = obtain_bn_mask(scores, threshold) | ~candidates(graph, members)
     rescued = []
     for layer_i in graph.prunable:
@@ -99,9 +102,11 @@ def least_kept(graph: ChannelGraph, layer_i: int, layer_keep: float) -> int:
     return max(1, math.ceil(layer_keep * len(set(graph.outputs[layer_i].tolist()))))
 
 
-def make_room(graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor, divisor: int, layer_keep: float = 0.0) -> Tensor:
-    """(G,) bool `keep`, less the weakest channels of cells whose width a carrier took off a multiple of `divisor`; where that
-    would leave a layer with less than it keeps, plus the best of its removed ones.
+def make_room(
+    graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor, divisor: int, layer_keep: float = 0.0
+) -> Tensor:
+    """(G,) bool `keep`, less the weakest channels of cells whose width a carrier took off a multiple of `divisor`;
+    where that would leave a layer with less than it keeps, plus the best of its removed ones.
 
     staying: (G,) bool, keep and carriers; scores: (G,) as they were before in_blocks.
     """
@@ -112,7 +117,11 @@ def make_room(graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor
         over = width % divisor
         if not over or width == len(cell) or not len(kept):
             continue
-        room = min(int(keep[groups.unique()].sum()) - least_kept(graph, i, layer_keep) for i, groups in outputs.items() if torch.isin(cell[0], groups))
+        room = min(
+            int(keep[groups.unique()].sum()) - least_kept(graph, i, layer_keep)
+            for i, groups in outputs.items()
+            if torch.isin(cell[0], groups)
+        )
         if over < len(kept) and over <= room:
             keep[kept[scores[kept].argsort(stable=True)[:over]]] = False
         else:
@@ -122,8 +131,8 @@ def make_room(graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor
 
 
 def thresholds(scores: Tensor, free: Tensor, most: int | None = None, start: float = 0.0) -> list[float]:
-    """Every threshold that cuts something else, ascending: the distinct scores of the groups in `free` (G,) bool, and one above them
-    all. most: only about as many, evenly spread over the channels; start: none below it."""
+    """Every threshold that cuts something else, ascending: the distinct scores of the groups in `free` (G,) bool, and
+    one above them all. most: only about as many, evenly spread over the channels; start: none below it."""
     values = scores[free & (scores >= start)].sort().values
     if not len(values):  # start cuts everything already
         return [start]
@@ -134,16 +143,17 @@ def thresholds(scores: Tensor, free: Tensor, most: int | None = None, start: flo
 
 
 def curve_levels(scores: Tensor, free: Tensor, count: int) -> list[float]:
-    """At most `count` thresholds from mild to strong, evenly spread over the channels that are not dead (score 0). The first cuts just the
-    dead ones where there are any; the last cuts all that may go."""
+    """At most `count` thresholds from mild to strong, evenly spread over the channels that are not dead (score 0). The
+    first cuts just the dead ones where there are any; the last cuts all that may go."""
     dead = bool((scores[free] == 0).any())
-    levels = thresholds(scores, free & (scores > 0), count + 1 - dead)  # the last but one leaves a single group, which stays in any case
+    # the last but one leaves a single group, which stays in any case
+    levels = thresholds(scores, free & (scores > 0), count + 1 - dead)
     return levels[0 if dead else 1:-2] + levels[-1:]
 
 
 def mildest(levels: Sequence[float], fits: Callable[[float], bool]) -> float | None:
-    """The first of ascending `levels` for which fits(level); None when the last does not. fits must hold for all levels after
-    one for which it holds; log2(n) calls."""
+    """The first of ascending `levels` for which fits(level); None when the last does not. fits must hold for all levels
+    after one for which it holds; log2(n) calls."""
     if not fits(levels[-1]):
         return None
     low, high = 0, len(levels) - 1
@@ -154,8 +164,8 @@ def mildest(levels: Sequence[float], fits: Callable[[float], bool]) -> float | N
 
 
 def strongest(levels: Sequence[float], holds: Callable[[float], bool]) -> float | None:
-    """The last of ascending `levels` up to which holds(level) was seen; None when the first does not hold. By bisection, as
-    if holds could not come back once lost."""
+    """The last of ascending `levels` up to which holds(level) was seen; None when the first does not hold. By
+    bisection, as if holds could not come back once lost."""
     if not holds(levels[0]):
         return None
     low, high = 0, len(levels) - 1
@@ -166,7 +176,8 @@ def strongest(levels: Sequence[float], holds: Callable[[float], bool]) -> float 
 
 
 def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:
-    """What cutting `percent` of the channels by |gamma| would take, see describe_cut. Ties count as cut, so equal gammas are called
+    """What cutting `percent` of the channels by |gamma| would take, see describe_cut. Ties count as cut, so equal
+    gammas are called
     what they are: not sparse. gammas: layer -> (C_i,) for graph.normalised."""
     scores = reduce_members(graph, {i: gamma.detach().abs() for i, gamma in gammas.items()})
     members = member_count(graph)
@@ -189,7 +200,12 @@ def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, n
     groups, values = groups[free], values[free]
     energy = (values[gone[groups]].square().sum() / values.square().sum().clamp(min=1e-30)).item()
     small, zero = (values < SMALL * values.max()).double().mean().item(), (values == 0).double().mean().item()
-    verdict = "it should cost nothing" if energy < 1e-4 else "it may cost some mAP before fine-tuning" if energy < COSTLY else \
-        "it would cost mAP: go on training with -sr"
-    return energy, (f"{small:.0%} of prunable gammas are under {SMALL:g} x the largest ({zero:.0%} exactly 0); {name} cuts "
-                    f"channels with {energy:.2g} of the squared gammas: {verdict}")
+    verdict = (
+        "it should cost nothing"
+        if energy < 1e-4
+        else "it may cost some mAP before fine-tuning"
+        if energy < COSTLY
+        else "it would cost mAP: go on training with -sr"
+    )
+    return energy, (f"{small:.0%} of prunable gammas are under {SMALL:g} x the largest ({zero:.0%} exactly 0); {name} "
+                    f"cuts channels with {energy:.2g} of the squared gammas: {verdict}")

@@ -1,10 +1,11 @@
 """Exact removal: from masks to a compact net that computes what the masked one does, at every position.
 
-A removed channel (gamma 0, beta kept) is not silent: it emits the constant act(beta), which travels through shortcuts, routes,
-pooling and upsampling to the next convolutions. A convolution without padding sees the same sum everywhere: it goes into
-the running mean of its batch norm, or its bias. A padded one sees less of it at the border, where zeros stand in for
-part of the map. There one removed channel stays as the carrier of a constant (gamma 0, kernel 0, act(beta) = 1), and the
-consumer's kernel for it is the sum of kernel x constant over all removed channels: they share one spatial pattern.
+A removed channel (gamma 0, beta kept) is not silent: it emits the constant act(beta), which travels through shortcuts,
+routes, pooling and upsampling to the next convolutions. A convolution without padding sees the same sum everywhere: it
+goes into the running mean of its batch norm, or its bias. A padded one sees less of it at the border, where zeros stand
+in for part of the map. There one removed channel stays as the carrier of a constant (gamma 0, kernel 0, act(beta) = 1),
+and the consumer's kernel for it is the sum of kernel x constant over all removed channels: they share one spatial
+pattern.
 
 Functions here take module_defs and a state_dict and return new ones; sums are taken in float64.
 """
@@ -52,7 +53,10 @@ def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], rem
     for layer_i, section in enumerate(defs[1:]):
         kind = section["type"]
         here = removed[torch.from_numpy(graph.outputs[layer_i])]
-        sources = [out[j] if j >= 0 else torch.zeros(len(graph.image), dtype=torch.float64) for j in layer_inputs(layer_i, section)]
+        sources = [
+            out[j] if j >= 0 else torch.zeros(len(graph.image), dtype=torch.float64)
+            for j in layer_inputs(layer_i, section)
+        ]
         if kind == "convolutional":
             value = own.get(layer_i, torch.zeros(len(here), dtype=torch.float64))
         elif kind == "route":
@@ -81,7 +85,8 @@ def input_constants(defs: list[dict], graph: ChannelGraph, constants: list[Tenso
 
 
 def constant_kernel(weight: Tensor, constant: Tensor, groups: int) -> Tensor:
-    """Sum over input channels of kernel x constant, (out, k, k) float64. weight: (out, in / groups, k, k); constant: (in,)."""
+    """Sum over input channels of kernel x constant, (out, k, k) float64. weight: (out, in / groups, k, k); constant:
+    (in,)."""
     constant = constant.view(groups, 1, -1, 1, 1)
     silent = constant == 0  # 0 x kernel is left out, which also skips most of the work
     columns = (~silent).any(0).flatten().nonzero().flatten()
@@ -91,7 +96,8 @@ def constant_kernel(weight: Tensor, constant: Tensor, groups: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Reader:
-    """A convolution that reads removed channels with something to carry. constant: (inputs,) what they emit; groups: theirs."""
+    """A convolution that reads removed channels with something to carry. constant: (inputs,) what they emit; groups:
+    theirs."""
 
     layer_i: int
     constant: Tensor
@@ -116,10 +122,15 @@ def _readers(defs, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -
 
 
 def _kernels(defs, state, graph: ChannelGraph, keep: Tensor, readers: list[_Reader]) -> dict[int, Tensor]:
-    """Reader's layer -> (out, k, k) float64, the sum of kernel x constant of its kept outputs; readers for whom it is 0 are left out."""
+    """Reader's layer -> (out, k, k) float64, the sum of kernel x constant of its kept outputs; readers for whom it is 0
+    are left out."""
     kernels = {}
     for reader in readers:
-        kernel = constant_kernel(state[prefix(reader.layer_i, "conv.weight")], reader.constant, integer(defs[1 + reader.layer_i], "groups", 1))
+        kernel = constant_kernel(
+            state[prefix(reader.layer_i, "conv.weight")],
+            reader.constant,
+            integer(defs[1 + reader.layer_i], "groups", 1),
+        )
         kernel = kernel * keep[torch.from_numpy(graph.outputs[reader.layer_i])].view(-1, 1, 1)
         if kernel.any():
             kernels[reader.layer_i] = kernel
@@ -132,7 +143,9 @@ def _choose_carriers(graph: ChannelGraph, readers: list[_Reader]) -> dict[int, i
     chosen: dict[int, int] = {}
     for reader in sorted((r for r in readers if r.padded), key=lambda r: (len(r.groups), r.layer_i)):
         taken = [group for group in reader.groups if group in set(chosen.values())]
-        chosen[reader.layer_i] = int(taken[0] if taken else min(reader.groups, key=lambda group: (members[group], group)))
+        chosen[reader.layer_i] = int(
+            taken[0] if taken else min(reader.groups, key=lambda group: (members[group], group))
+        )
     return chosen
 
 
@@ -143,8 +156,8 @@ def _removed_constants(defs, state, graph: ChannelGraph, keep: Tensor) -> list[T
 
 
 def staying_groups(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor) -> Tensor:
-    """(G,) bool: `keep` and the carriers that an exact removal of the rest would need, without making it. An upper bound: a carrier
-    for kernels that happen to sum to 0 is counted here and not made there."""
+    """(G,) bool: `keep` and the carriers that an exact removal of the rest would need, without making it. An upper
+    bound: a carrier for kernels that happen to sum to 0 is counted here and not made there."""
     staying = keep.clone()
     readers = _readers(defs, graph, keep, _removed_constants(defs, state, graph, keep))
     staying[list(_choose_carriers(graph, readers).values())] = True
@@ -187,7 +200,8 @@ def _later_terms(defs: list[dict], graph: ChannelGraph) -> dict[int, int]:
 
 
 def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: dict[int, Tensor]) -> None:
-    """Turn the channels of the (G,) groups in `carrier` into emitters of a constant, deaf and ignored by every convolution."""
+    """Turn the channels of the (G,) groups in `carrier` into emitters of a constant, deaf and ignored by every
+    convolution."""
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
             continue
@@ -195,11 +209,17 @@ def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: di
         inputs = carrier[torch.from_numpy(graph.inputs(layer_i, section))]
         weight = state[prefix(layer_i, "conv.weight")]
         groups = integer(section, "groups", 1)
-        if inputs.any() and groups < len(inputs):  # a group's place holds its carrier in every part of a grouped convolution
+        # a group's place holds its carrier in every part of a grouped convolution
+        if inputs.any() and groups < len(inputs):
             weight[:, inputs.view(groups, -1)[0]] = 0
         if own.any():
             weight[own] = 0
-            for part, value in (("weight", 0.0), ("bias", betas[layer_i][own]), ("running_mean", 0.0), ("running_var", 1.0)):
+            for part, value in (
+                ("weight", 0.0),
+                ("bias", betas[layer_i][own]),
+                ("running_mean", 0.0),
+                ("running_var", 1.0),
+            ):
                 tensor = state[prefix(layer_i, f"batch_norm.{part}")]
                 tensor[own] = torch.as_tensor(value, dtype=tensor.dtype)
 
@@ -241,7 +261,8 @@ def narrow_defs(defs: list[dict], graph: ChannelGraph, staying: Tensor) -> list[
 
 def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph,
                                   staying: Tensor) -> tuple[list[dict], dict[str, Tensor], dict[int, Tensor]]:
-    """Slice the full-width net down to the (G,) groups in `staying`: (module_defs, state_dict, layer -> kept indices), all new."""
+    """Slice the full-width net down to the (G,) groups in `staying`: (module_defs, state_dict, layer -> kept indices),
+    all new."""
     sliced, kept = {}, {}
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
@@ -253,7 +274,13 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
         if groups == 1 or groups < len(inputs):
             weight = weight[:, inputs.view(groups, -1)[0]]  # tied: every part keeps the same places
         sliced[prefix(layer_i, "conv.weight")] = weight.contiguous()
-        for part in ("conv.bias", "batch_norm.weight", "batch_norm.bias", "batch_norm.running_mean", "batch_norm.running_var"):
+        for part in (
+            "conv.bias",
+            "batch_norm.weight",
+            "batch_norm.bias",
+            "batch_norm.running_mean",
+            "batch_norm.running_var",
+        ):
             if (key := prefix(layer_i, part)) in state:
                 sliced[key] = state[key][rows]
         if (key := prefix(layer_i, "batch_norm.num_batches_tracked")) in state:
@@ -271,11 +298,14 @@ def masked_state(state: dict[str, Tensor], masks: dict[int, Tensor]) -> dict[str
     return masked
 
 
-def compact_net(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor, fold: str = "exact") -> Surgery:
+def compact_net(
+    defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor, fold: str = "exact"
+) -> Surgery:
     """Remove the groups not in `keep` (G,) from a net, the constants that they emit moved on to their consumers.
 
-    fold: "exact"; "bias" (padded consumers get the sum for the whole kernel, wrong at the border, as in the reference implementation);
-    "none" (constants are dropped). Arguments stay untouched; the new state_dict lies on the CPU, wherever the old one does.
+    fold: "exact"; "bias" (padded consumers get the sum for the whole kernel, wrong at the border, as in the reference
+    implementation); "none" (constants are dropped). Arguments stay untouched; the new state_dict lies on the CPU,
+    wherever the old one does.
     """
     if fold not in FOLDS:
         raise ValueError(f"found fold {fold!r}, expected one of {', '.join(FOLDS)}")
@@ -296,7 +326,13 @@ def compact_net(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph,
         kernel = kernels[i][kept[i]]
         if i in carriers:
             places = torch.from_numpy(left.inputs(i, section) == carriers[i]).nonzero().flatten()
-            _write_kernel(sliced[prefix(i, "conv.weight")], kernel, input_constants(compact, left, emitted, i), places, integer(section, "groups", 1))
+            _write_kernel(
+                sliced[prefix(i, "conv.weight")],
+                kernel,
+                input_constants(compact, left, emitted, i),
+                places,
+                integer(section, "groups", 1),
+            )
             how[i] = "carrier"
         elif fold == "none":
             how[i] = "dropped"

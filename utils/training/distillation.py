@@ -1,4 +1,5 @@
-"""A trained dense net as teacher of its pruned self: soft targets for every cell (Hinton et al. 2015; for detectors, Chen et al. 2017,
+"""A trained dense net as teacher of its pruned self: soft targets for every cell (Hinton et al. 2015; for detectors,
+Chen et al. 2017,
 section 3: the teacher's objectness weighs its boxes and classes)."""
 
 from typing import Callable
@@ -14,19 +15,24 @@ SURE = 0.05  # teacher objectness under which a cell teaches no box and no class
 
 
 def load_teacher(cfg: str, weights: str, student: nn.Module, build: Callable[[list[dict]], nn.Module]) -> nn.Module:
-    """The teacher, ready for inference on the student's device. Raises ValueError when its heads are not the student's."""
+    """The teacher, ready for inference on the student's device. Raises ValueError when its heads are not the
+    student's."""
     teacher = build(defs_for_weights(resolve_cfg(cfg), weights))
     load_weights(teacher, weights)
-    kinds = [[(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()] for net in (teacher, student)]
+    kinds = [
+        [(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()]
+        for net in (teacher, student)
+    ]
     if kinds[0] != kinds[1]:
-        raise ValueError(f"{cfg}: found other heads (anchors, classes) than the student's, expected the net that it was pruned from")
+        raise ValueError(f"{cfg}: found other heads (anchors, classes) than the student's, expected the net that it "
+                         "was pruned from")
     return teacher.to(next(student.parameters()).device).optimize()
 
 
 def distillation_loss(raws: list[Tensor], taught: list[Tensor], heads: list, image_size: tuple[int, int],
                       options: LossOptions = LossOptions()) -> LossParts:
-    """Box, objectness and class terms of student maps `raws` against teacher maps `taught`, (B, A (5 + K), H, W) each; summed over
-    cells, divided by the number of images, as utils.loss. image_size: (width, height)."""
+    """Box, objectness and class terms of student maps `raws` against teacher maps `taught`, (B, A (5 + K), H, W) each;
+    summed over cells, divided by the number of images, as utils.loss. image_size: (width, height)."""
     terms = [_head_terms(raw.float(), teacher.float(), head, image_size)
              for raw, teacher, head in zip(raws, taught, heads)]
     box, objectness, classes = (sum(parts) / len(raws[0]) for parts in zip(*terms))

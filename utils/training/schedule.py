@@ -3,7 +3,9 @@
 import math
 
 
-def learning_rate(step: int, total: int, base: float, warmup: int = 0, kind: str = "cosine", final: float = 0.01) -> float:
+def learning_rate(
+    step: int, total: int, base: float, warmup: int = 0, kind: str = "cosine", final: float = 0.01
+) -> float:
     """Learning rate of optimiser step `step` (from 0) out of `total`.
 
     Rises linearly over `warmup` steps, then "cosine": falls to base x final (Loshchilov and Hutter 2017, eq. 5);

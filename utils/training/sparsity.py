@@ -12,11 +12,13 @@ POLARIZE_T = 1.2  # weight of L1 against the spread; the paper tunes it between 
 
 @dataclass(frozen=True)
 class Penalty:
-    """The sparsity term of a run. kind, s, schedule and weight are train.py's --sparsity, --s, --s-schedule, --sparsity-weight.
+    """The sparsity term of a run. kind, s, schedule and weight are train.py's --sparsity, --s, --s-schedule,
+    --sparsity-weight.
 
-    "l1": s x sign(gamma) is added to the gradients, once an optimiser step, after unscaling and clipping. "prox": the same drift
-    as a soft threshold after the step, which gives exact zeros. "polarize" (Zhuang et al. 2020, eq. 3): POLARIZE_T x L1 minus the
-    spread round the mean, which lets the large gammas go and pushes the small ones all the harder; also as a soft threshold.
+    "l1": s x sign(gamma) is added to the gradients, once an optimiser step, after unscaling and clipping. "prox": the
+    same drift as a soft threshold after the step, which gives exact zeros. "polarize" (Zhuang et al. 2020, eq. 3):
+    POLARIZE_T x L1 minus the spread round the mean, which lets the large gammas go and pushes the small ones all the
+    harder; also as a soft threshold.
     weights: one factor a channel for all layers in a row, (C,), mean 1; None: all alike.
     """
 
@@ -26,7 +28,8 @@ class Penalty:
     weights: Tensor | None = None
 
     def pull(self, gammas: Tensor, progress: float) -> Tensor:
-        """(C,) force that moves each |gamma| towards 0, in units of the loss. gammas: (C,); progress: share of the run, 0 to 1."""
+        """(C,) force that moves each |gamma| towards 0, in units of the loss. gammas: (C,); progress: share of the run,
+        0 to 1."""
         size = gammas.abs()
         pull = torch.full_like(size, self.s)
         if self.kind == "polarize":
@@ -73,31 +76,42 @@ def soft_threshold(gamma: Tensor, amount: Tensor | float) -> Tensor:
 
 
 def proximal_amount(s: Tensor | float, learning_rate: float, momentum: float) -> Tensor | float:
-    """Threshold a step that drifts as far as the sub-gradient does: momentum sums a constant gradient to 1 / (1 - momentum)."""
+    """Threshold a step that drifts as far as the sub-gradient does: momentum sums a constant gradient to 1 / (1 -
+    momentum)."""
     return learning_rate * s / (1 - momentum)
 
 
 def drift(s: float, rates: list[float], momentum: float, schedule: str = "constant") -> float:
-    """How far L1 alone moves a gamma of average cost that keeps its size, in a run with these learning rates (one a step)."""
-    penalty, alone = Penalty("prox", s, schedule), torch.ones(1)  # alone it is the largest, so that "ease" lets go of it
-    return sum(proximal_amount(penalty.pull(alone, step / len(rates)).item(), rate, momentum) for step, rate in enumerate(rates))
+    """How far L1 alone moves a gamma of average cost that keeps its size, in a run with these learning rates (one a
+    step)."""
+    # alone it is the largest, so that "ease" lets go of it
+    penalty, alone = Penalty("prox", s, schedule), torch.ones(1)
+    return sum(
+        proximal_amount(penalty.pull(alone, step / len(rates)).item(), rate, momentum)
+        for step, rate in enumerate(rates)
+    )
 
 
 def describe_budget(gammas: list[Tensor], args, rates: list[float]) -> list[str]:
-    """Lines that say how many epochs -sr needs with these arguments, which s would fit the run, and what gammas near 1 do.
+    """Lines that say how many epochs -sr needs with these arguments, which s would fit the run, and what gammas near 1
+    do.
     rates: learning rate of every step of the run."""
     sizes = torch.cat([gamma.detach().abs().flatten() for gamma in gammas])
     start = sizes[sizes > 0].median().item() if sizes.any() else 0.0  # of those that have a way to go
     epochs = start / (proximal_amount(args.s, args.lr, args.momentum) * len(rates) / args.epochs)
     moved = drift(args.s, rates, args.momentum, args.s_schedule)
-    line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr {args.lr:g} it moves a gamma "
-            f"from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate")
+    line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr "
+            f"{args.lr:g} it moves a gamma from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate")
     if moved < start:
-        line += f"; {args.epochs} epochs are too few with this run's schedules: s = {args.s * start / moved:.2g} would fit"
+        line += (
+            f"; {args.epochs} epochs are too few with this run's schedules: s = {args.s * start / moved:.2g} would fit"
+        )
     lines = [line]
     if start > 0.3:
-        lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"
-                     + (" (--rescale auto shrinks them without changing the function)" if args.rescale == "none" else ""))
+        lines.append(
+            "sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"
+            + (" (--rescale auto shrinks them without changing the function)" if args.rescale == "none" else "")
+        )
     return lines
 
 

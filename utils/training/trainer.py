@@ -72,16 +72,22 @@ class Trainer:
                                          momentum=args.momentum, nesterov=args.momentum > 0, fused=True)
         self.ema = ModelEma(self.model, args.ema) if args.ema else None
         self.amp = args.bf16 or args.amp and self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and not args.bf16)  # bfloat16 has the range of float32
+        # bfloat16 has the range of float32
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and not args.bf16)
         self.epoch, self.step, self.best = 0, 0, -1.0
         self.stored_weights = None
         self._freeze()
-        self.penalised = [gamma for gamma in gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
+        self.penalised = (
+            [gamma for gamma in gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
+        )
         if args.sr and not self.penalised:
-            raise ValueError(f"{self.cfg}: -sr found no batch norm to penalise (of prunable layers that --freeze leaves free), expected one or more")
+            raise ValueError(f"{self.cfg}: -sr found no batch norm to penalise (of prunable layers that --freeze "
+                             "leaves free), expected one or more")
         self._restore()
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
-        self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
+        self.teacher = (
+            load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
+        )
         self.forward = distributed.wrap(torch.compile(self.model) if args.compile else self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
@@ -121,7 +127,9 @@ class Trainer:
         alpha = AUTO_RESCALE if self.args.rescale == "auto" else self.args.rescale
         obstacles = rescale_obstacles(self.model.module_defs)
         if obstacles and self.args.rescale == "auto":
-            return f"; gammas not rescaled: {obstacles[0]}" + (f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else "")
+            return f"; gammas not rescaled: {obstacles[0]}" + (
+                f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
+            )
         rescale_gammas(self.model, alpha / self.rescale)
         self.rescale = alpha
         return f"; gammas rescaled by {alpha:g}, same function"
@@ -172,7 +180,8 @@ class Trainer:
 
     def _freeze(self) -> None:
         if self.args.freeze >= len(self.model.module_list):
-            raise ValueError(f"--freeze: found {self.args.freeze}, expected less than {len(self.model.module_list)}, the layers of {self.cfg}")
+            raise ValueError(f"--freeze: found {self.args.freeze}, expected less than {len(self.model.module_list)}, "
+                             f"the layers of {self.cfg}")
         for module in self.model.module_list[:self.args.freeze]:
             module.requires_grad_(False)
 
@@ -180,7 +189,8 @@ class Trainer:
         """--sparsity-weight: (C,) factors of all penalised channels, mean 1, the root of what each channel costs."""
         if self.args.sparsity_weight == "none" or not self.penalised:
             return None
-        if self.stored_weights is not None:  # measured times differ from run to run; a resumed one goes on with those it began with
+        # measured times differ from run to run; a resumed one goes on with those it began with
+        if self.stored_weights is not None:
             return self.stored_weights.to(self.device)
         per_mac = seconds_per_mac(self.model, self.size) if self.args.sparsity_weight == "latency" else None
         cost = saved_macs(self.model.module_defs, self.graph, self.size, per_mac)
@@ -193,14 +203,19 @@ class Trainer:
         if not self.main:
             return
         args, cost = self.args, total_cost(self.model.module_defs, *self.size)
-        print(f"{self.cfg}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMACs at {self.size[0]}x{self.size[1]}; "
-              f"{self.start_words}")
-        print(f"{self.data.path}: {self.train_set.describe()} for training, {self.valid_set.describe()} for validation; {args.epochs} "
+        print(f"{self.cfg}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMACs at "
+              f"{self.size[0]}x{self.size[1]}; {self.start_words}")
+        print(f"{self.data.path}: {self.train_set.describe()} for training, {self.valid_set.describe()} for "
+              f"validation; {args.epochs} "
               f"epochs of {self.steps_per_epoch} steps on {self.device}, {self.world_size} process(es), "
               f"{torch.get_num_threads()} threads; run {self.folder.path}")
         if args.sr:
             gammas = gammas_of(self.model, self.prunable)
-            print("\n".join(sparsity.describe_budget(gammas, args, [self._rate(step) for step in range(self.total_steps)])))
+            print(
+                "\n".join(
+                    sparsity.describe_budget(gammas, args, [self._rate(step) for step in range(self.total_steps)])
+                )
+            )
 
     # ---- an epoch
 
@@ -209,7 +224,9 @@ class Trainer:
         self.sampler.epoch = epoch
         self._train_mode()
         sums, batches, started = None, len(self.sampler), time.perf_counter()
-        bar = Progress(self.loader, batches, f"epoch {epoch}/{self.args.epochs}", self.args.batch_size * self.world_size, self.main)
+        bar = Progress(
+            self.loader, batches, f"epoch {epoch}/{self.args.epochs}", self.args.batch_size * self.world_size, self.main
+        )
         for batch_i, (images, targets) in enumerate(bar):
             last = (batch_i + 1) % self.args.accumulate == 0 or batch_i + 1 == batches
             # batches of the last, possibly shorter, accumulation share one step
@@ -217,7 +234,8 @@ class Trainer:
             parts = self._backward(images, targets, share, last)
             sums = parts if sums is None else LossParts(*(a + b for a, b in zip(sums, parts)))
             if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
-                self._check_finite(sums, parts, epoch, batch_i)  # reads the loss, which makes a GPU wait: not every step
+                # reads the loss, which makes a GPU wait: not every step
+                self._check_finite(sums, parts, epoch, batch_i)
             if last:
                 rate = self._optimiser_step(lambda: self._stop(epoch, batch_i, "a gradient is not finite"))
             self.model.seen += len(images) * self.world_size
@@ -239,7 +257,9 @@ class Trainer:
         images = to_input(images, self.device, self.model.channels)
         sync = contextlib.nullcontext() if last or self.world_size == 1 else self.forward.no_sync()
         with sync:
-            with torch.autocast(self.device.type, torch.bfloat16 if self.args.bf16 else torch.float16, enabled=self.amp):
+            with torch.autocast(
+                self.device.type, torch.bfloat16 if self.args.bf16 else torch.float16, enabled=self.amp
+            ):
                 raws = self.forward(images)
             size = images.shape[3], images.shape[2]
             parts = yolo_loss(raws, self.model.heads(), targets, size, self.loss_options)
@@ -247,7 +267,8 @@ class Trainer:
                 with torch.no_grad():
                     taught = self.teacher.raw_maps(images)
                 soft = distillation_loss(raws, taught, self.model.heads(), size, self.loss_options)
-                gain = self.args.distill_gain  # a mean, not a sum: gradients twice as large would be another learning rate
+                # a mean, not a sum: gradients twice as large would be another learning rate
+                gain = self.args.distill_gain
                 parts = LossParts(*((hard + gain * term) / (1 + gain) for hard, term in zip(parts, soft)))
             self.scaler.scale(parts.total() / share).backward()
         return LossParts(*(part.detach() for part in parts))
@@ -278,8 +299,11 @@ class Trainer:
     def _rate(self, step: int) -> float:
         """Learning rate of an optimiser step of this run."""
         args = self.args
-        before = max(args.rewind - args.epochs, 0) * self.steps_per_epoch  # steps that the rewound run is taken to have behind it
-        return learning_rate(before + step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule)
+        # steps that the rewound run is taken to have behind it
+        before = max(args.rewind - args.epochs, 0) * self.steps_per_epoch
+        return learning_rate(
+            before + step, before + self.total_steps, args.lr, int(args.warmup * self.steps_per_epoch), args.schedule
+        )
 
     def _optimiser_step(self, stop: Callable[[], NoReturn] = lambda: None) -> float:
         """Clip, step, sparsify, average. Returns the learning rate used. stop: what to do, before any weight is
@@ -297,7 +321,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.get_scale() >= scale:  # it falls when a gradient was infinite and the step left out: no penalty without a step
+        # it falls when a gradient was infinite and the step left out: no penalty without a step
+        if self.scaler.get_scale() >= scale:
             self.penalty.shrink(self.penalised, self.step / self.total_steps, rate, args.momentum)
         self.step += 1
         if self.ema:
@@ -326,7 +351,11 @@ class Trainer:
         quantiles = dict(zip([f"gamma_q{int(100 * q)}" for q in QUANTILES], gamma_quantiles(gammas)))
         row = {"epoch": epoch, **losses, **scores, **quantiles, "gamma_zero": zero_share(gammas)}
         self.folder.add_row(row)
-        shown = f"mAP {result.map50:.4f}  AP {result.map:.4f}  P {result.precision:.3f}  R {result.recall:.3f}" if result else "mAP -"
+        shown = (
+            f"mAP {result.map50:.4f}  AP {result.map:.4f}  P {result.precision:.3f}  R {result.recall:.3f}"
+            if result
+            else "mAP -"
+        )
         print(f"epoch {epoch}/{self.args.epochs}  loss {losses['loss']:.3f} (box {losses['loss_box']:.3f} obj "
               f"{losses['loss_objectness']:.3f} cls {losses['loss_class']:.3f})  {shown}  lr {losses['lr']:.2g}  "
               f"{losses['seconds']:.0f} s  {losses['images_per_s']:.1f} images/s", flush=True)
@@ -341,9 +370,17 @@ class Trainer:
 
     def state(self) -> dict:
         """Everything that --resume needs."""
-        return {"live": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                "ema_updates": self.ema.updates if self.ema else 0, "step": self.step, "best": self.best,
-                "rng": torch.get_rng_state(), "sparsity_weights": self.penalty.weights, "args": dict(vars(self.args))}
+        return {
+            "live": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema_updates": self.ema.updates if self.ema else 0,
+            "step": self.step,
+            "best": self.best,
+            "rng": torch.get_rng_state(),
+            "sparsity_weights": self.penalty.weights,
+            "args": dict(vars(self.args)),
+        }
 
     def save(self, epoch: int, result: EvalResult | None) -> None:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
@@ -354,9 +391,17 @@ class Trainer:
             self.best = result.map50 if better else self.best
             # the average carries no count of images; the header of a .weights file should
             self.averaged.seen = self.model.seen
-            content = weights_content(self.averaged, str(self.cfg), self.folder.name, epoch=epoch, rescale=self.rescale,
-                                      map50=result.map50 if result else None, names=given_names(self.data), size=self.size,
-                                      data=str(self.data.path))
+            content = weights_content(
+                self.averaged,
+                str(self.cfg),
+                self.folder.name,
+                epoch=epoch,
+                rescale=self.rescale,
+                map50=result.map50 if result else None,
+                names=given_names(self.data),
+                size=self.size,
+                data=str(self.data.path),
+            )
             if better:  # before last.pth, which says that this epoch is done
                 save_checkpoint(self.folder.path / "best.pth", content)
             save_checkpoint(self.folder.path / "last.pth", content | self.state())
