@@ -1,8 +1,4 @@
-"""Cut the channels whose batch-norm gamma vanished, verify that the compact net computes what the masked one does, save
-it.
-
-    python test_prune.py --cfg config/yolov3-hand.cfg --weights weights/yolov3.weights
-"""
+"""Cut the channels whose batch-norm gamma vanished, verify that the compact net computes the same, save it."""
 
 import argparse
 import sys
