@@ -1,4 +1,7 @@
-"""Cut the channels whose batch-norm gamma vanished, verify that the compact net computes the same, save it."""
+"""Cut the channels whose batch-norm gamma vanished, verify that the compact net computes the same, save it.
+
+    python test_prune.py --cfg config/yolov3-hand.cfg --weights weights/yolov3.weights
+"""
 
 import argparse
 import sys
