@@ -90,7 +90,7 @@ class Shortcut(nn.Module):
     """Sum of the inputs, then an activation (a sum is a new tensor, so an in-place activation is safe).
 
     Where another input has fewer channels than the first, the first's others pass; where it has more, its others are
-    left out (darknet's shortcut_cpu).
+    left out. Where its map is s times as large, the cells at 0, s, 2 s ... are added (darknet's shortcut_cpu).
     """
 
     def __init__(self, act: str):
@@ -98,9 +98,12 @@ class Shortcut(nn.Module):
         self.act = activation(act)
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        """Maps (B, C_i, H, W) -> their sum (B, C_0, H, W), activated."""
+        """Maps (B, C_i, s_i H, s_i W) with s_0 = 1 -> their sum (B, C_0, H, W), activated."""
         total, channels = first, first.shape[1]
         for other in others:
+            step = other.shape[3] // first.shape[3]
+            if step > 1:
+                other = other[:, :, ::step, ::step]
             lacking = channels - other.shape[1]
             if lacking:  # pads with zeros, or where negative cuts
                 other = F.pad(other, (0, 0, 0, 0, 0, lacking))

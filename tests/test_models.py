@@ -1,5 +1,6 @@
 """Networks: every layer type against an independent reference, heads against the formulas, shapes and errors."""
 
+import itertools
 import math
 
 import cv2
@@ -9,6 +10,7 @@ import torch
 
 from conftest import FOREIGN, ROOT, randomise
 from models import Darknet, LocalAvgPool, MaxPool, Reorg3d, Shortcut
+from utils import shapes
 from utils.layers import ACTIVATIONS, activation
 from utils.parse_config import CfgError, parse_model_config
 from utils.shapes import largest_stride, layer_costs, layer_shapes, total_cost
@@ -226,6 +228,7 @@ FORMULAS = {  # as Darknet's activations.c writes them, for one number
     "stair": lambda x: math.floor(x / 2) if math.floor(x) % 2 == 0 else x - math.floor(x) + math.floor(x / 2),
     "hardtan": lambda x: min(max(x, -1), 1),
     "lhtan": lambda x: 0.001 * x if x < 0 else 0.001 * (x - 1) + 1 if x > 1 else x}
+FORMULAS["silu"] = FORMULAS["swish"]
 FORMULAS |= dict.fromkeys(("h_sigmoid", "hard_sigmoid"), lambda x: min(max(x + 3, 0), 6) / 6)
 FORMULAS |= dict.fromkeys(("h_swish", "hswish", "hard_swish"), lambda x: x * min(max(x + 3, 0), 6) / 6)
 
@@ -252,6 +255,24 @@ def test_a_convolution_without_its_keys_has_darknets_defaults(tmp_path):
     assert isinstance(act, torch.nn.Sigmoid) and isinstance(model.module_list[4].act, torch.nn.Identity)
     assert layer_shapes(model.module_defs)[:5] == [(4, 32, 32), (4, 32, 32), (4, 16, 16), (4, 32, 32), (4, 32, 32)]
     assert model.heads()[0].classes == 20 and len(model.heads()[0].anchors) == 3
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_shortcut_of_a_larger_map_adds_darknets_cells(channels, step):
+    """The loops of darknet's shortcut_cpu: width by width, stride = w1 / w2, the smaller channel count."""
+    first, other = torch.randn(2, 4, 3, 5), torch.randn(2, channels, 3 * step, 5 * step)
+    expected = first.clone()
+    for b, k, j, i in itertools.product(range(2), range(min(channels, 4)), range(3), range(5)):
+        expected[b, k, j, i] += other[b, k, j * step, i * step]
+    assert torch.equal(Shortcut("linear")(first, other), expected)
+
+
+@pytest.mark.parametrize("first, other", [((24, 24), (50, 50)), ((24, 24), (48, 24)), ((24, 24), (12, 12))])
+def test_shortcut_of_any_other_size_is_an_error(first, other):
+    section = {"type": "shortcut", "from": "-2", "activation": "linear"}
+    with pytest.raises(CfgError, match="larger by a whole factor"):
+        shapes._shortcut(section, [(8, *first), (8, *other)], "a.cfg:9: layer 3")
 
 
 def forward_of(text, tmp_path, x, seed=0):
@@ -538,7 +559,6 @@ def test_the_largest_stride_is_that_of_the_deepest_map_even_where_a_head_is_fine
 @pytest.mark.parametrize("old, new, words", [
     ("filters=18", "filters=21", "expected 18 = 3 anchors x"),
     ("layers=-1, 4", "layers=-1, 0", "expected one size"),
-    ("from=-3", "from=-4", "expected equal shapes"),
     ("filters=24\nsize=3", "filters=24\ngroups=5\nsize=3", "expected a divisor of both")])
 def test_nets_that_cannot_be_built_say_where_and_why(tiny_cfg, old, new, words):
     tiny_cfg.write_text(tiny_cfg.read_text().replace(old, new))

@@ -38,7 +38,7 @@ def _leaky(slope: float) -> Activation:
 
 _HARD_SWISH = Activation(F.hardswish, nn.Hardswish)
 _HARD_SIGMOID = Activation(F.hardsigmoid, nn.Hardsigmoid)
-# Darknet's names and constants (activations.c of both public ones), then those of PyTorch forks for MobileNetV3
+# Darknet's names and constants (activations.c of both public ones); silu and the last ones are of PyTorch forks
 # (Howard et al. 2019, section 5.2)
 ACTIVATIONS: dict[str, Activation] = {
     "linear": Activation(lambda x: x, nn.Identity, homogeneous=True),
@@ -53,7 +53,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(lambda x: F.gelu(x, approximate="tanh"), lambda: nn.GELU("tanh")),
     "mish": Activation(F.mish, nn.Mish),
     "hard_mish": Activation(_hard_mish),
-    "swish": Activation(F.silu, nn.SiLU),
+    "swish": Activation(F.silu, nn.SiLU), "silu": Activation(F.silu, nn.SiLU),
     "logistic": Activation(torch.sigmoid, nn.Sigmoid),
     "loggy": Activation(lambda x: 2 * torch.sigmoid(x) - 1),
     "tanh": Activation(torch.tanh, nn.Tanh),

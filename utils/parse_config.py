@@ -373,6 +373,8 @@ def _explicit(section: dict) -> dict:
     full = section.copy()
     for key, value in defaults.get(section["type"], {}).items():
         full.setdefault(key, value)
+    if full.get("activation") == "silu":  # PyTorch's name of what Darknet calls swish
+        full["activation"] = "swish"
     return full
 
 

@@ -105,9 +105,11 @@ def _route(section, inputs, place):
 
 
 def _shortcut(section, inputs, place):
-    if any(shape[1:] != inputs[0][1:] for shape in inputs):
-        raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal shapes "
-                       "(channels may differ)")
+    _, height, width = inputs[0]
+    steps = [max(h // height, 1) for _, h, _ in inputs]
+    if any((h, w) != (step * height, step * width) for (_, h, w), step in zip(inputs, steps)):
+        raise CfgError(f"{place}: found inputs of {inputs} (channels, height, width), expected equal sizes, "
+                       "or later inputs larger by a whole factor (channels may differ)")
     return inputs[0]  # where channels differ the common ones are added
 
 

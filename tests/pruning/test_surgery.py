@@ -232,8 +232,16 @@ def test_compact_equals_masked_in_float32(families, base):
     assert worst(masked, compact) < 1e-4
 
 
-NETS = {"mixed": MIXED, "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD),
-        "foreign": FOREIGN}
+# ResNet's first block as Darknet's cfg has it: the convolutions shrink the map, the shortcut takes every second cell
+RESNET = ("[net]\nwidth=64\nheight=64\n"
+          "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\npad=1\nactivation={act}\n"
+          "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation={act}\n"
+          "[convolutional]\nbatch_normalize=1\nfilters=12\nactivation=linear\n"
+          "[shortcut]\nfrom=-3\nactivation={act}\n"
+          "[convolutional]\nfilters=18\nactivation=linear\n"
+          "[yolo]\nmask=0,1,2\nanchors=3,4, 5,6, 7,8\nclasses=1\nnum=3\n")
+NETS = {"mixed": MIXED, "resnet": RESNET, "foreign": FOREIGN,
+        "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD)}
 
 
 @pytest.mark.parametrize("net", NETS)
