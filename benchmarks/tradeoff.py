@@ -45,7 +45,6 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = {
     "group, gamma": "",
     "group, gamma-norm": "--score gamma-norm",
-    "group, gamma-cost": "--score gamma-cost",
     "group, taylor": "--score taylor",
 }
 REFERENCE = "reference rule"

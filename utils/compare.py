@@ -8,8 +8,6 @@ from typing import Iterable
 import torch
 from torch import nn
 
-from utils.shapes import layer_costs
-
 # largest deviation in float32, relative to the largest value of a raw map, of nets that should be equal
 TOLERANCE = 1e-4
 
@@ -87,31 +85,3 @@ def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
     image = probe_image(one, size)
     pairs = zip(one.raw_maps(image), other.raw_maps(image))
     return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs]).max().item()
-
-
-@torch.inference_mode()
-def seconds_per_mac(model: nn.Module, size: tuple[int, int], repeats: int = 10) -> list[float]:
-    """Seconds a multiply-add takes in each layer of a Darknet, batch 1, batch norms folded: median of `repeats` after
-    one warm-up;
-    0 for layers that are not convolutions."""
-    fast = model.optimize()
-    device = next(model.parameters()).device
-    image = torch.rand(1, model.channels, size[1], size[0], device=device).contiguous(memory_format=torch.channels_last)
-    convolutions = {
-        layer_i: module for layer_i, module in enumerate(fast.module_list) if isinstance(module, nn.Sequential)
-    }
-    started, times = {}, {layer_i: [] for layer_i in convolutions}
-
-    def now() -> float:
-        """Seconds, once the device has finished what it was given."""
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    for layer_i, module in convolutions.items():
-        module.register_forward_pre_hook(lambda module, inputs, i=layer_i: started.__setitem__(i, now()))
-        module.register_forward_hook(lambda module, inputs, output, i=layer_i: times[i].append(now() - started[i]))
-    for _ in range(1 + repeats):
-        fast.raw_maps(image)
-    macs = [cost.macs for cost in layer_costs(model.module_defs, *size)]
-    return [statistics.median(times[i][1:]) / macs[i] if i in times else 0.0 for i in range(len(macs))]

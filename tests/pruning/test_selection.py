@@ -14,11 +14,10 @@ from conftest import MIXED, ODD, ROOT, SAM, randomise, trained, worst
 from models import Darknet
 from utils import cli
 from utils.batch_norm import gammas_by_layer, recalibrate
-from utils.compare import seconds_per_mac
 from utils.parse_config import parse_model_config
 from utils.pruning import analysis, importance, iterative, selection
 from utils.pruning.args import parse_prune_args
-from utils.pruning.blocks import branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.pruning.blocks import remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
 from utils.pruning.importance import block_scores, cells, group_scores, member_count, reduce_members, saved_macs
 from utils.pruning.selection import candidates, in_blocks, make_room, obtain_filters_mask
@@ -54,12 +53,6 @@ def test_saved_macs_are_what_the_narrower_cfg_saves(mixed, tiny_cfg):
             assert exact <= saved[group] <= 1.3 * exact
 
 
-def test_seconds_per_mac_are_measured_for_every_convolution(tiny_cfg):
-    per_mac = seconds_per_mac(Darknet(tiny_cfg).eval(), (64, 64), repeats=2)
-    kinds = [section["type"] for section in parse_model_config(tiny_cfg)[1:]]
-    assert [value > 0 for value in per_mac] == [kind == "convolutional" for kind in kinds]
-
-
 # ---- scores
 
 def test_cells_partition_what_can_be_cut(mixed, tiny_cfg):
@@ -88,19 +81,16 @@ def test_every_score_ranks_all_groups_and_puts_dead_ones_at_zero(tiny_cfg, kind)
     model = trained(tiny_cfg, zero_share=0.4)
     graph = channel_graph(model.module_defs)
     first = torch.ones(len(graph.frozen), dtype=torch.float64)
-    score = group_scores(kind, model, graph, cost=saved_macs(model.module_defs, graph, (64, 64)), first_order=first)
+    score = group_scores(kind, model, graph, first_order=first)
     free = candidates(graph, member_count(graph))
     dead = reduce_members(graph, gammas_by_layer(model)) == 0
     assert torch.isfinite(score).all() and torch.equal(score[free] == 0, dead[free]) and dead[free].any()
 
 
-def test_cost_and_normalisation_change_the_rank_as_they_say(tiny_cfg):
+def test_normalisation_makes_layers_of_any_scale_alike(tiny_cfg):
     model = Darknet(tiny_cfg)  # all gammas 1
     graph = channel_graph(model.module_defs)
-    cost = saved_macs(model.module_defs, graph, (64, 64))
-    score = group_scores("gamma-cost", model, graph, cost=cost)
     free = candidates(graph, member_count(graph))
-    assert torch.equal(score[free].argsort(stable=True), (-cost[free]).argsort(stable=True))
     model.module_list[5][1].weight.data.mul_(100)
     assert torch.allclose(group_scores("gamma-norm", model, graph)[free], torch.ones(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="expected one of gamma"):
@@ -116,15 +106,13 @@ def test_scores_are_their_formulas(tiny_cfg):
         model.module_list[6][1].weight.abs(),
         model.module_list[6][0].weight.flatten(1),
     )
-    cost = saved_macs(model.module_defs, graph, (64, 64))
     for kind, expected in {
         "gamma": gamma,
         "gamma-norm": gamma / gamma.mean(),
-        "gamma-cost": gamma / (cost[own] / cost[cost > 0].mean()).sqrt(),
         "l1": kernel.abs().mean(1),
         "l2": kernel.square().mean(1).sqrt(),
     }.items():
-        assert torch.allclose(group_scores(kind, model, graph, cost=cost)[own], expected.detach()), kind
+        assert torch.allclose(group_scores(kind, model, graph)[own], expected.detach()), kind
     free = candidates(graph, member_count(graph))
     chance = [group_scores("random", model, graph, seed=seed)[free] for seed in (0, 0, 1)]
     assert (
@@ -311,18 +299,14 @@ def test_blocks_are_scored_as_channels_are():
     graph, blocks = channel_graph(model.module_defs), residual_blocks(model.module_defs)
     gamma = torch.stack([model.module_list[block.last][1].weight.detach().abs().mean() for block in blocks])
     kernel = torch.stack([model.module_list[block.last][0].weight.detach().abs().mean() for block in blocks])
-    cost = torch.tensor([branch_cost(model.module_defs, block, (256, 256)) for block in blocks], dtype=torch.float64)
     streams = torch.tensor([0] + [1] * 2 + [2] * 8 + [3] * 8 + [4] * 4)
     means = torch.stack([gamma[streams == i].mean() for i in range(5)])
     for kind, expected in {
         "gamma": gamma,
         "gamma-norm": gamma / means[streams],
-        "gamma-cost": gamma / (cost / cost.mean()).sqrt(),
         "l1": kernel,
     }.items():
-        assert torch.allclose(block_scores(kind, model, graph, blocks, cost=cost), expected), kind
-    shallow = total_cost(remove_blocks(model.module_defs, model.state_dict(), blocks[3:4])[0], 256, 256)
-    assert cost[3] == total_cost(model.module_defs, 256, 256).macs - shallow.macs
+        assert torch.allclose(block_scores(kind, model, graph, blocks), expected), kind
 
 
 def test_taylor_of_a_block_is_the_derivative_along_its_removal(tiny_cfg):

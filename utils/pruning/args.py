@@ -29,14 +29,11 @@ def _add_cut_flags(cut) -> None:
                      "upsample")
     cut.add_argument(
         "--score",
-        choices=("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random"),
+        choices=("gamma", "gamma-norm", "taylor", "l1", "l2", "random"),
         default="gamma",
         help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
-        "gamma-cost: divided by the root of the channel's cost; taylor: first-order change of the loss; "
-        "l1, l2: norm of its kernel; random: chance, for comparison",
+        "taylor: first-order change of the loss; l1, l2: norm of its kernel; random: chance, for comparison",
     )
-    cut.add_argument("--cost", choices=("macs", "latency"), default="macs",
-                     help="of --score gamma-cost: multiply-adds, or time measured on this machine")
     cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max",
                      help="how the importances of coupled channels become one")
     cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE",
@@ -45,10 +42,9 @@ def _add_cut_flags(cut) -> None:
                      help="every layer keeps a multiple of N channels, those of the highest importance")
     cut.add_argument("--layers", type=cli.count, default=0, metavar="N",
                      help="first remove the N least important residual blocks as a whole")
-    cut.add_argument("--fold", choices=("exact", "bias", "none"), default="exact",
+    cut.add_argument("--fold", choices=("exact", "bias"), default="exact",
                      help="what becomes of the constants that removed channels emit; exact: nothing changes; bias: "
-                     "the reference implementation's way, inexact at the border of padded convolutions; none: they "
-                     "are dropped")
+                     "the reference implementation's way, inexact at the border of padded convolutions")
 
 
 def _add_aim_flags(aim) -> None:

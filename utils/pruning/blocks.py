@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.layers import activation_name, activation_of, prefix
 from utils.parse_config import integer, layer_inputs, renumbered
-from utils.shapes import layer_costs, layer_shapes
+from utils.shapes import layer_shapes
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,6 @@ def residual_blocks(defs: list[dict]) -> list[Block]:
         if integer(defs[1 + last], "batch_normalize") and activation_of(defs[1 + last])(torch.zeros(())) == 0:
             blocks.append(Block(layer_i, inputs[1], last))
     return blocks
-
-
-def branch_cost(defs: list[dict], block: Block, size: tuple[int, int], per_mac: list[float] | None = None) -> float:
-    """Multiply-adds of a block's branch on a (width, height) image, or with a price a layer (utils.pruning.importance)
-    what they cost."""
-    costs = layer_costs(defs, *size)
-    return sum(costs[i].macs * (per_mac[i] if per_mac else 1.0) for i in range(block.stream + 1, block.shortcut))
 
 
 def weakest_blocks(blocks: list[Block], scores: Tensor, count: int) -> list[tuple[Block, float]]:

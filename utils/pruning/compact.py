@@ -57,7 +57,7 @@ def prune_and_eval(job: Job, plan: Plan) -> tuple[EvalResult | None, EvalResult 
 def compact_and_verify(job: Job, plan: Plan) -> Compact:
     """Build the compact net and compare its raw maps with the masked net's everywhere.
 
-    Raises PruneError when they differ (with --fold exact); with bias and none the deviation is reported.
+    Raises PruneError when they differ (with --fold exact); with bias the deviation is reported.
     """
     model, surgery = compact_of(job, plan.cut)
     worst = deviation(masked_model(job, plan), model, job.size)
@@ -102,8 +102,7 @@ def deviation_in_double(job: Job, plan: Plan) -> float:
 @torch.inference_mode()
 def layer_deviations(job: Job, plan: Plan, compact: nn.Module, surgery: Surgery) -> dict[int, float]:
     """layer -> largest difference between the channels that a convolution kept and the masked net's, relative to the
-    latter's largest
-    value: what --fold bias or none costs, layer by layer."""
+    latter's largest value: what --fold bias costs, layer by layer."""
     maps = []
     for model in (masked_model(job, plan), compact):
         outputs = {}

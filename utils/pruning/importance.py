@@ -16,7 +16,7 @@ from utils.pruning.blocks import Block
 from utils.pruning.channel_graph import ChannelGraph
 from utils.shapes import layer_costs
 
-SCORES = ("gamma", "gamma-norm", "gamma-cost", "taylor", "l1", "l2", "random")
+SCORES = ("gamma", "gamma-norm", "taylor", "l1", "l2", "random")
 NORMS = ("max", "mean", "l2")
 TINY = 1e-30  # the least score of a channel that is not dead
 
@@ -126,14 +126,12 @@ def channel_values(kind: str, model: nn.Module) -> dict[int, Tensor]:
     return {i: kernel.norm(order, dim=1) / kernel.shape[1] ** (1 / order) for i, kernel in kernels.items()}
 
 
-def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "max", cost: Tensor | None = None,
+def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "max",
                  first_order: Tensor | None = None, seed: int = 0) -> Tensor:
     """(G,) score of every group.
 
     "gamma": |gamma| (Liu et al. 2017); "gamma-norm": over the mean of its cell, so that no layer is emptied for its
-    scale; "gamma-cost": |gamma| / sqrt(cost), since the loss rises with the square of what is removed and a cut should
-    buy as much as it can for it (needs cost, (G,)); "taylor": see there (needs first_order, (G,)); "l1", "l2": see
-    channel_values; "random": a baseline.
+    scale; "taylor": see there (needs first_order, (G,)); "l1", "l2": see channel_values; "random": a baseline.
     norm: how members are reduced, see reduce_members. Raises ValueError on another kind.
     """
     if kind not in SCORES:
@@ -142,8 +140,6 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
     if kind == "gamma-norm":
         for cell in cells(graph):
             score[cell] /= score[cell].mean().clamp(min=TINY)
-    elif kind == "gamma-cost":
-        score /= _relative_root(cost)
     elif kind == "taylor":
         score = first_order.clone()
     elif kind == "random":
@@ -152,20 +148,17 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
     return score.clamp(min=TINY).masked_fill(dead, 0.0)
 
 
-def block_scores(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[Block], cost: Tensor | None = None,
+def block_scores(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[Block],
                  first_order: Tensor | None = None, seed: int = 0) -> Tensor:
     """(blocks,) the same scores for whole residual blocks: the mean over the channels that a block adds to its stream,
     as the last batch norm of its branch or its kernels give them; "gamma-norm": over the mean of the blocks of that
-    stream; "gamma-cost": by the cost of the branch (needs cost, (blocks,)); "taylor": see taylor_of_blocks (needs
-    first_order)."""
+    stream; "taylor": see taylor_of_blocks (needs first_order)."""
     values = channel_values(kind, model)
     score = torch.stack([values[block.last].double().mean().cpu() for block in blocks])
     if kind == "gamma-norm":
         streams = [tuple(graph.outputs[block.last].tolist()) for block in blocks]
         means = {stream: score[[own == stream for own in streams]].mean() for stream in streams}
         score = score / torch.stack([means[stream] for stream in streams]).clamp(min=TINY)
-    elif kind == "gamma-cost":
-        score = score / _relative_root(cost)
     elif kind == "taylor":
         score = first_order
     elif kind == "random":
@@ -173,27 +166,18 @@ def block_scores(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[
     return score
 
 
-def _relative_root(cost: Tensor) -> Tensor:
-    """Root of costs over their mean, those that are 0 apart."""
-    return (cost / cost[cost > 0].mean()).sqrt().clamp(min=1e-6)
-
-
-def saved_macs(
-    defs: list[dict], graph: ChannelGraph, size: tuple[int, int], per_mac: list[float] | None = None
-) -> Tensor:
+def saved_macs(defs: list[dict], graph: ChannelGraph, size: tuple[int, int]) -> Tensor:
     """(G,) float64 multiply-adds that go with each group of channels: its rows in its own convolutions, its columns in
     those that read it. First order: a row and a column that go together share a weight, which is counted twice.
 
-    size: (width, height) of the image; per_mac: a price a layer (such as seconds a multiply-add), for a cost in that
-        unit.
+    size: (width, height) of the image.
     """
     saved = np.zeros(len(graph.frozen))
     for layer_i, (section, cost) in enumerate(zip(defs[1:], layer_costs(defs, *size))):
         if section["type"] != "convolutional":
             continue
-        price = cost.macs * (per_mac[layer_i] if per_mac else 1.0)
         outputs, inputs = graph.outputs[layer_i], graph.inputs(layer_i, section)
-        np.add.at(saved, outputs, price / len(outputs))
+        np.add.at(saved, outputs, cost.macs / len(outputs))
         if integer(section, "groups", 1) < len(inputs):  # depthwise: the row is the column
-            np.add.at(saved, inputs, price / len(inputs))
+            np.add.at(saved, inputs, cost.macs / len(inputs))
     return torch.from_numpy(saved)

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 
 from utils.batch_norm import recalibrate
-from utils.compare import TOLERANCE, compare_latency, deviation, seconds_per_mac
+from utils.compare import TOLERANCE, compare_latency, deviation
 from utils.evaluation.evaluate import evaluate
 from utils.letterbox import input_channels, to_input
 from utils.loss import yolo_loss
 from utils.pruning import importance, selection
-from utils.pruning.blocks import Block, branch_cost, remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.pruning.blocks import Block, remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
-from utils.pruning.importance import saved_macs
 from utils.pruning.job import Job, PruneError, candidate_batches, compact_of, dense_score, loaded, searching
 from utils.pruning.selection import (
     Cut,
@@ -92,32 +91,20 @@ def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
     args, model = job.args, job.model
     if not blocks:
         return torch.zeros(0)
-    cost = first_order = None
-    if args.score == "gamma-cost":
-        price = layer_prices(job)
-        cost = torch.tensor(
-            [branch_cost(model.module_defs, block, job.size, price) for block in blocks], dtype=torch.float64
-        )
+    first_order = None
     if args.score == "taylor":
         batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
         first_order = importance.taylor_of_blocks(model, blocks, batches, batch_loss)
-    return importance.block_scores(args.score, model, job.graph, blocks, cost, first_order)
+    return importance.block_scores(args.score, model, job.graph, blocks, first_order)
 
 
 def score_groups(job: Job) -> torch.Tensor:
     """(G,) the --score of every group."""
     args, model = job.args, job.model
-    cost = first_order = None
-    if args.score == "gamma-cost":
-        cost = saved_macs(model.module_defs, job.graph, job.size, layer_prices(job))
+    first_order = None
     if args.score == "taylor":
         first_order = importance.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
-    return importance.group_scores(args.score, model, job.graph, args.group_norm, cost, first_order)
-
-
-def layer_prices(job: Job) -> list[float] | None:
-    """With --cost latency what a multiply-add takes in each layer, in seconds; None where all count alike."""
-    return seconds_per_mac(job.model, job.size) if job.args.cost == "latency" else None
+    return importance.group_scores(args.score, model, job.graph, args.group_norm, first_order)
 
 
 def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

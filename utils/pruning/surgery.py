@@ -21,7 +21,7 @@ from utils.parse_config import integer, layer_inputs, number
 from utils.pruning.channel_graph import ChannelGraph
 from utils.shapes import conv_window
 
-FOLDS = ("exact", "bias", "none")
+FOLDS = ("exact", "bias")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Surgery:
     state: dict[str, Tensor]
     kept: dict[int, Tensor]  # layer -> indices of its channels that stay, carriers among them
     carriers: dict[int, int] = field(default_factory=dict)  # layer -> number of carrier channels
-    carried: dict[int, str] = field(default_factory=dict)  # consumer -> "folded", "carrier", "approximate" or "dropped"
+    carried: dict[int, str] = field(default_factory=dict)  # consumer -> "folded", "carrier" or "approximate"
 
 
 def shortcut_sum(sources: list[Tensor]) -> Tensor:
@@ -304,8 +304,7 @@ def compact_net(
     """Remove the groups not in `keep` (G,) from a net, the constants that they emit moved on to their consumers.
 
     fold: "exact"; "bias" (padded consumers get the sum for the whole kernel, wrong at the border, as in the reference
-    implementation); "none" (constants are dropped). Arguments stay untouched; the new state_dict lies on the CPU,
-    wherever the old one does.
+    implementation). Arguments stay untouched; the new state_dict lies on the CPU, wherever the old one does.
     """
     if fold not in FOLDS:
         raise ValueError(f"found fold {fold!r}, expected one of {', '.join(FOLDS)}")
@@ -334,8 +333,6 @@ def compact_net(
                 integer(section, "groups", 1),
             )
             how[i] = "carrier"
-        elif fold == "none":
-            how[i] = "dropped"
         else:
             _write_offset(sliced, i, kernel.sum((1, 2)))
             how[i] = "approximate" if reader.padded else "folded"

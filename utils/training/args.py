@@ -49,8 +49,6 @@ def _add_training_flags(t) -> None:
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision, on a GPU")
     t.add_argument("--bf16", action="store_true",
                    help="mixed precision in bfloat16, on a CPU too: steps twice as fast where it has AMX units")
-    t.add_argument("--compile", action="store_true",
-                   help="run the net through torch.compile: up to 2 minutes to start, then steps about 6 %% faster")
     t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="do not train layers 0 to N-1")
     t.add_argument("--seed", type=cli.count, default=0, help="of initial weights, image order and augmentation")
 
@@ -86,9 +84,8 @@ def _add_sparsity_flags(s) -> None:
     s.add_argument("--s-schedule", choices=("constant", "decay", "ease"), default="constant",
                    help="decay: s falls to 0 over the run; ease: s falls to 0 over the second half, but only for "
                    "channels whose gamma is not 0 by then")
-    s.add_argument("--sparsity-weight", choices=("none", "flops", "latency"), default="none",
-                   help="penalise costly channels more: s times the root of the FLOPs, or of the measured time, that a "
-                   "channel takes")
+    s.add_argument("--sparsity-weight", choices=("none", "flops"), default="none",
+                   help="penalise costly channels more: s times the root of the FLOPs that a channel takes")
     s.add_argument("--rescale", type=cli.rescaling, default="auto", metavar="none|auto|ALPHA",
                    help="under -sr, first multiply all gammas by ALPHA without changing what the net computes; "
                    "without it a short run selects no channels; auto: 0.05, if the activations allow it")

@@ -26,13 +26,6 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
-def same_everywhere(values: torch.Tensor) -> torch.Tensor:
-    """`values` of process 0 in every process, in place."""
-    if dist.is_initialized():
-        dist.broadcast(values, 0)
-    return values
-
-
 def barrier() -> None:
     """Wait for the other processes."""
     if dist.is_initialized():

@@ -13,7 +13,6 @@ from torch import nn
 
 from utils.batch_norm import QUANTILES, gamma_quantiles, gammas_of, rescale_gammas, rescale_obstacles, zero_share
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
-from utils.compare import seconds_per_mac
 from utils.darknet_weights import WeightsError, file_bytes
 from utils.data.augmentations import AUGMENTATIONS, Augmentation
 from utils.data.datasets import TrainSampler, evaluation_loader, training_loader
@@ -75,7 +74,6 @@ class Trainer:
         # bfloat16 has the range of float32
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and not args.bf16)
         self.epoch, self.step, self.best = 0, 0, -1.0
-        self.stored_weights = None
         self._freeze()
         self.penalised = (
             [gamma for gamma in gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
@@ -88,7 +86,7 @@ class Trainer:
         self.teacher = (
             load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
         )
-        self.forward = distributed.wrap(torch.compile(self.model) if args.compile else self.model, self.device)
+        self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
 
@@ -171,7 +169,6 @@ class Trainer:
             self.ema.updates = state["ema_updates"]
         self.epoch, self.step, self.best, self.rescale = state["epoch"], state["step"], state["best"], state["rescale"]
         self.model.seen = state["seen"]
-        self.stored_weights = state.get("sparsity_weights")
         torch.set_rng_state(state["rng"])
         self.folder = RunFolder(Path(args.resume).parent, self.epoch) if self.main else None
         if self.main and self.epoch < args.epochs:  # perhaps more than it was begun with
@@ -189,14 +186,10 @@ class Trainer:
         """--sparsity-weight: (C,) factors of all penalised channels, mean 1, the root of what each channel costs."""
         if self.args.sparsity_weight == "none" or not self.penalised:
             return None
-        # measured times differ from run to run; a resumed one goes on with those it began with
-        if self.stored_weights is not None:
-            return self.stored_weights.to(self.device)
-        per_mac = seconds_per_mac(self.model, self.size) if self.args.sparsity_weight == "latency" else None
-        cost = saved_macs(self.model.module_defs, self.graph, self.size, per_mac)
+        cost = saved_macs(self.model.module_defs, self.graph, self.size)
         layers = [i for i, gamma in zip(self.prunable, gammas_of(self.model, self.prunable)) if gamma.requires_grad]
         weights = torch.cat([cost[torch.from_numpy(self.graph.outputs[i])] for i in layers]).sqrt()
-        return distributed.same_everywhere((weights / weights.mean()).float().to(self.device))
+        return (weights / weights.mean()).float().to(self.device)
 
     def announce(self) -> None:
         """Print what is about to be trained, on what, and with -sr how long the sparsity needs."""
@@ -378,7 +371,6 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "rng": torch.get_rng_state(),
-            "sparsity_weights": self.penalty.weights,
             "args": dict(vars(self.args)),
         }
 
