@@ -83,9 +83,9 @@ def of_net(args: argparse.Namespace, items: list):
 def of_file(args: argparse.Namespace):
     """Detector of the exported file of --weights."""
     from utils.deploy.detector import Detector, class_names
-    from utils.deploy.runtimes import open_for_script
+    from utils.deploy.runtimes import open_on_cpu
 
-    file = open_for_script(args)
+    file = open_on_cpu(args.weights, args.backend, args.img_size, args.device, args.threads)
     names = class_names(args.class_path, args.data, file.metadata.names, len(file.metadata.names))
     print(f"{file.words()}; {file.size[0]}x{file.size[1]}")
     return Detector(file, names, file.size, file.predict, args.conf_thres, args.nms_thres)

@@ -35,7 +35,7 @@ def main() -> None:
 
     run = of_file(args) if is_exported(args.weights) else of_net(args)
     print(run.words)
-    options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
+    options = cli.options_of(ScoreOptions, args)
     loader = evaluation_loader(run.valid, args.batch_size, args.n_cpu)
     result = evaluate(run.model, loader, run.names, options, predict=run.predict)
     print_result(result, args.iou_thres)
@@ -65,6 +65,7 @@ class Run(NamedTuple):
 def of_net(args: argparse.Namespace) -> Run:
     """The network of --cfg and --weights, ready to run."""
     from models import Darknet
+    from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
     from utils.data.prepare import data_of, labelled_dataset, require_classes, scored_names
     from utils.deploy.backends import make_backend
@@ -78,7 +79,7 @@ def of_net(args: argparse.Namespace) -> Run:
     model, size = net.model.to(device), net.size
     require_classes(model.module_defs, weights, data)
     names = scored_names(net, data)
-    valid = labelled_dataset(args, data, "valid", size)
+    valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", size)
     backend, predict = make_backend(args.backend, model, size, len(valid))
     words = (f"{cfg}, {weights}: {net.words}; {data.path}, "
              f"{len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
@@ -87,15 +88,16 @@ def of_net(args: argparse.Namespace) -> Run:
 
 def of_file(args: argparse.Namespace) -> Run:
     """The exported file of --weights, ready to run."""
+    from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
     from utils.data.prepare import labelled_dataset, scored_names
-    from utils.deploy.runtimes import open_for_script
+    from utils.deploy.runtimes import open_on_cpu
 
     data = parse_data_config(args.data or cli.DEFAULT_DATA, args.class_path)
-    file = open_for_script(args)
+    file = open_on_cpu(args.weights, args.backend, args.img_size, args.device, args.threads)
     file.metadata.require_classes(data.classes, file.path, data.path)
     names = scored_names(file.metadata, data)
-    valid = labelled_dataset(args, data, "valid", file.size)
+    valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", file.size)
     words = f"{file.words()}; {data.path}, {len(valid)} images at {file.size[0]}x{file.size[1]}"
     return Run(None, file.path, file.path.stem, data.path, names, valid, file, file.runtime, file.predict, words)
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from utils import cli
-from utils.pruning.args import parse_prune_args
+from utils.pruning.args import parse_prune_args, prune_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -17,7 +17,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Load -> blocks and threshold -> evaluate -> masked mAP -> compact -> verify -> other cuts -> table and files."""
-    args = parse_args()
+    options = prune_options(parse_args())
     from models import Darknet
     from utils.pruning import analysis, iterative, report
     from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_compact
@@ -25,10 +25,9 @@ def main() -> None:
     from utils.pruning.plan import plan_cut, remove_layers
     from utils.pruning.report import warn_before
 
-    if args.steps > 1:
-        return iterative.run_steps(args, sys.argv[1:])
-    job = load(args, Darknet)
-    remove_layers(job)
+    if options.steps > 1:
+        return iterative.run_steps(options, sys.argv[1:])
+    job = remove_layers(load(options, Darknet))
     plan = plan_cut(job)
     warn_before(job, plan)
     before, masked = prune_and_eval(job, plan)

@@ -20,7 +20,7 @@ from utils.checkpoint import load_weights
 from utils.loading import resolve_cfg
 from utils.parse_config import class_count, parse_model_config, write_model_config
 from utils.pruning import plan
-from utils.pruning.args import parse_prune_args
+from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.compact import compact_and_verify
 from utils.pruning.job import load
 from utils.shapes import LayerCost, total_cost
@@ -115,11 +115,9 @@ def prune_words(net: Net, out: Path) -> list[str]:
 
 def pruned_twin(net: Net, target: float, folder: Path, divisor: int = 1) -> Net:
     """`net` cut to `target` of its FLOPs by the project's own search, widths multiples of `divisor`, and verified."""
-    args = parse_prune_args(
-        "", [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)]
-    )
+    words = [*prune_words(net, folder / "cut"), "--target-flops", str(target), "--divisor", str(divisor)]
     with contextlib.redirect_stdout(io.StringIO()):
-        job = load(args, Darknet)
+        job = load(prune_options(parse_prune_args("", words)), Darknet)
         compact = compact_and_verify(job, plan.plan_cut(job))
     return store_net(compact.model, folder, "pruned")
 

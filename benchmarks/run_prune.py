@@ -5,7 +5,7 @@ import time
 
 from models import Darknet
 from utils.pruning import report
-from utils.pruning.args import parse_prune_args
+from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.compact import compact_and_verify
 from utils.pruning.job import load
 from utils.pruning.plan import plan_cut, remove_layers
@@ -13,16 +13,16 @@ from utils.pruning.plan import plan_cut, remove_layers
 
 def prune(words: list[str]):
     """Load, cut, verify and write in this process; the times of the last run's parts go into the facts."""
-    args = parse_prune_args("", words)
+    options = prune_options(parse_prune_args("", words))
     facts: dict[str, str] = {}
 
     def run() -> None:
         """All parts once."""
-        shutil.rmtree(args.out, ignore_errors=True)
+        shutil.rmtree(options.out, ignore_errors=True)
         clock = [time.perf_counter()]
-        job = load(args, Darknet)
+        job = load(options, Darknet)
         clock.append(time.perf_counter())
-        remove_layers(job)
+        job = remove_layers(job)
         plan = plan_cut(job)
         clock.append(time.perf_counter())
         compact = compact_and_verify(job, plan)

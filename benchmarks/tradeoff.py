@@ -34,11 +34,10 @@ from utils.output import ascii_table, write_csv, write_json
 from utils.parse_config import write_model_config
 from utils.plots import plot_tradeoff
 from utils.pruning import iterative
-from utils.pruning.args import parse_prune_args
-from utils.pruning.job import Job, load
+from utils.pruning.args import parse_prune_args, prune_options
+from utils.pruning.job import Job, compact_of, load
 from utils.pruning.plan import Ranking, cost_of, cut_at
 from utils.pruning.selection import mildest, thresholds
-from utils.pruning.surgery import compact_net
 from utils.shapes import total_cost
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +101,7 @@ def job_of(args: argparse.Namespace, flags: str = "") -> Job:
         str(args.recalibrate),
         *shlex.split(flags),
     ]
-    return load(parse_prune_args(__doc__, words), Darknet)
+    return load(prune_options(parse_prune_args(__doc__, words)), Darknet)
 
 
 def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:
@@ -113,9 +112,7 @@ def cut_by_ranking(job: Job, macs: float) -> tuple[list[dict], dict] | None:
     )
     if threshold is None:
         return None
-    surgery = compact_net(
-        job.model.module_defs, job.model.state_dict(), job.graph, cut_at(job, ranking, threshold).keep, job.args.fold
-    )
+    surgery = compact_of(job, cut_at(job, ranking, threshold))[1]
     return surgery.module_defs, surgery.state
 
 
@@ -221,7 +218,8 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
     folder = folder_of(args, name, share)
     write_model_config(folder / "net.cfg", defs)
     save_checkpoint(folder / "net.pth", weights_content(net, str(folder / "net.cfg"), "tradeoff", rescale=job.rescale))
-    result, cost = evaluate(net, job.loader, job.names, job.options, quiet=True), total_cost(defs, *job.size)
+    result = evaluate(net, job.loader, job.data.names, job.options.scoring, quiet=True)
+    cost = total_cost(defs, *job.size)
     row = {
         "method": name,
         "flops_share": share,

@@ -49,6 +49,13 @@ def test_algebra_knows_no_run():
         assert not {"utils.training.trainer", "utils.pruning.job"} & imported, name
 
 
+def test_a_command_line_is_read_once():
+    """Scripts and utils/*/args.py make options of it; whoever does the work is handed those."""
+    for path in ROOT.glob("utils/**/*.py"):
+        if path.name not in ("args.py", "cli.py", "checkpoint.py") and path.parent.name != "training":
+            assert "argparse" not in set(imports_of(path)), path
+
+
 def test_model_needs_only_cfg_weights_activations_and_shapes():
     """At the top of the file; `load`, which makes a net ready to detect, imports what it needs itself."""
     top = [node for node in ast.parse((ROOT / "models.py").read_text()).body if isinstance(node, ast.ImportFrom)]

@@ -1,6 +1,7 @@
 """What the scripts' command lines share: flags under all their names, value types, and errors as one line."""
 
 import argparse
+import dataclasses
 import difflib
 import math
 import os
@@ -62,6 +63,13 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(self.spelled([word])[0], self._option_string_actions, n=1, cutoff=0.7)
             message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
+
+
+def options_of(kind: type, args: argparse.Namespace):
+    """The dataclass `kind`, each field taken from the argument of its name; one that there is no flag for keeps its
+    default."""
+    given = vars(args)
+    return kind(**{field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given})
 
 
 def positive_int(text: str) -> int:

@@ -1,6 +1,5 @@
 """From a cfg and a file of weights to a net that is ready: paths, heads, input size, class names, device."""
 
-import argparse
 import os
 import re
 from dataclasses import dataclass
@@ -124,11 +123,6 @@ def select_device(name: str, threads: int = 0):
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); use --device cpu") from None
     return device
-
-
-def input_size(args: argparse.Namespace, defs: list[dict]) -> tuple[int, int]:
-    """(width, height) from --img_size or the cfg. Raises ValueError when the net cannot take it."""
-    return checked_size(args.img_size, defs)
 
 
 def checked_size(img_size: int | None, defs: list[dict]) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """`--scorer reference`: the reference implementation's own input, beside its rules."""
 
-import argparse
 
 import cv2
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from utils.data.args import ReadOptions
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import ListDataset
 from utils.data.prepare import dataset
@@ -49,24 +49,21 @@ def test_pixels_and_boxes_are_the_reference_s(tmp_path, width, height, size):
     assert torch.allclose(truth_by_image(rows, 1, size, size)[0][:, 1:].double(), boxes, atol=1e-4)
 
 
-def arguments(scorer):
-    return argparse.Namespace(scorer=scorer, skip_bad=False, cache_gb=0.0)
-
-
 def test_each_scorer_sees_the_pixels_that_its_help_promises(tiny_data):
     data = parse_data_config(tiny_data)
     scorers = ("standard", "compat", "reference")
-    pixels = {scorer: dataset(arguments(scorer), data, "valid", (64, 64))[0][0] for scorer in scorers}
+    read = {scorer: ReadOptions(scorer=scorer) for scorer in scorers}
+    pixels = {scorer: dataset(own, data, "valid", (64, 64))[0][0] for scorer, own in read.items()}
     assert torch.equal(pixels["standard"], pixels["compat"])
     assert not torch.equal(pixels["standard"], pixels["reference"])
     assert (pixels["reference"][:, 0] == 0).all() and (pixels["standard"][:, 0] == 127).all()  # the borders
-    images = [dataset(arguments(scorer), data, "train", (64, 64))[0][0] for scorer in ("standard", "reference")]
+    images = [dataset(read[scorer], data, "train", (64, 64))[0][0] for scorer in ("standard", "reference")]
     assert torch.equal(*images)  # what is learnt from stays letterboxed
 
 
 def test_an_input_that_is_no_square_is_refused(tiny_data):
     with pytest.raises(ValueError, match="found an input of 96x64, expected a square"):
-        dataset(arguments("reference"), parse_data_config(tiny_data), "valid", (96, 64))
+        dataset(ReadOptions(scorer="reference"), parse_data_config(tiny_data), "valid", (96, 64))
 
 
 def test_the_result_says_on_which_pixels_it_was_taken(tmp_path):

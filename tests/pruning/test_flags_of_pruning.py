@@ -20,7 +20,7 @@ from utils.data.datasets import DataError
 from utils.pruning import analysis, iterative, report
 from utils.pruning import job as job_module
 from utils.pruning import plan as plan_module
-from utils.pruning.args import parse_prune_args
+from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.compact import compact_and_verify, masked_model, prune_and_eval, recalibrate_compact
 from utils.pruning.importance import SCORES, group_scores, taylor
 from utils.pruning.plan import Ranking, plan_cut, score_groups, share_of
@@ -35,24 +35,14 @@ def job_of(tiny_cfg, tiny_data, tmp_path):
     save_checkpoint(tmp_path / "net.pth", weights_content(model, str(tiny_cfg), "test"))
 
     def make(flags=""):
-        return job_module.load(
-            parse_prune_args(
-                "",
-                [
-                    "--cfg",
-                    str(tiny_cfg),
-                    "--weights",
-                    str(tmp_path / "net.pth"),
-                    "--data",
-                    str(tiny_data),
-                    "--n_cpu",
-                    "0",
-                    *flags.split(),
-                ],
-            ),
-            Darknet,
-        )
+        words = ["--cfg", tiny_cfg, "--weights", tmp_path / "net.pth", "--data", tiny_data, "--n_cpu", 0]
+        return job_module.load(options_of([*words, *flags.split()]), Darknet)
     return make
+
+
+def options_of(words):
+    """What a command line of test_prune.py asks for."""
+    return prune_options(parse_prune_args("", list(map(str, words))))
 
 
 def kept(job):
@@ -115,8 +105,8 @@ def test_layer_keep_holds_beside_divisor_and_its_carriers(job_of, share, percent
 
 @pytest.mark.parametrize("score", ["gamma", "gamma-norm", "taylor", "l2", "random"])
 def test_layers_takes_a_residual_block_out_by_the_score(job_of, capsys, score):
-    whole, less = job_of(), job_of(f"--layers 1 --score {score}")
-    plan_module.remove_layers(less)
+    whole = job_of()
+    less = plan_module.remove_layers(job_of(f"--layers 1 --score {score}"))
     count = lambda job: sum(section["type"] == "shortcut" for section in job.model.module_defs[1:])
     assert count(less) == count(whole) - 1 and len(less.blocks) == 1
     assert f"residual block of layers 2 to 4 goes: score {score} " in capsys.readouterr().out
@@ -145,12 +135,13 @@ def test_what_is_left_alone_is_printed_with_the_reason(job_of, capsys):
 def test_size_targets_are_met_by_the_mildest_cut_that_does(job_of, flag, least):
     job = job_of(flag)
     dense, plan = total_cost(job.dense.module_defs, *job.size), plan_cut(job)
-    aim, left = job.args.target_params or job.args.target_flops, plan_module.cost_of(job, plan.cut)
-    value, whole = (left.parameters, dense.parameters) if job.args.target_params else (2 * left.macs, 2 * dense.macs)
+    aims, left = job.options.aims, plan_module.cost_of(job, plan.cut)
+    aim = aims.target_params or aims.target_flops
+    value, whole = (left.parameters, dense.parameters) if aims.target_params else (2 * left.macs, 2 * dense.macs)
     assert least * whole < value <= aim.of(whole) < whole
     milder = max(level for level in Ranking.of(job).scores.unique().tolist() if level < plan.cut.threshold)
     before = plan_module.cost_of(job, plan_module.cut_at(job, Ranking.of(job), milder))
-    assert (before.parameters if job.args.target_params else 2 * before.macs) > aim.of(whole)
+    assert (before.parameters if aims.target_params else 2 * before.macs) > aim.of(whole)
 
 
 def fake_score(monkeypatch, loss_of):
@@ -179,8 +170,8 @@ def test_max_drop_finds_the_strongest_cut_that_keeps_its_map_each_candidate_reca
     plan = plan_cut(job)
     left = plan_module.cost_of(job, plan.cut).parameters
     assert 0.9 * dense <= left < 0.97 * dense
-    assert len(calls) >= 3 and set(calls) == {8} and job_module.candidate_batches(job.args) == 20
-    wider = plan_cut(replace(job, args=job_of("--max-drop 0.03").args))
+    assert len(calls) >= 3 and set(calls) == {8} and job.options.candidate_batches == 20
+    wider = plan_cut(replace(job, options=job_of("--max-drop 0.03").options))
     assert 0.7 * dense <= plan_module.cost_of(job, wider.cut).parameters < left
     assert share_of(Ranking.of(job), wider.cut) > plan.share > 0
 
@@ -309,10 +300,7 @@ def test_steps_stop_before_the_first_one_without_labels(tiny_cfg, tiny_data, tmp
     place = without_labels(tiny_data, part)
     with pytest.raises(DataError, match=re.escape(str(place))):
         iterative.run_steps(
-            parse_prune_args(
-                "", ["--cfg", str(tiny_cfg), "--data", str(tiny_data), "--steps", "2", "--out", str(tmp_path / "out")]
-            ),
-            [],
+            options_of(["--cfg", tiny_cfg, "--data", tiny_data, "--steps", 2, "--out", tmp_path / "out"]), []
         )
     assert not (tmp_path / "out").exists()
 
@@ -374,7 +362,7 @@ def test_a_score_of_images_without_labels_is_an_error(tiny_cfg, tiny_data, tmp_p
 # ---- fixed names
 
 def cut_into(job, out):
-    job.args.out = out
+    job = replace(job, options=replace(job.options, out=out))
     plan = plan_cut(job)
     compact = compact_and_verify(job, plan)
     report.report(job, plan, compact, None, None, None)
@@ -443,8 +431,7 @@ def test_a_tuned_pruning_that_is_replaced_keeps_its_start_and_says_where_the_tun
     ],
 )
 def test_a_target_out_of_reach_offers_only_flags_that_reach_further(job_of, flags, offered):
-    job = job_of(f"--no-eval --target-params 0.0001 {flags}")
-    plan_module.remove_layers(job)
+    job = plan_module.remove_layers(job_of(f"--no-eval --target-params 0.0001 {flags}"))
     with pytest.raises(job_module.PruneError, match="no cut gets there") as error:
         plan_cut(job)
     known = ("--layer-keep", "--divisor", "--strategy group", "--layers")

@@ -16,7 +16,7 @@ from utils import cli
 from utils.batch_norm import gammas_by_layer, recalibrate
 from utils.parse_config import parse_model_config
 from utils.pruning import analysis, importance, iterative, selection
-from utils.pruning.args import parse_prune_args
+from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.blocks import remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
 from utils.pruning.importance import block_scores, cells, group_scores, member_count, reduce_members, saved_macs
@@ -381,10 +381,10 @@ def test_a_curve_of_a_net_with_dots_in_its_name_keeps_its_name(tmp_path):
 
 def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_path):
     words = "--steps 3 --percent 0.488 --layer-keep 0.125 --layers 2 --img_size 64 --skip-bad --device cpu".split()
-    args = parse_prune_args("", words)
-    assert iterative.step_shares(args) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
+    options = prune_options(parse_prune_args("", words))
+    assert iterative.step_shares(options) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
     assert iterative.without(words, iterative.OF_THE_WHOLE) == "--img_size 64 --skip-bad --device cpu".split()
-    assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, iterative.training_flags(args)))
+    assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, iterative.training_flags(options)))
     assert iterative.run_name(Path("a/cut")) != iterative.run_name(Path("b/cut"))
     iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
     iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})

@@ -1,11 +1,11 @@
 """A net and the data it meets: heads, class names and datasets that fit each other."""
 
-import argparse
 import os
 from pathlib import Path
 
 from utils import cli
 from utils.checkpoint import is_torch_file, read_checkpoint, weights_classes
+from utils.data.args import ReadOptions
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import ListDataset
 from utils.letterbox import reference_square
@@ -71,21 +71,22 @@ def scored_names(net: TrainedNet, data: DataConfig) -> tuple[str, ...]:
     return data.names if own or not net.names else net.names
 
 
-def model_and_data(args: argparse.Namespace, quiet: bool = False) -> tuple[Path, list[dict], DataConfig]:
-    """(cfg path, module_defs, data description) of --cfg, --data and --class_path."""
-    data = parse_data_config(args.data, args.class_path)
-    cfg = resolve_cfg(args.cfg)
-    return cfg, defs_for_data(cfg, data, quiet), data
+def model_and_data(cfg: str, data: str, class_path: str | None = None,
+                   quiet: bool = False) -> tuple[Path, list[dict], DataConfig]:
+    """(cfg path, module_defs, data description) of what --cfg, --data and --class_path name."""
+    described = parse_data_config(data, class_path)
+    found = resolve_cfg(cfg)
+    return found, defs_for_data(found, described, quiet), described
 
 
-def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int], **options) -> ListDataset:
+def dataset(read: ReadOptions, data: DataConfig, part: str, size: tuple[int, int], **options) -> ListDataset:
     """Dataset of part "train" or "valid"; says what was left out and what --skip-bad skipped."""
-    if part == "valid" and args.scorer == "reference":
+    if part == "valid" and read.scorer == "reference":
         if size[0] != size[1]:
             raise ValueError(f"--scorer reference: found an input of {size[0]}x{size[1]}, expected a square, as the "
                              "reference's is; --img_size makes it one")
         options["to_canvas"] = reference_square
-    made = ListDataset(data.lists(part), size, data.classes, skip_bad=args.skip_bad, cache_gb=args.cache_gb, **options)
+    made = ListDataset(data.lists(part), size, data.classes, skip_bad=read.skip_bad, cache_gb=read.cache_gb, **options)
     for note in made.notes:
         print(f"{part}: {note}")
     for message in made.skipped:
@@ -95,10 +96,10 @@ def dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[i
     return made
 
 
-def labelled_dataset(args: argparse.Namespace, data: DataConfig, part: str, size: tuple[int, int],
+def labelled_dataset(read: ReadOptions, data: DataConfig, part: str, size: tuple[int, int],
                      **options) -> ListDataset:
     """`dataset` for what needs boxes: training, and every score. Raises DataError, naming where labels were looked
     for, when no image has one: a mean over no box would be 0 for every net, and a choice made by it none."""
-    made = dataset(args, data, part, size, **options)
+    made = dataset(read, data, part, size, **options)
     made.require_boxes()
     return made

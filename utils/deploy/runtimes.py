@@ -1,7 +1,6 @@
 """Exported files, each run by its own runtime: images (B, 3, H, W) float32 RGB 0..1 -> (B, N, 5 + K), as Darknet in
 eval mode."""
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,13 +107,12 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     )
 
 
-def open_for_script(args: argparse.Namespace) -> Exported:
-    """The exported file of a script's --weights, with its --backend, --img_size, --threads. Raises ValueError on a
-    --device other than the CPU, and what open_exported raises."""
-    device = select_device(args.device or "cpu", args.threads)
-    if device.type != "cpu":
-        raise ValueError(f"--device {args.device}: found {args.weights}, which is run on the CPU; leave --device out")
-    return open_exported(args.weights, args.backend, (args.img_size, args.img_size) if args.img_size else None)
+def open_on_cpu(path, backend: str, img_size: int | None, device: str = "", threads: int = 0) -> Exported:
+    """The exported file that --weights names, with the values of --backend, --img_size, --device and --threads. Raises
+    ValueError on a device other than the CPU, and what open_exported raises."""
+    if select_device(device or "cpu", threads).type != "cpu":
+        raise ValueError(f"--device {device}: found {path}, which is run on the CPU; leave --device out")
+    return open_exported(path, backend, (img_size, img_size) if img_size else None)
 
 
 def _checked(run: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], path: Path) -> Predict:

@@ -1,7 +1,6 @@
 """The one evaluation that train.py, test.py and test_prune.py share."""
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Callable
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.boxes import cxcywh_to_xyxy
+from utils.evaluation.args import ScoreOptions
 from utils.evaluation.metrics import EvalResult, score
 from utils.evaluation.nms import non_max_suppression
 from utils.evaluation.reference_scorer import merge_nms, score_compat
@@ -17,18 +17,6 @@ from utils.progress import Progress
 
 PIXELS = {"compat": "on letterboxed images, not on the reference's own input",
           "reference": "on the reference's input (padded with black to a square, nearest neighbour)"}
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """How detections are made and scored."""
-
-    conf_thres: float = 0.01
-    nms_thres: float = 0.5
-    iou_thres: float = 0.5
-    max_det: int = 300
-    max_candidates: int | None = 3000  # an image; a trained net stays far below, an untrained one would cost minutes
-    scorer: str = "standard"  # "compat": the reference's rules; "reference": on its input too, see setup.dataset
 
 
 def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:

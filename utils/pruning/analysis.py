@@ -14,7 +14,7 @@ from utils.evaluation.evaluate import evaluate
 from utils.output import ascii_table, write_csv
 from utils.plots import plot_sensitivity, plot_tradeoff
 from utils.pruning.importance import cells
-from utils.pruning.job import Job, candidate_batches, compact_of, dense_score, loaded
+from utils.pruning.job import Job, compact_of, loaded
 from utils.pruning.plan import Ranking, cut_at, share_of
 from utils.pruning.report import OutputNames
 from utils.pruning.selection import Cut, curve_levels
@@ -49,19 +49,19 @@ class Point:
 
 def explore(job: Job) -> None:
     """--curve and --sensitivity: tables on the screen, CSV and PNG beside the pruned net."""
-    args = job.args
-    if not (args.curve or args.sensitivity):
+    options = job.options
+    if not (options.curve or options.sensitivity):
         return
-    base = OutputNames.of(job.cfg, args.out).darknet_cfg.with_suffix("")
-    if args.curve:
-        points = tradeoff(job, args.curve)
+    base = OutputNames.of(job.cfg, options.out).darknet_cfg.with_suffix("")
+    if options.curve:
+        points = tradeoff(job, options.curve)
         print(ascii_table([list(points[0].row()), *(list(point.row().values()) for point in points)]))
-        save_curves({args.score: points}, base.with_name(base.name + "-curve"))
-    if args.sensitivity:
-        rows = sensitivity(job, args.sensitivity)
+        save_curves({options.rule.score: points}, base.with_name(base.name + "-curve"))
+    if options.sensitivity:
+        rows = sensitivity(job, options.sensitivity)
         write_csv(base.with_name(base.name + "-sensitivity.csv"), rows)
         plot_sensitivity(rows, SHARES, base.with_name(base.name + "-sensitivity.png"))
-    made = [f"{base}-{what}.csv and .png" for what in ("curve", "sensitivity") if getattr(args, what)]
+    made = [f"{base}-{what}.csv and .png" for what in ("curve", "sensitivity") if getattr(options, what)]
     print(f"written: {', '.join(made)}")
 
 
@@ -69,7 +69,7 @@ def tradeoff(job: Job, count: int) -> list[Point]:
     """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest;
     batch-norm statistics of every cut are taken anew unless --recalibrate says otherwise."""
     ranking = Ranking.of(job)
-    dense, cost = dense_score(job), total_cost(job.dense.module_defs, *job.size)
+    dense, cost = job.before, total_cost(job.dense.module_defs, *job.size)
     points, cuts, last = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)], [], None
     for level in curve_levels(ranking.ranked, ranking.free, count):
         cut = cut_at(job, ranking, level)
@@ -79,9 +79,9 @@ def tradeoff(job: Job, count: int) -> list[Point]:
         cuts.append(cut)
         points.append(point_of(job, ranking, cut))
         print(f"  {points[-1].row()}", flush=True)
-    if job.args.repeats and cuts:
+    if job.options.repeats and cuts:
         whole, seconds, protocol = latencies_beside(
-            job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.args.repeats
+            job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.options.repeats
         )
         points = [replace(point, latency=own) for point, own in zip(points, [whole, *seconds])]
         print(f"latency: each beside the dense net; {protocol}")
@@ -90,8 +90,8 @@ def tradeoff(job: Job, count: int) -> list[Point]:
 
 def point_of(job: Job, ranking: Ranking, cut: Cut) -> Point:
     """Cost and score of the compact net of one cut, not yet timed."""
-    model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
-    result = evaluate(model, job.loader, job.names, job.options, quiet=True)
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(job.options.candidate_batches))
+    result = evaluate(model, job.loader, job.data.names, job.options.scoring, quiet=True)
     cost = total_cost(model.module_defs, *job.size)
     return Point(share_of(ranking, cut), cost.parameters, cost.macs, None, result.map50, result.map)
 
@@ -111,8 +111,9 @@ def sensitivity(job: Job, images: int) -> list[dict]:
     a set of tied layers; the removed channels are masked, so that every row is about the same net."""
     ranking, graph = Ranking.of(job), job.graph
     part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
-    loader = DataLoader(part, job.args.batch_size, collate_fn=collate)
-    dense = evaluate(job.model, loader, job.names, job.options, quiet=True).map50
+    loader = DataLoader(part, job.options.source.batch_size, collate_fn=collate)
+    score = lambda net: evaluate(net, loader, job.data.names, job.options.scoring, quiet=True).map50  # noqa: E731
+    dense = score(job.model)
     print(f"sensitivity on {len(part)} images, {dense:.4f} with all channels")
     rows = []
     for cell in cells(graph):
@@ -124,7 +125,7 @@ def sensitivity(job: Job, images: int) -> list[dict]:
             keep[order[:min(int(share * len(cell)), len(cell) - 1)]] = False
             masks = {i: keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
             model = loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))
-            row[f"{share:g}"] = round(evaluate(model, loader, job.names, job.options, quiet=True).map50, 4)
+            row[f"{share:g}"] = round(score(model), 4)
         rows.append(row)
         print(
             f"  layers {row['layers']} ({row['channels']} channels): "

@@ -1,9 +1,104 @@
-"""The command line of test_prune.py, for the script and for benchmarks that prune as it does."""
+"""The command line of test_prune.py and the options that it makes, for the script and for benchmarks that prune as it
+does."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils import cli
+from utils.data.args import ReadOptions
+from utils.evaluation.args import ScoreOptions
+
+RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
+
+
+@dataclass(frozen=True)
+class Source:
+    """The net and the data, as the command line names them, and where and how images are fed to it."""
+
+    cfg: str
+    weights: str | None
+    data: str | None
+    class_path: str | None
+    img_size: int | None
+    batch_size: int
+    n_cpu: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class CutRule:
+    """What goes: by which importance, what stays in any case, and what becomes of removed constants."""
+
+    percent: float
+    strategy: str
+    score: str
+    group_norm: str
+    layer_keep: float
+    divisor: int
+    layers: int
+    fold: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the compact net computes what the masked one does."""
+        return self.fold == "exact"
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What a search looks for in the place of --percent."""
+
+    target_params: cli.Target | None
+    target_flops: cli.Target | None
+    target_latency: cli.Target | None
+    max_drop: float | None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return any(aim is not None for aim in (self.target_params, self.target_flops, self.target_latency,
+                                               self.max_drop))
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """One pruning. given: the arguments, by their names, for the report."""
+
+    source: Source
+    read: ReadOptions
+    rule: CutRule
+    aims: Aims
+    scoring: ScoreOptions
+    recalibrate: int | None
+    steps: int
+    tune: str
+    curve: int
+    sensitivity: int
+    out: Path | None
+    repeats: int
+    no_eval: bool
+    given: dict
+
+    @property
+    def recalibration_batches(self) -> int:
+        """--recalibrate, or its default for the cut itself."""
+        if self.recalibrate is not None:
+            return self.recalibrate
+        return RECALIBRATION_BATCHES if self.aims.any and not self.no_eval else 0
+
+    @property
+    def candidate_batches(self) -> int:
+        """--recalibrate, or its default for nets that are only compared (--max-drop, --curve)."""
+        return RECALIBRATION_BATCHES if self.recalibrate is None else self.recalibrate
+
+
+def prune_options(args: argparse.Namespace) -> PruneOptions:
+    """The options that parsed arguments make."""
+    kinds = {"source": Source, "read": ReadOptions, "rule": CutRule, "aims": Aims, "scoring": ScoreOptions}
+    grouped = {name: cli.options_of(kind, args) for name, kind in kinds.items()}
+    return cli.options_of(PruneOptions, argparse.Namespace(**vars(args), **grouped, given=vars(args)))
 
 
 def parse_prune_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:

@@ -8,16 +8,7 @@ from torch import nn
 from utils.batch_norm import recalibrate
 from utils.compare import TOLERANCE, deviation, probe_image
 from utils.evaluation.metrics import EvalResult
-from utils.pruning.job import (
-    Job,
-    PruneError,
-    compact_of,
-    dense_score,
-    eval_model,
-    loaded,
-    recalibration_batches,
-    searching,
-)
+from utils.pruning.job import Job, PruneError, compact_of, eval_model, loaded
 from utils.pruning.plan import Plan
 from utils.pruning.surgery import Surgery, compact_net, masked_state
 
@@ -44,11 +35,11 @@ def masked_model(job: Job, plan: Plan) -> nn.Module:
 
 def prune_and_eval(job: Job, plan: Plan) -> tuple[EvalResult | None, EvalResult | None]:
     """Score the net as loaded and with its channels masked, before anything is written."""
-    before = dense_score(job)
+    before = job.before
     masked = eval_model(job, masked_model(job, plan), "masked") if job.loader else None
     if before and masked and masked.map50 < before.map50 - 0.05:
-        milder = "a milder target" if searching(job.args) else "a smaller --percent"
-        sparser = " or more training with -sr" if job.args.score.startswith("gamma") else ""
+        milder = "a milder target" if job.options.aims.any else "a smaller --percent"
+        sparser = " or more training with -sr" if job.options.rule.score.startswith("gamma") else ""
         print(f"warning: this cut takes mAP from {before.map50:.4f} to {masked.map50:.4f} before fine-tuning; "
               f"{milder}{sparser} avoids that")
     return before, masked
@@ -59,28 +50,27 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
 
     Raises PruneError when they differ (with --fold exact); with bias the deviation is reported.
     """
+    rule = job.options.rule
     model, surgery = compact_of(job, plan.cut)
     worst = deviation(masked_model(job, plan), model, job.size)
-    if job.args.fold == "exact" and not worst <= TOLERANCE:  # written so that NaN does not pass
+    if rule.exact and not worst <= TOLERANCE:  # written so that NaN does not pass
         exact = deviation_in_double(job, plan)  # rounding, or a wrong net? float64 tells
         if not exact <= TOLERANCE_DOUBLE:
             raise PruneError(f"the compact net differs from the masked one by {exact:.3g} of the largest raw value, "
                              f"expected at most {TOLERANCE_DOUBLE:g} in float64; nothing was written")
     print(f"compact net verified: differs from the masked one by at most {worst:.2g} of the largest raw value"
-          if job.args.fold == "exact" else f"--fold {job.args.fold}: the compact net differs from the masked one by up "
-                                           f"to {worst:.2g} "
-          "of the largest raw value")
-    return Compact(
-        model, surgery, worst, {} if job.args.fold == "exact" else layer_deviations(job, plan, model, surgery)
-    )
+          if rule.exact else
+          f"--fold {rule.fold}: the compact net differs from the masked one by up to {worst:.2g} of the largest raw "
+          "value")
+    return Compact(model, surgery, worst, {} if rule.exact else layer_deviations(job, plan, model, surgery))
 
 
 def recalibrate_compact(job: Job, compact: Compact) -> None:
     """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored where its --fold
     is inexact."""
-    if count := recalibration_batches(job.args):
-        if job.args.fold != "exact":
-            compact.folded = eval_model(job, compact.model, f"compact, --fold {job.args.fold}")
+    if count := job.options.recalibration_batches:
+        if not job.options.rule.exact:
+            compact.folded = eval_model(job, compact.model, f"compact, --fold {job.options.rule.fold}")
         batches = list(job.train_batches(count))
         recalibrate(compact.model, batches)
         print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} "
@@ -92,8 +82,9 @@ def deviation_in_double(job: Job, plan: Plan) -> float:
     state = {
         key: value.double() if value.is_floating_point() else value for key, value in job.model.state_dict().items()
     }
-    surgery = compact_net(job.model.module_defs, state, job.graph, plan.cut.keep, job.args.fold)
-    masked, compact = job.build(job.model.module_defs).double().eval(), job.build(surgery.module_defs).double().eval()
+    surgery = compact_net(job.model.module_defs, state, job.graph, plan.cut.keep, job.options.rule.fold)
+    net = type(job.dense)
+    masked, compact = net(job.model.module_defs).double().eval(), net(surgery.module_defs).double().eval()
     masked.load_state_dict(masked_state(state, plan.masks))
     compact.load_state_dict(surgery.state)
     return deviation(masked, compact, job.size)

@@ -1,20 +1,21 @@
 """--steps: prune a part, fine-tune, prune again. Runs test_prune.py and train.py, and goes on where it was stopped."""
 
-import argparse
 import csv
 import hashlib
 import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from utils.checkpoint import read_checkpoint
 from utils.data.prepare import data_of, labelled_dataset, model_and_data
-from utils.loading import default_weights, input_size, resolve_cfg, stem
+from utils.loading import checked_size, default_weights, resolve_cfg, stem
 from utils.origin import missing
 from utils.output import ascii_table, write_json
 from utils.parse_config import parse_model_config
+from utils.pruning.args import PruneOptions
 from utils.pruning.report import OutputNames
 from utils.shapes import total_cost
 from utils.training.args import parse_train_args
@@ -40,20 +41,21 @@ OF_THE_WHOLE = (
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
-    """Prune args.cfg in args.steps parts, each followed by `train.py` with the flags of --tune; argv: this command
+def run_steps(options: PruneOptions, argv: list[str]) -> None:
+    """Prune the net of --cfg in --steps parts, each followed by `train.py` with the flags of --tune; argv: this command
     line's flags, passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its
     name>-step<i>."""
     # a wrong flag is known before the first step is pruned
-    parse_train_args("fine-tuning of --steps", shlex.split(args.tune))
-    weights = Path(args.weights or default_weights(args.cfg, "checkpoints"))
-    args.data = args.data or data_of(weights)
-    _, defs, data = model_and_data(args, quiet=True)  # and so are images without a box
-    for part in ("train", "valid"):
-        labelled_dataset(args, data, part, input_size(args, defs))
-    out = args.out or Path("pruned") / f"steps-{stem(args.cfg)}"
-    cfg = resolve_cfg(args.cfg)
-    shares, passed = step_shares(args), without(argv, OF_THE_WHOLE)
+    parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
+    weights = Path(options.source.weights or default_weights(options.source.cfg, "checkpoints"))
+    source = replace(options.source, data=options.source.data or data_of(weights))
+    options, layers = replace(options, source=source), options.rule.layers
+    _, defs, data = model_and_data(source.cfg, source.data, source.class_path, quiet=True)
+    for part in ("train", "valid"):  # and so are images without a box
+        labelled_dataset(options.read, data, part, checked_size(source.img_size, defs))
+    out = options.out or Path("pruned") / f"steps-{stem(source.cfg)}"
+    cfg = resolve_cfg(source.cfg)
+    shares, passed = step_shares(options), without(argv, OF_THE_WHOLE)
     remember(
         out / "steps.json",
         {
@@ -61,22 +63,22 @@ def run_steps(args: argparse.Namespace, argv: list[str]) -> None:
             "weights": str(weights),
             "weights_sha256": sha256(weights),
             "prune": [*shares, *passed],
-            "layers": args.layers,
-            "tune": args.tune,
+            "layers": layers,
+            "tune": options.tune,
         },
     )
     rows = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]]
-    for step in range(1, args.steps + 1):
+    for step in range(1, options.steps + 1):
         folder, run = out / f"step{step}", Path("logs") / f"{run_name(out)}-step{step}"
-        blocks = ["--layers", args.layers] if step == 1 and args.layers else []
+        blocks = ["--layers", layers] if step == 1 and layers else []
         report = prune(folder, ["--cfg", cfg, "--weights", weights, *shares, *blocks, *passed])
         names = OutputNames.of(cfg, folder)
         cfg = names.cfg
-        tune(run, ["--cfg", cfg, "--weights", names.checkpoint, *training_flags(args), "--no-publish",
-                   *shlex.split(args.tune)])
+        tune(run, ["--cfg", cfg, "--weights", names.checkpoint, *training_flags(options), "--no-publish",
+                   *shlex.split(options.tune)])
         weights = run / "best.pth"
         defs = parse_model_config(cfg)
-        cost = total_cost(defs, *input_size(args, defs))
+        cost = total_cost(defs, *checked_size(source.img_size, defs))
         rows.append([step, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f}", score_of(report), best_of(run)])
     print(ascii_table(rows))
     print(f"written: {cfg}, {weights}")
@@ -104,31 +106,34 @@ def run_name(out: Path) -> str:
     return "-".join(part for part in out.parts if part not in (out.anchor, ".", ".."))
 
 
-def training_flags(args: argparse.Namespace) -> list:
+def training_flags(options: PruneOptions) -> list:
     """What train.py has to know of a pruning's command line."""
-    flags = ["--data", args.data, "--n_cpu", args.n_cpu, "--threads", args.threads, "--cache-gb", args.cache_gb]
-    for flag, value in (("--class_path", args.class_path), ("--img_size", args.img_size), ("--device", args.device)):
+    source, read = options.source, options.read
+    flags = ["--data", source.data, "--n_cpu", source.n_cpu, "--threads", source.threads, "--cache-gb", read.cache_gb]
+    for flag, value in (("--class_path", source.class_path), ("--img_size", source.img_size),
+                        ("--device", source.device)):
         flags += [flag, value] if value else []
-    return flags + ["--skip-bad"] * args.skip_bad
+    return flags + ["--skip-bad"] * read.skip_bad
 
 
-def step_shares(args: argparse.Namespace) -> list[str]:
-    """Flags of one step: equal ratios, so that args.steps of them compound to what was asked for."""
-    flags = ["--layer-keep", f"{args.layer_keep ** (1 / args.steps):.6f}"] if args.layer_keep else []
+def step_shares(options: PruneOptions) -> list[str]:
+    """Flags of one step: equal ratios, so that as many of them as --steps says compound to what was asked for."""
+    rule, source, steps = options.rule, options.source, options.steps
+    flags = ["--layer-keep", f"{rule.layer_keep ** (1 / steps):.6f}"] if rule.layer_keep else []
     aims = len(flags)
     for name in ("target_params", "target_flops", "target_latency"):
-        if (target := getattr(args, name)) is None:
+        if (target := getattr(options.aims, name)) is None:
             continue
         ratio = target.value
         if not target.is_ratio:
             if name == "target_latency":
                 raise ValueError("--steps: found a --target-latency in milliseconds, expected a ratio such as 0.5")
-            cfg, defs, _ = model_and_data(args, quiet=True)
-            cost = total_cost(defs, *input_size(args, defs))
+            _, defs, _ = model_and_data(source.cfg, source.data, source.class_path, quiet=True)
+            cost = total_cost(defs, *checked_size(source.img_size, defs))
             ratio = target.value / (cost.parameters if name == "target_params" else 2 * cost.macs)
-        flags += [f"--{name.replace('_', '-')}", f"{min(ratio, 1.0) ** (1 / args.steps):.6f}"]
-    if len(flags) == aims and args.max_drop is None:
-        flags += ["--percent", f"{1 - (1 - args.percent) ** (1 / args.steps):.6f}"]
+        flags += [f"--{name.replace('_', '-')}", f"{min(ratio, 1.0) ** (1 / steps):.6f}"]
+    if len(flags) == aims and options.aims.max_drop is None:
+        flags += ["--percent", f"{1 - (1 - rule.percent) ** (1 / steps):.6f}"]
     return flags
 
 

@@ -1,7 +1,7 @@
 """Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what
 to say before anything is cut."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import torch
@@ -15,7 +15,7 @@ from utils.loss import yolo_loss
 from utils.pruning import importance, selection
 from utils.pruning.blocks import Block, remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
-from utils.pruning.job import Job, PruneError, candidate_batches, compact_of, dense_score, loaded, searching
+from utils.pruning.job import Job, PruneError, compact_of, loaded
 from utils.pruning.selection import (
     Cut,
     candidates,
@@ -48,7 +48,8 @@ class Ranking:
         """The ranking by --score."""
         members = importance.member_count(job.graph)
         scores = score_groups(job)
-        return cls(scores, in_blocks(job.graph, scores, job.args.divisor), members, candidates(job.graph, members))
+        ranked = in_blocks(job.graph, scores, job.options.rule.divisor)
+        return cls(scores, ranked, members, candidates(job.graph, members))
 
 
 @dataclass
@@ -64,47 +65,48 @@ class Plan:
     limit: float
 
 
-def remove_layers(job: Job) -> None:
-    """--layers: take the residual blocks of least --score out of job.model, checked against the net in which they add
-    nothing."""
-    if not job.args.layers:
-        return
+def remove_layers(job: Job) -> Job:
+    """The job with the residual blocks of least --score, as many as --layers says, taken out of its model; checked
+    against the net in which they add nothing."""
+    rule = job.options.rule
+    if not rule.layers:
+        return job
     defs, state = job.dense.module_defs, job.dense.state_dict()
     blocks = residual_blocks(defs)
-    found = weakest_blocks(blocks, score_blocks(job, blocks), job.args.layers)
-    job.blocks = [block for block, _ in found]
+    found = weakest_blocks(blocks, score_blocks(job, blocks), rule.layers)
+    gone = tuple(block for block, _ in found)
     for block, score in found:
-        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {job.args.score} "
-              f"{score:.3g}")
-    job.model = loaded(job, *remove_blocks(defs, state, job.blocks))
-    job.graph = channel_graph(job.model.module_defs, job.args.strategy)
-    silent = loaded(job, defs, silenced_state(state, job.blocks))
-    if not (worst := deviation(silent, job.model, job.size)) <= TOLERANCE:
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {rule.score} {score:.3g}")
+    model = loaded(job, *remove_blocks(defs, state, gone))
+    graph = channel_graph(model.module_defs, rule.strategy)
+    silent = loaded(job, defs, silenced_state(state, gone))
+    if not (worst := deviation(silent, model, job.size)) <= TOLERANCE:
         raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from "
                          f"the one in which they add nothing, expected at most {TOLERANCE:g}")
-    if not job.graph.prunable:
+    if not graph.prunable:
         raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
+    return replace(job, model=model, graph=graph, blocks=gone)
 
 
 def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
     """(blocks,) the --score of every residual block."""
-    args, model = job.args, job.model
+    kind, model = job.options.rule.score, job.model
     if not blocks:
         return torch.zeros(0)
     first_order = None
-    if args.score == "taylor":
+    if kind == "taylor":
         batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
         first_order = importance.taylor_of_blocks(model, blocks, batches, batch_loss)
-    return importance.block_scores(args.score, model, job.graph, blocks, first_order)
+    return importance.block_scores(kind, model, job.graph, blocks, first_order)
 
 
 def score_groups(job: Job) -> torch.Tensor:
     """(G,) the --score of every group."""
-    args, model = job.args, job.model
+    rule, model = job.options.rule, job.model
     first_order = None
-    if args.score == "taylor":
+    if rule.score == "taylor":
         first_order = importance.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
-    return importance.group_scores(args.score, model, job.graph, args.group_norm, first_order)
+    return importance.group_scores(rule.score, model, job.graph, rule.group_norm, first_order)
 
 
 def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -116,8 +118,9 @@ def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 def plan_cut(job: Job) -> Plan:
     """The cut of --percent, or the one that a search for the targets finds."""
     ranking = Ranking.of(job)
-    cut = cut_at(job, ranking, search(job, ranking) if searching(job.args) else
-                 global_threshold(ranking.ranked[ranking.free], ranking.members[ranking.free], job.args.percent))
+    free, percent = ranking.free, job.options.rule.percent
+    cut = cut_at(job, ranking, search(job, ranking) if job.options.aims.any else
+                 global_threshold(ranking.ranked[free], ranking.members[free], percent))
     return Plan(
         cut,
         cut.masks(job.graph),
@@ -134,11 +137,11 @@ def share_of(ranking: Ranking, cut: Cut) -> float:
 
 def cut_at(job: Job, ranking: Ranking, threshold: float) -> Cut:
     """What a threshold leaves under --layer-keep and --divisor, carriers included in the widths that are aligned."""
-    args, graph = job.args, job.graph
-    cut = obtain_filters_mask(graph, ranking.ranked, ranking.members, threshold, args.layer_keep, args.divisor)
+    rule, graph = job.options.rule, job.graph
+    cut = obtain_filters_mask(graph, ranking.ranked, ranking.members, threshold, rule.layer_keep, rule.divisor)
     keep = cut.keep
-    for _ in range(MAKE_ROOM_ROUNDS if args.divisor > 1 and args.fold == "exact" else 0):
-        aligned = make_room(graph, keep, stays(job, keep), ranking.scores, args.divisor, args.layer_keep)
+    for _ in range(MAKE_ROOM_ROUNDS if rule.divisor > 1 and rule.exact else 0):
+        aligned = make_room(graph, keep, stays(job, keep), ranking.scores, rule.divisor, rule.layer_keep)
         if torch.equal(aligned, keep):
             break
         keep = aligned
@@ -147,7 +150,7 @@ def cut_at(job: Job, ranking: Ranking, threshold: float) -> Cut:
 
 def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
     """(G,) bool: groups present in the compact net, carriers included."""
-    if job.args.fold != "exact":
+    if not job.options.rule.exact:
         return keep
     return staying_groups(
         job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep
@@ -165,8 +168,7 @@ def search(job: Job, ranking: Ranking) -> float:
 
     Raises PruneError, naming what could be had, when there is none.
     """
-    args = job.args
-    start = 0.0
+    start, max_drop = 0.0, job.options.aims.max_drop
     # probes that are measured or scored choose among fewer cuts than those that are counted
     for fits, flags, most in (
         (size_check(job), "--target-params/--target-flops", None),
@@ -181,22 +183,22 @@ def search(job: Job, ranking: Ranking) -> float:
             raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and "
                              f"{2 * least.macs / 1e9:.3g} GFLOPs; {', or '.join(ways_to_cut_more(job))}")
         start = threshold
-    if args.max_drop is None:
+    if max_drop is None:
         return start
     require_something_to_lose(job)
     levels = selection.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
     threshold = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
     if threshold is None:
-        raise PruneError(f"--max-drop {args.max_drop:g}: even the mildest cut that was searched loses more mAP; train "
+        raise PruneError(f"--max-drop {max_drop:g}: even the mildest cut that was searched loses more mAP; train "
                          "with -sr first, or allow more")
     return threshold
 
 
 def ways_to_cut_more(job: Job) -> list[str]:
     """What would let a search get further, of the flags that have something left to give."""
-    args = job.args
-    offers = {"lower --layer-keep": args.layer_keep > 0, "lower --divisor": args.divisor > 1,
-              "take --strategy group": args.strategy == "skip",
+    rule = job.options.rule
+    offers = {"lower --layer-keep": rule.layer_keep > 0, "lower --divisor": rule.divisor > 1,
+              "take --strategy group": rule.strategy == "skip",
               "remove more blocks with --layers": bool(residual_blocks(job.model.module_defs))}
     return ["ask for less", *(way for way, helps in offers.items() if helps)]
 
@@ -204,19 +206,20 @@ def ways_to_cut_more(job: Job) -> list[str]:
 def require_something_to_lose(job: Job) -> None:
     """Raise PruneError when the dense net scores so little that a cut which leaves nothing would pass --max-drop. A
     drop of 1 allows that in so many words."""
-    if (before := dense_score(job).map50) <= job.args.max_drop < 1:
-        raise PruneError(f"--max-drop {job.args.max_drop:g}: found a net of mAP {before:.4f}, expected more than the "
+    max_drop = job.options.aims.max_drop
+    if (before := job.before.map50) <= max_drop < 1:
+        raise PruneError(f"--max-drop {max_drop:g}: found a net of mAP {before:.4f}, expected more than the "
                          f"drop, or the score chooses nothing: any cut passes; train {job.weights} first, or cut by "
                          "--percent")
 
 
 def size_check(job: Job) -> Callable[[Cut], bool] | None:
     """Whether a cut meets --target-params and --target-flops; None without either."""
-    args, dense = job.args, total_cost(job.dense.module_defs, *job.size)
-    if args.target_params is None and args.target_flops is None:
+    aims, dense = job.options.aims, total_cost(job.dense.module_defs, *job.size)
+    if aims.target_params is None and aims.target_flops is None:
         return None
-    most_parameters = args.target_params.of(dense.parameters) if args.target_params else float("inf")
-    most_macs = args.target_flops.of(2 * dense.macs) / 2 if args.target_flops else float("inf")
+    most_parameters = aims.target_params.of(dense.parameters) if aims.target_params else float("inf")
+    most_macs = aims.target_flops.of(2 * dense.macs) / 2 if aims.target_flops else float("inf")
 
     def fits(cut: Cut) -> bool:
         """Counted, nothing is built."""
@@ -228,13 +231,13 @@ def size_check(job: Job) -> Callable[[Cut], bool] | None:
 
 def latency_check(job: Job) -> Callable[[Cut], bool] | None:
     """Whether a cut meets --target-latency, measured beside the dense net; None without it."""
-    target = job.args.target_latency
+    target = job.options.aims.target_latency
     if target is None:
         return None
 
     def fits(cut: Cut) -> bool:
         """Built and measured."""
-        dense, slim = compare_latency([job.dense, compact_of(job, cut)[0]], job.size, max(job.args.repeats, 10))
+        dense, slim = compare_latency([job.dense, compact_of(job, cut)[0]], job.size, max(job.options.repeats, 10))
         print(f"  probe: {cost_of(job, cut).parameters:,} parameters take {slim} against {dense}")
         return slim.median <= target.of(dense.median)
 
@@ -243,8 +246,8 @@ def latency_check(job: Job) -> Callable[[Cut], bool] | None:
 
 def keeps_map(job: Job, ranking: Ranking, cut: Cut) -> bool:
     """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop of the dense one."""
-    model = recalibrate(compact_of(job, cut)[0], job.train_batches(candidate_batches(job.args)))
-    before, result = dense_score(job), evaluate(model, job.loader, job.names, job.options, quiet=True)
+    model = recalibrate(compact_of(job, cut)[0], job.train_batches(job.options.candidate_batches))
+    before, result = job.before, evaluate(model, job.loader, job.data.names, job.options.scoring, quiet=True)
     print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP "
           f"{result.map50:.4f} ({result.map50 - before.map50:+.4f})", flush=True)
-    return result.map50 >= before.map50 - job.args.max_drop
+    return result.map50 >= before.map50 - job.options.aims.max_drop

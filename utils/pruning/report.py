@@ -17,7 +17,7 @@ from utils.output import ascii_table, change, environment, markdown_table, repla
 from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
 from utils.pruning.compact import Compact
-from utils.pruning.job import Job, PruneError, searching
+from utils.pruning.job import Job, PruneError
 from utils.pruning.plan import Plan
 from utils.pruning.selection import COSTLY, describe_cut, describe_sparsity
 from utils.replaced import keep_replaced, same_weights
@@ -54,14 +54,14 @@ class OutputNames:
 
 def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> None:
     """Print the tables, write every file and say what comes next."""
-    names = OutputNames.of(job.cfg, job.args.out)
+    names, repeats, rule = OutputNames.of(job.cfg, job.options.out), job.options.repeats, job.options.rule
     write_outputs(job, compact, names, after)
-    times = compare_latency([job.dense, compact.model], job.size, job.args.repeats) if job.args.repeats else None
+    times = compare_latency([job.dense, compact.model], job.size, repeats) if repeats else None
     file_bytes = darknet_bytes(job.dense), names.darknet_weights.stat().st_size
     costs = total_cost(job.dense.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
     rows = comparison_rows(before, masked, after, costs, file_bytes, times)
-    if job.args.fold != "exact" and masked:
-        rows.insert(3, fold_row(job.args.fold, masked, compact.folded or after))
+    if not rule.exact and masked:
+        rows.insert(3, fold_row(rule.fold, masked, compact.folded or after))
     channels = channel_rows(job, compact)
     print(ascii_table(channels))
     print(ascii_table(rows))
@@ -70,7 +70,7 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
         warn_about_speed(costs, times)
     write_report(job, plan, compact, names, rows, channels, times, (before, masked, after))
     print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
-    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.args.data}")
+    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.options.source.data}")
 
 
 def comparison_rows(
@@ -176,8 +176,8 @@ def gammas_by_fate(job: Job, plan: Plan, compact: Compact) -> dict[str, list[flo
 
 def gamma_threshold(job: Job, plan: Plan) -> float | None:
     """The |gamma| that channels were cut below; None where the importance was something else."""
-    args = job.args
-    return plan.cut.threshold if args.score == "gamma" and args.divisor == 1 and args.group_norm != "l2" else None
+    rule = job.options.rule
+    return plan.cut.threshold if rule.score == "gamma" and rule.divisor == 1 and rule.group_norm != "l2" else None
 
 
 def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:
@@ -197,7 +197,7 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
         csv.writer(file).writerows(channels)
     write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
     report = {
-        "args": vars(job.args),
+        "args": job.options.given | {"data": job.options.source.data, "recalibrate": job.options.recalibrate},
         "cfg": str(job.cfg),
         "weights": str(job.weights),
         "threshold": plan.cut.threshold,
@@ -218,27 +218,29 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
 
 def warn_before(job: Job, plan: Plan) -> None:
     """Say, before anything is evaluated or written, what this cut means and whether the gammas are ready for it."""
-    args, graph = job.args, job.graph
-    print(f"strategy {args.strategy}: {len(graph.prunable)} prunable layers, "
+    rule, graph = job.options.rule, job.graph
+    print(f"strategy {rule.strategy}: {len(graph.prunable)} prunable layers, "
           f"{sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
     for layer_i, reason in graph.reasons.items():
         print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
-    name = "this search" if searching(args) else f"percent {args.percent:g}"
-    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {args.score}, cuts {plan.share:.1%} of the channels; "
+    searched = job.options.aims.any
+    name = "this search" if searched else f"percent {rule.percent:g}"
+    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {rule.score}, cuts {plan.share:.1%} of the channels; "
           f"limit {plan.limit:.4f} (threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
     gammas = gammas_by_layer(job.model)
     # ties, which such a cut would keep, count: equal gammas are not sparse
-    if args.score == "gamma" and not searching(args):
-        energy, words = describe_sparsity(graph, gammas, args.percent)
+    if rule.score == "gamma" and not searched:
+        energy, words = describe_sparsity(graph, gammas, rule.percent)
     else:
         energy, words = describe_cut(graph, gammas, ~plan.cut.keep, name)
     print(words)
     if energy >= COSTLY:
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
-              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 --data {args.data}")
-    if plan.cut.rescued and args.layer_keep:
+              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 "
+              f"--data {job.options.source.data}")
+    if plan.cut.rescued and rule.layer_keep:
         print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep "
-              f"{args.layer_keep:g})")
+              f"{rule.layer_keep:g})")
     elif plan.cut.rescued:
         print(f"warning: {name} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep "
-              f"{'one channel' if args.divisor == 1 else f'{args.divisor} channels'} each")
+              f"{'one channel' if rule.divisor == 1 else f'{rule.divisor} channels'} each")

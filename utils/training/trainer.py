@@ -11,16 +11,18 @@ from typing import Callable, NoReturn
 import torch
 from torch import nn
 
+from utils import cli
 from utils.batch_norm import QUANTILES, gamma_quantiles, gammas_of, rescale_gammas, rescale_obstacles, zero_share
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import WeightsError, file_bytes
+from utils.data.args import ReadOptions
 from utils.data.augmentations import AUGMENTATIONS, Augmentation
 from utils.data.datasets import TrainSampler, evaluation_loader, training_loader
 from utils.data.prepare import given_names, labelled_dataset, model_and_data
 from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.evaluation.metrics import EvalResult
 from utils.letterbox import to_input
-from utils.loading import input_size, select_device, stem
+from utils.loading import checked_size, select_device, stem
 from utils.loss import LossOptions, LossParts, yolo_loss
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS, origin
 from utils.parse_config import rebuild_heads
@@ -56,10 +58,10 @@ class Trainer:
         self.rank, self.world_size, self.device = distributed.start(device)
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
-        self.cfg, defs, self.data = model_and_data(args, quiet=not self.main)
+        self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, quiet=not self.main)
         if args.resume:  # the cfg's name may belong to another pruning by now
             defs = read_checkpoint(args.resume)["module_defs"]
-        self.size = input_size(args, defs)
+        self.size = checked_size(args.img_size, defs)
         self.model = build(defs).to(self.device, memory_format=torch.channels_last)
         self.rescale = 1.0  # the factor that gammas carry, see utils.batch_norm
         self.start_words = self._load_start()
@@ -88,7 +90,7 @@ class Trainer:
         )
         self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
-        self.score_options = ScoreOptions(args.conf_thres, args.nms_thres, args.iou_thres, scorer=args.scorer)
+        self.score_options = cli.options_of(ScoreOptions, args)
 
     # ---- building
 
@@ -136,9 +138,10 @@ class Trainer:
         args = self.args
         if args.tensorboard and self.main:
             require_tensorboard()
-        self.train_set = labelled_dataset(args, self.data, "train", self.size, seed=args.seed,
+        read = cli.options_of(ReadOptions, args)
+        self.train_set = labelled_dataset(read, self.data, "train", self.size, seed=args.seed,
                                           augmentation=self._augmentation())
-        self.valid_set = labelled_dataset(args, self.data, "valid", self.size) if self.main else None
+        self.valid_set = labelled_dataset(read, self.data, "valid", self.size) if self.main else None
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
                                     args.multiscale_training, self.rank, self.world_size)
         self.loader = training_loader(self.train_set, self.sampler, args.n_cpu)
