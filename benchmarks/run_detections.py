@@ -11,7 +11,7 @@ from models import YOLOLayer
 from utils.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from utils.evaluation import metrics, nms, reference_scorer
 from utils.evaluation.evaluate import ScoreOptions
-from utils.parse_config import head_anchors, head_indices, parse_model_config
+from utils.parse_config import head_anchors, head_indices, parse_model_config, section_of
 
 RAW_SPREAD = 0.2
 
@@ -23,7 +23,7 @@ def raw_maps(cfg: str, images: int, size: int) -> list[tuple[YOLOLayer, Tensor]]
     trained: every objectness is about 0.5 and every box about the size of its anchor."""
     defs = parse_model_config(cfg)
     generator = torch.Generator().manual_seed(0)
-    heads = [YOLOLayer(defs[1 + i]) for i in head_indices(defs)]
+    heads = [YOLOLayer(section_of(defs, i)) for i in head_indices(defs)]
     strides = [32 >> i for i in range(len(heads))]
     return [
         (
@@ -59,7 +59,7 @@ def decode(cfg: str, images: int, size: int):
 def plain_decode(cfg: str, images: int, size: int):
     """The classic way: a contiguous copy, one slice after the other."""
     defs = parse_model_config(cfg)
-    anchors = [torch.tensor(head_anchors(defs[1 + i])) for i in head_indices(defs)]
+    anchors = [torch.tensor(head_anchors(section_of(defs, i))) for i in head_indices(defs)]
     maps = [raw for _, raw in raw_maps(cfg, images, size)]
 
     @torch.inference_mode()

@@ -31,7 +31,7 @@ from utils.compare import latencies_beside
 from utils.evaluation.evaluate import evaluate
 from utils.loading import select_device
 from utils.output import ascii_table, write_csv, write_json
-from utils.parse_config import write_model_config
+from utils.parse_config import section_of, write_model_config
 from utils.plots import plot_tradeoff
 from utils.pruning import iterative
 from utils.pruning.args import parse_prune_args, prune_options
@@ -186,7 +186,7 @@ def defs_of(net: nn.Module) -> list[dict]:
     """module_defs with the widths that a Darknet's convolutions really have."""
     defs = [section.copy() for section in net.module_defs]
     for layer_i, conv, _ in net.convolutions():
-        defs[1 + layer_i]["filters"] = str(conv.out_channels)
+        section_of(defs, layer_i)["filters"] = str(conv.out_channels)
     return defs
 
 

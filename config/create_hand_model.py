@@ -26,6 +26,7 @@ from utils.parse_config import (  # noqa: E402
     integer,
     integers,
     rebuild_heads,
+    section_of,
     write_model_config,
 )
 
@@ -205,7 +206,7 @@ def scale_width(defs: list[dict], width: float) -> list[dict]:
 
 def used_anchors(defs: list[dict]) -> np.ndarray:
     """(K, 2) anchors in pixels that at least one head uses."""
-    return np.array(sorted({pair for i in head_indices(defs) for pair in head_anchors(defs[1 + i])}))
+    return np.array(sorted({pair for i in head_indices(defs) for pair in head_anchors(section_of(defs, i))}))
 
 
 def with_anchors(defs: list[dict], anchors: np.ndarray) -> list[dict]:

@@ -36,7 +36,7 @@ def test_no_file_imports_a_script():
 
 
 def test_utils_never_import_the_model():
-    """scripts -> models -> utils, never back: what needs a network is handed a way to build one."""
+    """scripts -> models -> utils, never back: what needs a network is handed its class, or one to copy."""
     for path in ROOT.glob("utils/**/*.py"):
         assert "models" not in set(imports_of(path)), path
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from utils.layers import ACTIVATIONS, activation_name
 from utils.letterbox import input_channels, to_input
-from utils.parse_config import head_indices, integer, layer_inputs
+from utils.parse_config import head_indices, integer, layer_inputs, section_of
 
 SMALL = 0.01  # gammas under this share of the largest count as gone
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
@@ -35,9 +35,9 @@ def rescale_obstacles(defs: list[dict]) -> list[str]:
         elif not ACTIVATIONS[name].homogeneous:
             obstacles.append(f"layer {layer_i} [{section['type']}] has activation {name}")
     for head_i in head_indices(defs):
-        if defs[head_i]["type"] != "convolutional" or integer(defs[head_i], "batch_normalize"):
-            obstacles.append(f"layer {head_i} [{defs[1 + head_i]['type']}] does not follow a convolution without batch "
-                             "norm")
+        before, head = section_of(defs, head_i - 1), section_of(defs, head_i)
+        if before["type"] != "convolutional" or integer(before, "batch_normalize"):
+            obstacles.append(f"layer {head_i} [{head['type']}] does not follow a convolution without batch norm")
     if not obstacles:
         _input_factors(defs, 0.5, obstacles)
     return obstacles

@@ -25,7 +25,7 @@ from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
 from utils.origin import missing
 from utils.output import replacing
-from utils.parse_config import class_count, explicit, head_anchors, head_indices, rebuild_heads
+from utils.parse_config import class_count, explicit, head_anchors, head_indices, rebuild_heads, section_of
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
@@ -191,7 +191,7 @@ def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
     for head_i in head_indices(defs):
         kernel = content["model"].get(f"module_list.{head_i - 1}.conv_{head_i - 1}.weight")
         rows = len(kernel) if kernel is not None and kernel.ndim else 0
-        values, rest = divmod(rows, len(head_anchors(defs[1 + head_i])))
+        values, rest = divmod(rows, len(head_anchors(section_of(defs, head_i))))
         counts.add(values - 5 if not rest else 0)
     return counts.pop() if len(counts) == 1 and min(counts) > 0 else None
 

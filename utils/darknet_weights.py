@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from utils.origin import missing
 from utils.output import replacing
-from utils.parse_config import class_count, head_anchors, head_entries, head_indices, integer
+from utils.parse_config import class_count, head_anchors, head_entries, head_indices, integer, section_of
 from utils.shapes import layer_costs
 
 HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i8")])  # what we write; read the same way from 0.2 on
@@ -202,7 +202,7 @@ def _head_convolutions(defs: list[dict]) -> list[int]:
 
 def _head_floats(defs: list[dict], conv_i: int, floats: int, classes: int) -> int:
     """Floats of head convolution `conv_i` if it were made for `classes` classes."""
-    filters = integer(defs[1 + conv_i], "filters")
+    filters = integer(section_of(defs, conv_i), "filters")
     return (
         floats // filters * len(head_anchors(defs[2 + conv_i])) * head_entries({**defs[2 + conv_i], "classes": classes})
     )

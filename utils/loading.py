@@ -4,7 +4,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 from torch import nn
 
@@ -52,16 +51,16 @@ class TrainedNet:
     words: str  # what was loaded
 
 
-def load_net(cfg: Path, weights: str | os.PathLike, build: Callable[[list[dict]], nn.Module],
+def load_net(cfg: Path, weights: str | os.PathLike, net: type[nn.Module],
              img_size: int | None = None) -> TrainedNet:
     """The net of `cfg` with all of `weights`, heads and input size being those of the weights (img_size: another square
     one).
 
-    build: module_defs -> Darknet. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
+    net: models.Darknet. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
     """
     defs = defs_for_weights(cfg, weights)
     size = checked_size(img_size, defs)
-    model = build(defs)
+    model = net(defs)
     words, content = load_weights(model, weights)
     return TrainedNet(model, names_of(cfg, weights, content, class_count(defs)), size, content, words)
 

@@ -378,6 +378,11 @@ def _explicit(section: dict) -> dict:
     return full
 
 
+def section_of(defs: list[dict], layer_i: int) -> dict:
+    """The section of a layer; layers are counted from 0 after [net]."""
+    return defs[1 + layer_i]
+
+
 def head_indices(defs: list[dict]) -> list[int]:
     """Layer indices of the detection layers ([yolo], [region]), in cfg order."""
     return [i for i, section in enumerate(defs[1:]) if section["type"] in HEADS]
@@ -385,7 +390,7 @@ def head_indices(defs: list[dict]) -> list[int]:
 
 def class_count(defs: list[dict]) -> int:
     """Number of classes of the detection layers. Raises CfgError when there is none or they differ."""
-    counts = {integer(defs[1 + i], "classes", DEFAULT_CLASSES) for i in head_indices(defs)}
+    counts = {integer(section_of(defs, i), "classes", DEFAULT_CLASSES) for i in head_indices(defs)}
     if len(counts) != 1:
         raise CfgError(f"{where(defs[0])}: found class counts {sorted(counts)} in the [yolo] layers, expected one "
                        "number")

@@ -259,7 +259,7 @@ def test_sensitivity_silences_the_weakest_share_of_each_layer_alone(job_of, monk
                 )
                 assert gone.sum() == expected
                 if expected:
-                    group = scores[torch.from_numpy(job.graph.outputs[i])]
+                    group = scores[job.graph.outputs[i]]
                     assert group[gone].max() <= group[~gone].min()
 
 

@@ -63,7 +63,7 @@ def test_cells_partition_what_can_be_cut(mixed, tiny_cfg):
         assert found.sort().values.tolist() == free.nonzero().flatten().tolist()
         for cell in cells(graph):
             for i in graph.normalised:
-                inside = torch.isin(cell, torch.from_numpy(graph.outputs[i]))
+                inside = torch.isin(cell, graph.outputs[i])
                 assert inside.all() or not inside.any()
 
 
@@ -102,7 +102,7 @@ def test_scores_are_their_formulas(tiny_cfg):
     model = trained(tiny_cfg, zero_share=0.0)
     graph = channel_graph(model.module_defs)
     own, gamma, kernel = (
-        torch.from_numpy(graph.outputs[6]),
+        graph.outputs[6],
         model.module_list[6][1].weight.abs(),
         model.module_list[6][0].weight.flatten(1),
     )
@@ -169,7 +169,7 @@ def test_taylor_is_the_derivative_along_the_removal(tiny_cfg):
         for factor in (1 - h, 1 + h):
             for i in graph.normalised:
                 key = f"module_list.{i}.batch_norm_{i}.weight"
-                scale = torch.where(torch.from_numpy(graph.outputs[i] == group), factor, 1.0)
+                scale = torch.where(graph.outputs[i] == group, factor, 1.0)
                 model.state_dict()[key].copy_(state[key] * scale)
             with torch.no_grad():
                 values.append(loss(model, image, None).item())
@@ -180,7 +180,7 @@ def test_taylor_is_the_derivative_along_the_removal(tiny_cfg):
 # ---- the least a layer keeps, and aligned widths
 
 def kept_by_layer(graph, keep):
-    return {i: int(keep[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.prunable}
+    return {i: int(keep[graph.outputs[i]].sum()) for i in graph.prunable}
 
 
 @settings(deadline=None)
@@ -190,7 +190,7 @@ def test_layer_keep_holds_in_every_layer(seed, share, threshold):
     scores = torch.from_numpy(np.random.default_rng(seed).random(len(graph.frozen)))
     cut = obtain_filters_mask(graph, scores, member_count(graph), threshold, layer_keep=share)
     for i, kept in kept_by_layer(graph, cut.keep).items():
-        assert kept >= math.ceil(share * len(set(graph.outputs[i])))
+        assert kept >= math.ceil(share * len(graph.outputs[i].unique()))
 
 
 @settings(deadline=None)
@@ -232,7 +232,7 @@ def test_widths_stay_aligned_with_carriers_and_after_a_second_pruning(percent):
             width = int(surgery.module_defs[1 + i]["filters"])
             assert width % 8 == 0 or width == len(graph.outputs[i])
         masked, compact = Darknet(model.module_defs).double().eval(), Darknet(surgery.module_defs).double().eval()
-        masks = {i: keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
+        masks = {i: keep[graph.outputs[i]] for i in graph.normalised}
         masked.load_state_dict(masked_state(state, masks))
         compact.load_state_dict(surgery.state)
         assert worst(masked, compact) < 1e-9

@@ -1,6 +1,5 @@
 """Pruning: the graph, the threshold, and exact removal at every position, on tiny nets and on every cfg family."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -87,9 +86,9 @@ def test_external_families_are_covered_too(shared):
 
 def test_shortcut_ties_and_route_concatenates(tiny_cfg):
     graph = channel_graph(parse_model_config(tiny_cfg))
-    assert np.array_equal(graph.outputs[1], graph.outputs[3])  # the two terms of the shortcut
-    assert np.array_equal(graph.outputs[12], np.concatenate([graph.outputs[11], graph.outputs[4]]))
-    assert not set(graph.outputs[0]) & set(graph.outputs[1])
+    assert torch.equal(graph.outputs[1], graph.outputs[3])  # the two terms of the shortcut
+    assert torch.equal(graph.outputs[12], torch.cat([graph.outputs[11], graph.outputs[4]]))
+    assert not set(graph.outputs[0].tolist()) & set(graph.outputs[1].tolist())
 
 
 def test_what_feeds_a_reorg_is_left_alone_with_the_reason(tmp_path):
@@ -279,9 +278,9 @@ def test_a_shortcut_of_unequal_widths_ties_what_it_adds_and_no_more(tmp_path):
     (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
     first, second, third = (graph.outputs[i] for i in (0, 1, 3))
-    assert np.array_equal(first[:4], second) and np.array_equal(second, third[:4])
+    assert torch.equal(first[:4], second) and torch.equal(second, third[:4])
     assert len(set(first[4:]) | set(second) | set(third[4:])) == 2 + 4 + 5  # the others are free
-    assert np.array_equal(graph.outputs[2], second) and np.array_equal(graph.outputs[4], third)
+    assert torch.equal(graph.outputs[2], second) and torch.equal(graph.outputs[4], third)
     assert graph.prunable == [0, 1, 3, 5]
 
 
@@ -302,7 +301,7 @@ def test_removing_blocks_leaves_shortcuts_of_unequal_widths_alone(tmp_path):
 def test_a_reorg3d_hands_every_channel_on_in_each_of_its_places(tmp_path):
     (tmp_path / "m.cfg").write_text(FOREIGN.format(act="leaky"))
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
-    assert np.array_equal(graph.outputs[15], np.tile(graph.outputs[14], 4)) and 14 in graph.prunable
+    assert torch.equal(graph.outputs[15], graph.outputs[14].tile(4)) and 14 in graph.prunable
 
 
 @settings(max_examples=40, deadline=None)
@@ -325,11 +324,11 @@ def test_odd_ties_are_those_of_their_layers(tmp_path):
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
     out = graph.outputs
     for other in (3, 6):  # all three inputs of the shortcuts
-        assert np.array_equal(out[0], out[other])
+        assert torch.equal(out[0], out[other])
     # two outputs an input, side by side
-    assert np.array_equal(out[1], out[2]) and np.array_equal(out[8], np.repeat(out[7], 2))
-    assert np.array_equal(out[10], out[8])  # sam multiplies place by place
-    assert np.array_equal(out[10][:8], out[10][8:])  # and so the halves of each input of the grouped route
+    assert torch.equal(out[1], out[2]) and torch.equal(out[8], out[7].repeat_interleave(2))
+    assert torch.equal(out[10], out[8])  # sam multiplies place by place
+    assert torch.equal(out[10][:8], out[10][8:])  # and so the halves of each input of the grouped route
     assert {9, 14, 21, 27} == set(graph.reasons) - set(graph.prunable)
 
 

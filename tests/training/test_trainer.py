@@ -778,7 +778,7 @@ def test_the_penalty_can_weigh_channels_by_cost_and_resumes_with_its_weights(arg
         and weights.std() > 0
     )
     cost = saved_macs(trainer.model.module_defs, trainer.graph, trainer.size)
-    root = torch.cat([cost[torch.from_numpy(trainer.graph.outputs[i])] for i in trainer.prunable if i >= 1]).sqrt()
+    root = torch.cat([cost[trainer.graph.outputs[i]] for i in trainer.prunable if i >= 1]).sqrt()
     assert torch.allclose(weights, (root / root.mean()).float())
     args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=0))
     assert torch.equal(Trainer(args).penalty.weights, weights)

@@ -18,7 +18,7 @@ from utils.batch_norm import usual_scale
 from utils.compare import TOLERANCE, deviation, probe_image
 from utils.layers import ACTIVATIONS
 from utils.output import replacing, write_text
-from utils.parse_config import CfgError, explicit, format_model_config, integers, resized
+from utils.parse_config import CfgError, explicit, format_model_config, integers, resized, section_of
 from utils.shapes import largest_stride, layer_shapes
 
 OPENCV_TOLERANCE = 1e-3  # of the largest raw value; OpenCV's fast convolutions round otherwise than torch's
@@ -117,7 +117,7 @@ def _first_off(cfg: Path, weights: Path, model: nn.Module, image: torch.Tensor) 
         hook.remove()
     for layer_i, ours in outputs.items():
         if not _off(ours, net.forward(last[layer_i])) <= OPENCV_TOLERANCE:
-            section = model.module_defs[1 + layer_i]
+            section = section_of(model.module_defs, layer_i)
             several = section["type"] == "shortcut" and len(integers(section, "from")) > 1
             why = ", of whose several inputs it adds but one" * several
             return f", from layer {layer_i} [{section['type']}] on{why}"

@@ -28,6 +28,7 @@ from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
 from utils.evaluation.evaluate import evaluate
 from utils.letterbox import to_input
+from utils.parse_config import section_of
 
 KEPT = (0, 1, 3, 6, 12, 24)  # how many of the worst layers stay in float, tried in turn
 MEASURED = 8  # images for the errors of layers
@@ -150,7 +151,7 @@ def quantise(
 
 
 def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:
-    names = [f"{i} [{model.module_defs[1 + i]['type']}] ({errors[i]:.3f})" for i in list(errors)[:count]]
+    names = [f"{i} [{section_of(model.module_defs, i)['type']}] ({errors[i]:.3f})" for i in list(errors)[:count]]
     return f"; the layers that alone move the boxes most (1 - IoU + score difference): {', '.join(names)}"
 
 

@@ -117,13 +117,13 @@ def sensitivity(job: Job, images: int) -> list[dict]:
     print(f"sensitivity on {len(part)} images, {dense:.4f} with all channels")
     rows = []
     for cell in cells(graph):
-        members = [i for i in graph.normalised if bool(torch.isin(torch.from_numpy(graph.outputs[i]), cell).any())]
+        members = [i for i in graph.normalised if bool(torch.isin(graph.outputs[i], cell).any())]
         order = cell[ranking.scores[cell].argsort(stable=True)]
         row = {"layers": " ".join(map(str, members)), "channels": len(cell), "0": round(dense, 4)}
         for share in SHARES:
             keep = torch.ones(len(graph.frozen), dtype=torch.bool)
             keep[order[:min(int(share * len(cell)), len(cell) - 1)]] = False
-            masks = {i: keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
+            masks = {i: keep[graph.outputs[i]] for i in graph.normalised}
             model = loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))
             row[f"{share:g}"] = round(score(model), 4)
         rows.append(row)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.layers import activation_name, activation_of, prefix
-from utils.parse_config import integer, layer_inputs, renumbered
+from utils.parse_config import integer, layer_inputs, renumbered, section_of
 from utils.shapes import layer_shapes
 
 
@@ -42,13 +42,14 @@ def residual_blocks(defs: list[dict]) -> list[Block]:
         if shapes[inputs[0]] != shapes[inputs[1]]:
             continue
         branch = range(inputs[1] + 1, layer_i)
-        convolutions = [i for i in branch if defs[1 + i]["type"] == "convolutional"]
-        chain = all(defs[1 + i]["type"] in ("convolutional", "dropout") and readers.get(i) == [i + 1] for i in branch)
+        kinds = {i: section_of(defs, i)["type"] for i in branch}
+        convolutions = [i for i, kind in kinds.items() if kind == "convolutional"]
+        chain = all(kind in ("convolutional", "dropout") and readers.get(i) == [i + 1] for i, kind in kinds.items())
         if not chain or not convolutions:
             continue
-        last = convolutions[-1]
-        if integer(defs[1 + last], "batch_normalize") and activation_of(defs[1 + last])(torch.zeros(())) == 0:
-            blocks.append(Block(layer_i, inputs[1], last))
+        last = section_of(defs, convolutions[-1])
+        if integer(last, "batch_normalize") and activation_of(last)(torch.zeros(())) == 0:
+            blocks.append(Block(layer_i, inputs[1], convolutions[-1]))
     return blocks
 
 
@@ -87,7 +88,7 @@ def remove_blocks(
         return place[old]
 
     where_now = {i: moved(i) for i in range(-1, len(defs) - 1) if i in place or i in stands_for}
-    shallow = [defs[0].copy()] + [renumbered(defs[1 + i], i, place[i], where_now) for i in kept]
+    shallow = [defs[0].copy()] + [renumbered(section_of(defs, i), i, place[i], where_now) for i in kept]
     renamed = {}
     for key, value in state.items():
         match = re.fullmatch(r"module_list\.(\d+)\.(\w+)_\1\.(\w+)", key)

@@ -9,12 +9,15 @@ that holds a frozen id (a channel something depends on by its number) cannot be 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
-from utils.parse_config import integer, layer_inputs
+from utils.parse_config import integer, layer_inputs, section_of
 from utils.shapes import layer_shapes
 
 STRATEGIES = ("group", "skip")
@@ -24,28 +27,29 @@ STRATEGIES = ("group", "skip")
 class ChannelGraph:
     """Groups of channels.
 
-    outputs: for each layer (C_i,) the group of each of its output channels; image: (3,) those of the input image.
-    normalised: layers that are convolutions with batch norm. frozen: (n_groups,) bool, cannot be cut.
+    outputs: for each layer (C_i,) long, the group of each of its output channels; image: (3,) those of the input
+    image. normalised: layers that are convolutions with batch norm. frozen: (n_groups,) bool, cannot be cut. All on the
+    CPU.
     reasons: layer -> why channels of it cannot be cut, for the convolutions where this is so of all or of some ("3 of 8
         channels: ...").
     """
 
-    outputs: list[np.ndarray]
-    image: np.ndarray
+    outputs: list[Tensor]
+    image: Tensor
     normalised: list[int]
-    frozen: np.ndarray
+    frozen: Tensor
     reasons: dict[int, str]
 
-    @property
+    @cached_property
     def prunable(self) -> list[int]:
         """Layers with at least one channel that can be cut."""
         return [i for i in self.normalised if not self.frozen[self.outputs[i]].all()]
 
-    def inputs(self, layer_i: int, section: dict) -> np.ndarray:
+    def inputs(self, layer_i: int, section: dict) -> Tensor:
         """Group of each channel that layer `layer_i` reads, inputs one after the other."""
-        return np.concatenate([self.image if j < 0 else self.outputs[j] for j in layer_inputs(layer_i, section)])
+        return torch.cat([self.image if j < 0 else self.outputs[j] for j in layer_inputs(layer_i, section)])
 
-    def narrowed(self, staying: np.ndarray) -> "ChannelGraph":
+    def narrowed(self, staying: Tensor) -> "ChannelGraph":
         """The graph of the net without the groups that are not in `staying`, (n_groups,) bool; groups keep their
         numbers."""
         return replace(self, outputs=[group[staying[group]] for group in self.outputs])
@@ -176,8 +180,9 @@ def _connect(defs: list[dict], build: _Builder, image: np.ndarray, ids: list[np.
             own = build.frozen.get(ids[i][first])  # its own reason before that of a channel it is tied to
             part = "" if stuck.all() else f"{stuck.sum()} of {len(stuck)} channels: "
             reasons[i] = part + (own or f"it is tied to a channel that cannot be cut: {why[outputs[i][first]]}")
-    normalised = [i for i in convolutions if integer(defs[1 + i], "batch_normalize")]
-    return ChannelGraph(outputs, group[image], normalised, frozen, reasons)
+    normalised = [i for i in convolutions if integer(section_of(defs, i), "batch_normalize")]
+    return ChannelGraph([torch.from_numpy(own) for own in outputs], torch.from_numpy(group[image]), normalised,
+                        torch.from_numpy(frozen), reasons)
 
 
 def prunable_layers(defs: list[dict], strategy: str = "group") -> list[int]:

@@ -25,7 +25,7 @@ def member_count(graph: ChannelGraph) -> Tensor:
     """(G,) long: in how many channels of convolutions with batch norm a group is present."""
     members = torch.zeros(len(graph.frozen), dtype=torch.long)
     for layer_i in graph.normalised:
-        group = torch.from_numpy(graph.outputs[layer_i])
+        group = graph.outputs[layer_i]
         members.index_add_(0, group, torch.ones_like(group))
     return members
 
@@ -41,7 +41,7 @@ def reduce_members(graph: ChannelGraph, values: dict[int, Tensor], norm: str = "
         raise ValueError(f"found norm {norm!r}, expected one of {', '.join(NORMS)}")
     reduced = torch.zeros(len(graph.frozen), dtype=torch.float64)
     for layer_i in graph.normalised:
-        group = torch.from_numpy(graph.outputs[layer_i])
+        group = graph.outputs[layer_i]
         own = values[layer_i].detach().double().cpu()
         if norm == "max":
             reduced.scatter_reduce_(0, group, own, "amax")
@@ -61,8 +61,9 @@ def cells(graph: ChannelGraph) -> list[Tensor]:
         for group in graph.outputs[layer_i].tolist():
             layers.setdefault(group, []).append(layer_i)
     found: dict[tuple, list[int]] = {}
+    frozen = graph.frozen.tolist()
     for group, present in sorted(layers.items()):
-        if not graph.frozen[group]:
+        if not frozen[group]:
             found.setdefault(tuple(present), []).append(group)
     return [torch.tensor(groups) for groups in found.values()]
 
@@ -79,7 +80,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable, loss_of: Ca
         """(G,) of one batch."""
         change = torch.zeros(len(graph.frozen), dtype=torch.float64)
         for layer_i in graph.normalised:
-            change.index_add_(0, torch.from_numpy(graph.outputs[layer_i]), _first_order(norms[layer_i].weight))
+            change.index_add_(0, graph.outputs[layer_i], _first_order(norms[layer_i].weight))
         return change
 
     return _root_mean_square(model, batches, loss_of, changes)
@@ -172,12 +173,12 @@ def saved_macs(defs: list[dict], graph: ChannelGraph, size: tuple[int, int]) -> 
 
     size: (width, height) of the image.
     """
-    saved = np.zeros(len(graph.frozen))
+    saved = torch.zeros(len(graph.frozen), dtype=torch.float64)
     for layer_i, (section, cost) in enumerate(zip(defs[1:], layer_costs(defs, *size))):
         if section["type"] != "convolutional":
             continue
         outputs, inputs = graph.outputs[layer_i], graph.inputs(layer_i, section)
-        np.add.at(saved, outputs, cost.macs / len(outputs))
-        if integer(section, "groups", 1) < len(inputs):  # depthwise: the row is the column
-            np.add.at(saved, inputs, cost.macs / len(inputs))
-    return torch.from_numpy(saved)
+        read = [inputs] if integer(section, "groups", 1) < len(inputs) else []  # depthwise: the row is the column
+        for groups in [outputs, *read]:
+            saved.index_add_(0, groups, torch.full(groups.shape, cost.macs / len(groups), dtype=torch.float64))
+    return saved

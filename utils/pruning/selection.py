@@ -29,12 +29,12 @@ class Cut:
 
     def masks(self, graph: ChannelGraph) -> dict[int, Tensor]:
         """(C_i,) bool of every convolution with batch norm: True for the channels that stay."""
-        return {i: self.keep[torch.from_numpy(graph.outputs[i])] for i in graph.normalised}
+        return {i: self.keep[graph.outputs[i]] for i in graph.normalised}
 
 
 def candidates(graph: ChannelGraph, members: Tensor) -> Tensor:
     """(G,) bool: groups that may be cut."""
-    return torch.from_numpy(~graph.frozen) & (members > 0)
+    return ~graph.frozen & (members > 0)
 
 
 def global_threshold(scores: Tensor, members: Tensor, percent: float) -> float:
@@ -54,7 +54,7 @@ def global_threshold(scores: Tensor, members: Tensor, percent: float) -> float:
 def percent_limit(graph: ChannelGraph, scores: Tensor, members: Tensor) -> tuple[float, float]:
     """(threshold, share of channels under it) from which on some layer would be left empty."""
     free = candidates(graph, members)
-    threshold = min(scores[torch.from_numpy(graph.outputs[i])].max().item() for i in graph.prunable)
+    threshold = min(scores[graph.outputs[i]].max().item() for i in graph.prunable)
     under = members[free & (scores < threshold)].sum().item()
     return threshold, under / max(members[free].sum().item(), 1)
 
@@ -89,7 +89,7 @@ def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, th
     keep = obtain_bn_mask(scores, threshold) | ~candidates(graph, members)
     rescued = []
     for layer_i in graph.prunable:
-        group = torch.from_numpy(graph.outputs[layer_i]).unique()
+        group = graph.outputs[layer_i].unique()
         least = min(math.ceil(least_kept(graph, layer_i, layer_keep) / divisor) * divisor, len(group))
         if keep[group].sum() < least:
             keep[group[scores[group].argsort(descending=True, stable=True)[:least]]] = True
@@ -99,7 +99,7 @@ def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, th
 
 def least_kept(graph: ChannelGraph, layer_i: int, layer_keep: float) -> int:
     """How many channels a layer keeps in any case: one, or a share `layer_keep` of them."""
-    return max(1, math.ceil(layer_keep * len(set(graph.outputs[layer_i].tolist()))))
+    return max(1, math.ceil(layer_keep * len(graph.outputs[layer_i].unique())))
 
 
 def make_room(
@@ -111,16 +111,15 @@ def make_room(
     staying: (G,) bool, keep and carriers; scores: (G,) as they were before in_blocks.
     """
     keep = keep.clone()
-    outputs = {i: torch.from_numpy(graph.outputs[i]) for i in graph.prunable}
     for cell in cells(graph):
         width, kept = int(staying[cell].sum()), cell[keep[cell]]
         over = width % divisor
         if not over or width == len(cell) or not len(kept):
             continue
         room = min(
-            int(keep[groups.unique()].sum()) - least_kept(graph, i, layer_keep)
-            for i, groups in outputs.items()
-            if torch.isin(cell[0], groups)
+            int(keep[graph.outputs[i].unique()].sum()) - least_kept(graph, i, layer_keep)
+            for i in graph.prunable
+            if torch.isin(cell[0], graph.outputs[i])
         )
         if over < len(kept) and over <= room:
             keep[kept[scores[kept].argsort(stable=True)[:over]]] = False
@@ -194,9 +193,9 @@ def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, n
     The energy: the squared gammas of the groups `gone` (G,) bool as a share of all prunable ones. Below 1e-4 a cut goes
     unnoticed; see COSTLY. gammas: layer -> (C_i,) for graph.normalised.
     """
-    groups = torch.cat([torch.from_numpy(graph.outputs[i]) for i in graph.normalised])
+    groups = torch.cat([graph.outputs[i] for i in graph.normalised])
     values = torch.cat([gammas[i].detach().double().abs().cpu() for i in graph.normalised])
-    free = ~torch.from_numpy(graph.frozen)[groups]
+    free = ~graph.frozen[groups]
     groups, values = groups[free], values[free]
     energy = (values[gone[groups]].square().sum() / values.square().sum().clamp(min=1e-30)).item()
     small, zero = (values < SMALL * values.max()).double().mean().item(), (values == 0).double().mean().item()

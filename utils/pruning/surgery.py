@@ -12,12 +12,11 @@ Functions here take module_defs and a state_dict and return new ones; sums are t
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from utils.layers import activation_of, carrier_beta, prefix
-from utils.parse_config import integer, layer_inputs, number
+from utils.parse_config import integer, layer_inputs, number, section_of
 from utils.pruning.channel_graph import ChannelGraph
 from utils.shapes import conv_window
 
@@ -52,7 +51,7 @@ def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], rem
     out: list[Tensor] = []
     for layer_i, section in enumerate(defs[1:]):
         kind = section["type"]
-        here = removed[torch.from_numpy(graph.outputs[layer_i])]
+        here = removed[graph.outputs[layer_i]]
         sources = [
             out[j] if j >= 0 else torch.zeros(len(graph.image), dtype=torch.float64)
             for j in layer_inputs(layer_i, section)
@@ -80,7 +79,7 @@ def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], rem
 
 def input_constants(defs: list[dict], graph: ChannelGraph, constants: list[Tensor], layer_i: int) -> Tensor:
     """(inputs of layer_i,) constants of the channels it reads."""
-    sources = layer_inputs(layer_i, defs[1 + layer_i])
+    sources = layer_inputs(layer_i, section_of(defs, layer_i))
     return torch.cat([constants[j] if j >= 0 else torch.zeros(len(graph.image), dtype=torch.float64) for j in sources])
 
 
@@ -102,13 +101,13 @@ class _Reader:
     layer_i: int
     constant: Tensor
     padded: bool
-    groups: np.ndarray
+    groups: Tensor
 
 
 def _readers(defs, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -> list[_Reader]:
     found = []
     for layer_i, section in enumerate(defs[1:]):
-        if section["type"] != "convolutional" or not keep[torch.from_numpy(graph.outputs[layer_i])].any():
+        if section["type"] != "convolutional" or not keep[graph.outputs[layer_i]].any():
             continue
         inputs = graph.inputs(layer_i, section)
         groups = integer(section, "groups", 1)
@@ -116,7 +115,7 @@ def _readers(defs, graph: ChannelGraph, keep: Tensor, constants: list[Tensor]) -
             continue  # depthwise: an output goes with its input, so no kept output sees a constant
         constant = input_constants(defs, graph, constants, layer_i)
         if constant.any():
-            gone = np.unique(inputs[~keep[torch.from_numpy(inputs)].numpy()])
+            gone = inputs[~keep[inputs]].unique()
             found.append(_Reader(layer_i, constant, conv_window(section).padding > 0, gone))
     return found
 
@@ -129,9 +128,9 @@ def _kernels(defs, state, graph: ChannelGraph, keep: Tensor, readers: list[_Read
         kernel = constant_kernel(
             state[prefix(reader.layer_i, "conv.weight")],
             reader.constant,
-            integer(defs[1 + reader.layer_i], "groups", 1),
+            integer(section_of(defs, reader.layer_i), "groups", 1),
         )
-        kernel = kernel * keep[torch.from_numpy(graph.outputs[reader.layer_i])].view(-1, 1, 1)
+        kernel = kernel * keep[graph.outputs[reader.layer_i]].view(-1, 1, 1)
         if kernel.any():
             kernels[reader.layer_i] = kernel
     return kernels
@@ -139,19 +138,19 @@ def _kernels(defs, state, graph: ChannelGraph, keep: Tensor, readers: list[_Read
 
 def _choose_carriers(graph: ChannelGraph, readers: list[_Reader]) -> dict[int, int]:
     """Padded reader's layer -> group that carries its constant: as few channels in all as a greedy choice finds."""
-    members = np.bincount(np.concatenate([graph.outputs[i] for i in graph.normalised]), minlength=len(graph.frozen))
+    members = torch.cat([graph.outputs[i] for i in graph.normalised]).bincount(minlength=len(graph.frozen)).tolist()
     chosen: dict[int, int] = {}
     for reader in sorted((r for r in readers if r.padded), key=lambda r: (len(r.groups), r.layer_i)):
-        taken = [group for group in reader.groups if group in set(chosen.values())]
-        chosen[reader.layer_i] = int(
-            taken[0] if taken else min(reader.groups, key=lambda group: (members[group], group))
-        )
+        groups, carrying = reader.groups.tolist(), set(chosen.values())
+        taken = [group for group in groups if group in carrying]
+        chosen[reader.layer_i] = taken[0] if taken else min(groups, key=lambda group: (members[group], group))
     return chosen
 
 
 def _removed_constants(defs, state, graph: ChannelGraph, keep: Tensor) -> list[Tensor]:
     """What the groups not in `keep` emit in each layer, (C_i,) float64."""
-    own = {i: activation_of(defs[1 + i])(state[prefix(i, "batch_norm.bias")].double()) for i in graph.normalised}
+    betas = {i: state[prefix(i, "batch_norm.bias")].double() for i in graph.normalised}
+    own = {i: activation_of(section_of(defs, i))(beta) for i, beta in betas.items()}
     return propagate(defs, graph, own, ~keep)
 
 
@@ -172,13 +171,14 @@ def _carrier_constants(defs, graph: ChannelGraph, carriers: dict[int, int]) -> t
     groups = sorted(set(carriers.values()))
     is_carrier = torch.zeros(len(graph.frozen), dtype=torch.bool)
     is_carrier[groups] = True
-    layers = [i for i in graph.normalised if is_carrier[torch.from_numpy(graph.outputs[i])].any()]
-    betas = {i: torch.full((len(graph.outputs[i]),), carrier_beta(defs[1 + i]), dtype=torch.float64) for i in layers}
-    own = {i: activation_of(defs[1 + i])(betas[i]) for i in layers}
-    later = _later_terms(defs, graph)
+    layers = [i for i in graph.normalised if is_carrier[graph.outputs[i]].any()]
+    betas, own, later = {}, {}, _later_terms(defs, graph)
     for i in layers:
-        zero = activation_of(defs[1 + i])(torch.zeros((), dtype=torch.float64))
-        if zero == 0:
+        section, width = section_of(defs, i), len(graph.outputs[i])
+        function = activation_of(section)
+        betas[i] = torch.full((width,), carrier_beta(section), dtype=torch.float64)
+        own[i] = function(betas[i])
+        if function(torch.zeros((), dtype=torch.float64)) == 0:
             betas[i][:later.get(i, 0)] = 0.0
             own[i][:later.get(i, 0)] = 0.0
     return betas, propagate(defs, graph, own, is_carrier)
@@ -205,8 +205,8 @@ def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: di
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
             continue
-        own = carrier[torch.from_numpy(graph.outputs[layer_i])]
-        inputs = carrier[torch.from_numpy(graph.inputs(layer_i, section))]
+        own = carrier[graph.outputs[layer_i]]
+        inputs = carrier[graph.inputs(layer_i, section)]
         weight = state[prefix(layer_i, "conv.weight")]
         groups = integer(section, "groups", 1)
         # a group's place holds its carrier in every part of a grouped convolution
@@ -251,11 +251,11 @@ def narrow_defs(defs: list[dict], graph: ChannelGraph, staying: Tensor) -> list[
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
             continue
-        compact[1 + layer_i]["filters"] = str(int(staying[torch.from_numpy(graph.outputs[layer_i])].sum()))
+        section_of(compact, layer_i)["filters"] = str(int(staying[graph.outputs[layer_i]].sum()))
         inputs = graph.inputs(layer_i, section)
         groups = integer(section, "groups", 1)
         if groups > 1 and groups == len(inputs):
-            compact[1 + layer_i]["groups"] = str(int(staying[torch.from_numpy(inputs)].sum()))
+            section_of(compact, layer_i)["groups"] = str(int(staying[inputs].sum()))
     return compact
 
 
@@ -267,8 +267,8 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] != "convolutional":
             continue
-        rows = staying[torch.from_numpy(graph.outputs[layer_i])].nonzero().flatten()
-        inputs = staying[torch.from_numpy(graph.inputs(layer_i, section))]
+        rows = staying[graph.outputs[layer_i]].nonzero().flatten()
+        inputs = staying[graph.inputs(layer_i, section)]
         groups = integer(section, "groups", 1)
         weight = state[prefix(layer_i, "conv.weight")][rows]
         if groups == 1 or groups < len(inputs):
@@ -316,15 +316,15 @@ def compact_net(
     staying = keep.clone()
     staying[list(carriers.values())] = True
     compact, sliced, kept = init_weights_from_loose_model(defs, state, graph, staying)
-    left = graph.narrowed(staying.numpy())
+    left = graph.narrowed(staying)
     betas, emitted = _carrier_constants(compact, left, carriers)
     _write_carriers(compact, sliced, left, staying & ~keep, betas)
     how = {}
     for reader in readers:
-        i, section = reader.layer_i, compact[1 + reader.layer_i]
+        i, section = reader.layer_i, section_of(compact, reader.layer_i)
         kernel = kernels[i][kept[i]]
         if i in carriers:
-            places = torch.from_numpy(left.inputs(i, section) == carriers[i]).nonzero().flatten()
+            places = (left.inputs(i, section) == carriers[i]).nonzero().flatten()
             _write_kernel(
                 sliced[prefix(i, "conv.weight")],
                 kernel,
@@ -337,5 +337,5 @@ def compact_net(
             _write_offset(sliced, i, kernel.sum((1, 2)))
             how[i] = "approximate" if reader.padded else "folded"
     extra = staying & ~keep
-    count = {i: int(extra[torch.from_numpy(graph.outputs[i])].sum()) for i in graph.normalised}
+    count = {i: int(extra[graph.outputs[i]].sum()) for i in graph.normalised}
     return Surgery(compact, sliced, kept, {i: n for i, n in count.items() if n}, how)

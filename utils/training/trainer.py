@@ -191,7 +191,7 @@ class Trainer:
             return None
         cost = saved_macs(self.model.module_defs, self.graph, self.size)
         layers = [i for i, gamma in zip(self.prunable, gammas_of(self.model, self.prunable)) if gamma.requires_grad]
-        weights = torch.cat([cost[torch.from_numpy(self.graph.outputs[i])] for i in layers]).sqrt()
+        weights = torch.cat([cost[self.graph.outputs[i]] for i in layers]).sqrt()
         return (weights / weights.mean()).float().to(self.device)
 
     def announce(self) -> None:
