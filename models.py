@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.darknet_weights import LoadReport, read_darknet_weights, write_darknet_weights
-from utils.layers import activation, activation_name
+from utils.layers import activation, activation_name, module_name
 from utils.parse_config import DEFAULT_CLASSES, head_anchors, integer, layer_inputs, number, parse_model_config
 from utils.shapes import conv_window, layer_shapes, pool_window
 
@@ -289,11 +289,11 @@ def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -
     conv = make(channels, filters, window.size, window.stride, window.padding, window.dilation,
                 integer(section, "groups", 1), not normalised)
     modules = nn.Sequential()
-    modules.add_module(f"conv_{layer_i}", conv)
+    modules.add_module(module_name("conv", layer_i), conv)
     if normalised:
-        modules.add_module(f"batch_norm_{layer_i}", nn.BatchNorm2d(filters, eps=BN_EPS))
+        modules.add_module(module_name("batch_norm", layer_i), nn.BatchNorm2d(filters, eps=BN_EPS))
     if (name := activation_name(section)) != "linear":
-        modules.add_module(f"{name}_{layer_i}", activation(name))
+        modules.add_module(module_name(name, layer_i), activation(name))
     return modules
 
 

@@ -19,6 +19,7 @@ from config.anchors import kmeans_anchors, mean_best_iou  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.data.datasets import read_image, read_image_list  # noqa: E402
 from utils.data.yolo_labels import LabelFinder, read_labels  # noqa: E402
+from utils.letterbox import fitting_scale  # noqa: E402
 from utils.parse_config import (  # noqa: E402
     head_anchors,
     head_indices,
@@ -236,8 +237,8 @@ def letterboxed_sizes(source: Path, size: tuple[int, int]) -> np.ndarray:
 def fitted_size(image: Path, size: tuple[int, int]) -> np.ndarray:
     """(2,) width and height in pixels of an image file once it fits `size` (width, height), aspect ratio kept."""
     # decoded, not read from the header: OpenCV turns the image by its EXIF tag, as it does in training
-    wh = np.array(read_image(image).shape[1::-1], dtype=np.float64)
-    return wh * (np.array(size) / wh).min()
+    height, width = read_image(image).shape[:2]
+    return fitting_scale(width, height, size) * np.array([width, height])
 
 
 def fit_anchors(defs: list[dict], source: Path) -> list[dict]:

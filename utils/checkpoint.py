@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
+from utils.layers import split_key, state_key
 from utils.origin import missing
 from utils.output import replacing
 from utils.parse_config import class_count, explicit, head_anchors, head_indices, rebuild_heads, section_of
@@ -172,7 +173,7 @@ def _named_state(path: Path, state: Mapping) -> dict[str, Tensor]:
         if not isinstance(value, Tensor) or value.is_quantized or value.layout != torch.strided:
             raise CheckpointError(f"{path}: found a {type(value).__name__} as {key}, expected a tensor of plain "
                                   "numbers")
-        named.setdefault(f"module_list.{layer_i}.{kind}_{layer_i}.{name}", value)
+        named.setdefault(state_key(int(layer_i), f"{kind}.{name}"), value)
     return named
 
 
@@ -189,7 +190,7 @@ def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
         return class_count(content["module_defs"])
     counts = set()
     for head_i in head_indices(defs):
-        kernel = content["model"].get(f"module_list.{head_i - 1}.conv_{head_i - 1}.weight")
+        kernel = content["model"].get(state_key(head_i - 1, "conv.weight"))
         rows = len(kernel) if kernel is not None and kernel.ndim else 0
         values, rest = divmod(rows, len(head_anchors(section_of(defs, head_i))))
         counts.add(values - 5 if not rest else 0)
@@ -216,7 +217,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     state, rest = content["model"], {key: value for key, value in content.items() if key != "model"}
     _check_architecture(model, path, content, strict)
     own = model.state_dict()
-    heads = {key for key in own if int(key.split(".")[1]) + 1 in head_indices(model.module_defs)}
+    heads = {key for key in own if split_key(key)[0] + 1 in head_indices(model.module_defs)}
     # a count that old files lack
     state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | state
     wrong = {key for key in own.keys() | state.keys()
@@ -232,8 +233,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
 
 def _mismatch(own: dict[str, Tensor], state: dict[str, Tensor], wrong: set[str], content: dict) -> str:
     """What is wrong in the first layer that is; the cfg is to blame where a shape differs."""
-    key = min(wrong, key=lambda key: (int(key.split(".")[1]), "batch_norm" in key, key not in state, key))
-    layer_i = key.split(".")[1]
+    key = min(wrong, key=lambda key: (split_key(key)[0], "batch_norm" in key, key not in state, key))
+    layer_i = split_key(key)[0]
     if key not in state:
         return (f"found nothing for layer {layer_i} ({key}), expected {tuple(own[key].shape)}: the file does not hold "
                 "the whole net")
@@ -247,7 +248,7 @@ def _mismatch(own: dict[str, Tensor], state: dict[str, Tensor], wrong: set[str],
 def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float64)):
-            raise CheckpointError(f"{path}: found a weight that is not a finite number in layer {key.split('.')[1]} "
+            raise CheckpointError(f"{path}: found a weight that is not a finite number in layer {split_key(key)[0]} "
                                   f"({key}), expected finite ones: these weights are damaged, or those of a training "
                                   "that diverged")
 

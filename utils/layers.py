@@ -90,8 +90,13 @@ def activation(name: str) -> nn.Module:
 
 
 def activation_name(section: dict) -> str:
-    """Name of a section's activation; Darknet's default is logistic for a convolution and linear for all others."""
-    return section.get("activation", "logistic" if section["type"] == "convolutional" else "linear")
+    """Name of a section's activation."""
+    return section.get("activation", default_activation(section["type"]))
+
+
+def default_activation(kind: str) -> str:
+    """Darknet's, of a layer of the type `kind` whose section names none."""
+    return "logistic" if kind == "convolutional" else "linear"
 
 
 def activation_of(section: dict) -> Callable[[Tensor], Tensor]:
@@ -115,7 +120,18 @@ def carrier_beta(section: dict) -> float:
     return brentq(lambda x: value(x) - 1.0, 0.0, 8.0, xtol=1e-15)
 
 
-def prefix(layer_i: int, part: str) -> str:
+def module_name(kind: str, layer_i: int) -> str:
+    """Name of a convolutional layer's module: "conv", "batch_norm", or the activation's, with the layer's number."""
+    return f"{kind}_{layer_i}"
+
+
+def state_key(layer_i: int, part: str) -> str:
     """state_dict key of a convolution's part: "conv" or "batch_norm" with its attribute, such as "conv.weight"."""
-    module, attribute = part.split(".")
-    return f"module_list.{layer_i}.{module}_{layer_i}.{attribute}"
+    kind, attribute = part.split(".")
+    return f"module_list.{layer_i}.{module_name(kind, layer_i)}.{attribute}"
+
+
+def split_key(key: str) -> tuple[int, str]:
+    """(layer, part) of a key that `state_key` made."""
+    _, layer_i, module, attribute = key.split(".")
+    return int(layer_i), f"{module.removesuffix(module_name('', int(layer_i)))}.{attribute}"

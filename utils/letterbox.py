@@ -17,6 +17,11 @@ BRIGHTNESS = (0.299, 0.587, 0.114)  # shares of red, green and blue
 GREY = 127  # letterbox border, as Darknet's 0.5
 
 
+def fitting_scale(width: int, height: int, size: tuple[int, int]) -> float:
+    """Input pixels per image pixel of a (width, height) image that just fits in (width, height) `size`."""
+    return min(size[0] / width, size[1] / height)
+
+
 @dataclass(frozen=True)
 class Letterbox:
     """How an image of (width, height) pixels lies in the network's input: resized by `scale`, border on both sides.
@@ -36,7 +41,7 @@ class Letterbox:
         """The largest centred placement of a (width, height) image in a (size_w, size_h) input, aspect kept."""
         if min(width, height, size_w, size_h) < 1:
             raise ValueError(f"cannot fit {width} x {height} pixels in {size_w} x {size_h}; all sides must be >= 1")
-        scale = min(size_w / width, size_h / height)
+        scale = fitting_scale(width, height, (size_w, size_h))
         resized_w, resized_h = cls(scale, 0, 0, width, height).resized
         return cls(scale, (size_w - resized_w) // 2, (size_h - resized_h) // 2, width, height)
 

@@ -21,7 +21,7 @@ from utils.cfg_keys import (
     SECTION_KEYS,
     SPELLINGS,
 )
-from utils.layers import ACTIVATIONS, MIXING
+from utils.layers import ACTIVATIONS, MIXING, default_activation
 from utils.origin import missing
 from utils.output import write_text
 from utils.text import MARK_ANYWHERE, TextError, read_lines
@@ -363,13 +363,13 @@ def _explicit(section: dict) -> dict:
     pool = {"size": section.get("size", stride), "stride": stride}
     head = {"classes": str(DEFAULT_CLASSES), "num": str(len(numbers(section, "anchors")) // 2)}
     defaults = {"net": {"width": "416", "height": "416", "channels": "3"},
-                "convolutional": {"size": "1", "stride": "1", "activation": "logistic"},
+                "convolutional": {"size": "1", "stride": "1", "activation": default_activation("convolutional")},
                 "maxpool": pool | {"padding": str(integer(pool, "size") - 1)},
                 "upsample": {"stride": "2"}, "reorg": {"stride": "1"}, "reorg3d": {"stride": "1"},
-                "shortcut": {"activation": "linear"}, "scale_channels": {"activation": "linear"},
-                "sam": {"activation": "linear"}, "yolo": head, "Gaussian_yolo": head,
+                "yolo": head, "Gaussian_yolo": head,
                 "region": head | {"coords": "4"}}
     defaults["local_avgpool"] = defaults["maxpool"]
+    defaults |= {kind: {"activation": default_activation(kind)} for kind in ("shortcut", "scale_channels", "sam")}
     full = section.copy()
     for key, value in defaults.get(section["type"], {}).items():
         full.setdefault(key, value)

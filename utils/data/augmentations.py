@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.letterbox import GREY
+from utils.letterbox import GREY, fitting_scale
 
 MIN_VISIBLE = 0.25  # a box of which less than this share of its area stays in view is no target
 MIN_SIDE_PX = 2.0
@@ -46,7 +46,7 @@ AUGMENTATIONS = {
 
 def letterbox_matrix(shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """(2, 3) affine map that fits an image of (height, width) `shape`, centred, into (width, height) `size`."""
-    zoom = min(size[0] / shape[1], size[1] / shape[0])
+    zoom = fitting_scale(shape[1], shape[0], size)
     return np.array([[zoom, 0, (size[0] - zoom * shape[1]) / 2], [0, zoom, (size[1] - zoom * shape[0]) / 2]])
 
 

@@ -10,6 +10,7 @@ from config.anchors import kmeans_anchors, mean_best_iou
 from utils.data.annotations import PARTS, Annotations
 from utils.data.duplicates import NEAR, near_duplicates
 from utils.data.labels import Entry
+from utils.letterbox import fitting_scale
 from utils.output import ascii_table, markdown_table
 
 INPUT_SIDES = (256, 320, 416, 512, 608)  # square inputs worth suggesting
@@ -44,8 +45,8 @@ def part_counts(entries: list[Entry], names: list[str]) -> dict[str, dict]:
 
 def fitted_sizes(entries: list[Entry], side: int) -> np.ndarray:
     """(N, 2) width and height in pixels of all boxes, their pictures letterboxed into a square of `side`."""
-    scales = [(side / max(entry.size) * np.array(entry.size), row) for entry in entries for row in entry.rows]
-    return np.array([scale * (row.w, row.h) for scale, row in scales]).reshape(-1, 2)
+    fitted = [(fitting_scale(*entry.size, (side, side)) * np.array(entry.size), entry.rows) for entry in entries]
+    return np.array([size * (row.w, row.h) for size, rows in fitted for row in rows]).reshape(-1, 2)
 
 
 def suggested_side(entries: list[Entry]) -> int:

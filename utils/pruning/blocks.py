@@ -5,13 +5,12 @@ A block whose last batch norm has gamma = beta = 0 adds act(0) = 0 to its stream
 same.
 """
 
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from utils.layers import activation_name, activation_of, prefix
+from utils.layers import activation_name, activation_of, split_key, state_key
 from utils.parse_config import integer, layer_inputs, renumbered, section_of
 from utils.shapes import layer_shapes
 
@@ -67,7 +66,7 @@ def silenced_state(state: dict[str, Tensor], blocks: list[Block]) -> dict[str, T
     silent = dict(state)
     for block in blocks:
         for part in ("weight", "bias"):
-            key = prefix(block.last, f"batch_norm.{part}")
+            key = state_key(block.last, f"batch_norm.{part}")
             silent[key] = torch.zeros_like(state[key])
     return silent
 
@@ -91,7 +90,7 @@ def remove_blocks(
     shallow = [defs[0].copy()] + [renumbered(section_of(defs, i), i, place[i], where_now) for i in kept]
     renamed = {}
     for key, value in state.items():
-        match = re.fullmatch(r"module_list\.(\d+)\.(\w+)_\1\.(\w+)", key)
-        if match and int(match[1]) in place:
-            renamed[f"module_list.{place[int(match[1])]}.{match[2]}_{place[int(match[1])]}.{match[3]}"] = value
+        layer_i, part = split_key(key)
+        if layer_i in place:
+            renamed[state_key(place[layer_i], part)] = value
     return shallow, renamed

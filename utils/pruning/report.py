@@ -12,7 +12,7 @@ from utils.compare import Latency, compare_latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
 from utils.evaluation.metrics import EvalResult
-from utils.loading import pruned_name
+from utils.loading import default_weights, pruned_name, stem
 from utils.output import ascii_table, change, environment, markdown_table, replacing, write_json, write_text
 from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
@@ -44,12 +44,12 @@ class OutputNames:
         """Fixed names for the n-th pruning of `cfg`: prune_NAME, prune2_NAME, ...; below `out` when given."""
         name, times = pruned_name(cfg)
         number = str(times + 1) if times else ""
-        stem = name.replace("-hand", "")
-        at = lambda folder: (out if out else Path(folder))
-        pth = f"prune{number}_{stem}_ckpt.pth"
-        checkpoint = out / "checkpoints" / pth if out else Path("checkpoints") / pth
-        return cls(at("config") / f"prune{number}_{name}.cfg", checkpoint, at("weights") / pth,
-                   at("pruned") / f"{stem}-pruned{number}.cfg", at("pruned") / f"{stem}-pruned{number}.weights")
+        folder = {kind: out or Path(kind) for kind in ("config", "weights", "pruned")}
+        pruned = folder["config"] / f"prune{number}_{name}.cfg"
+        deployed = folder["pruned"] / f"{stem(f'{name}.cfg')}-pruned{number}.cfg"
+        checkpoint, weights = Path(default_weights(pruned, "checkpoints")), Path(default_weights(pruned)).name
+        return cls(pruned, (out or Path()) / checkpoint, folder["weights"] / weights,
+                   deployed, deployed.with_suffix(".weights"))
 
 
 def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from utils.layers import activation_of, carrier_beta, prefix
+from utils.layers import activation_of, carrier_beta, state_key
 from utils.parse_config import integer, layer_inputs, number, section_of
 from utils.pruning.channel_graph import ChannelGraph
 from utils.shapes import conv_window
@@ -126,7 +126,7 @@ def _kernels(defs, state, graph: ChannelGraph, keep: Tensor, readers: list[_Read
     kernels = {}
     for reader in readers:
         kernel = constant_kernel(
-            state[prefix(reader.layer_i, "conv.weight")],
+            state[state_key(reader.layer_i, "conv.weight")],
             reader.constant,
             integer(section_of(defs, reader.layer_i), "groups", 1),
         )
@@ -149,7 +149,7 @@ def _choose_carriers(graph: ChannelGraph, readers: list[_Reader]) -> dict[int, i
 
 def _removed_constants(defs, state, graph: ChannelGraph, keep: Tensor) -> list[Tensor]:
     """What the groups not in `keep` emit in each layer, (C_i,) float64."""
-    betas = {i: state[prefix(i, "batch_norm.bias")].double() for i in graph.normalised}
+    betas = {i: state[state_key(i, "batch_norm.bias")].double() for i in graph.normalised}
     own = {i: activation_of(section_of(defs, i))(beta) for i, beta in betas.items()}
     return propagate(defs, graph, own, ~keep)
 
@@ -207,7 +207,7 @@ def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: di
             continue
         own = carrier[graph.outputs[layer_i]]
         inputs = carrier[graph.inputs(layer_i, section)]
-        weight = state[prefix(layer_i, "conv.weight")]
+        weight = state[state_key(layer_i, "conv.weight")]
         groups = integer(section, "groups", 1)
         # a group's place holds its carrier in every part of a grouped convolution
         if inputs.any() and groups < len(inputs):
@@ -220,7 +220,7 @@ def _write_carriers(defs, state, graph: ChannelGraph, carrier: Tensor, betas: di
                 ("running_mean", 0.0),
                 ("running_var", 1.0),
             ):
-                tensor = state[prefix(layer_i, f"batch_norm.{part}")]
+                tensor = state[state_key(layer_i, f"batch_norm.{part}")]
                 tensor[own] = torch.as_tensor(value, dtype=tensor.dtype)
 
 
@@ -238,7 +238,7 @@ def _write_kernel(weight: Tensor, kernel: Tensor, constant: Tensor, places: Tens
 
 def _write_offset(state, layer_i: int, offset: Tensor) -> None:
     """Add `offset` (out,) to what the convolution gives: off the running mean of its batch norm, or onto its bias."""
-    mean, bias = prefix(layer_i, "batch_norm.running_mean"), prefix(layer_i, "conv.bias")
+    mean, bias = state_key(layer_i, "batch_norm.running_mean"), state_key(layer_i, "conv.bias")
     if mean in state:
         state[mean] = (state[mean].double() - offset).to(state[mean])
     else:
@@ -270,10 +270,10 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
         rows = staying[graph.outputs[layer_i]].nonzero().flatten()
         inputs = staying[graph.inputs(layer_i, section)]
         groups = integer(section, "groups", 1)
-        weight = state[prefix(layer_i, "conv.weight")][rows]
+        weight = state[state_key(layer_i, "conv.weight")][rows]
         if groups == 1 or groups < len(inputs):
             weight = weight[:, inputs.view(groups, -1)[0]]  # tied: every part keeps the same places
-        sliced[prefix(layer_i, "conv.weight")] = weight.contiguous()
+        sliced[state_key(layer_i, "conv.weight")] = weight.contiguous()
         for part in (
             "conv.bias",
             "batch_norm.weight",
@@ -281,9 +281,9 @@ def init_weights_from_loose_model(defs: list[dict], state: dict[str, Tensor], gr
             "batch_norm.running_mean",
             "batch_norm.running_var",
         ):
-            if (key := prefix(layer_i, part)) in state:
+            if (key := state_key(layer_i, part)) in state:
                 sliced[key] = state[key][rows]
-        if (key := prefix(layer_i, "batch_norm.num_batches_tracked")) in state:
+        if (key := state_key(layer_i, "batch_norm.num_batches_tracked")) in state:
             sliced[key] = state[key].clone()
         kept[layer_i] = rows
     return narrow_defs(defs, graph, staying), sliced, kept
@@ -293,7 +293,7 @@ def masked_state(state: dict[str, Tensor], masks: dict[int, Tensor]) -> dict[str
     """state_dict with the gammas of removed channels zeroed, betas kept: the net that removal has to reproduce."""
     masked = dict(state)
     for layer_i, mask in masks.items():
-        key = prefix(layer_i, "batch_norm.weight")
+        key = state_key(layer_i, "batch_norm.weight")
         masked[key] = state[key] * mask.to(state[key])
     return masked
 
@@ -326,7 +326,7 @@ def compact_net(
         if i in carriers:
             places = (left.inputs(i, section) == carriers[i]).nonzero().flatten()
             _write_kernel(
-                sliced[prefix(i, "conv.weight")],
+                sliced[state_key(i, "conv.weight")],
                 kernel,
                 input_constants(compact, left, emitted, i),
                 places,
