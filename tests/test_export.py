@@ -75,6 +75,13 @@ def test_a_file_computes_what_the_net_computes_and_knows_its_names_and_size(net,
 
 
 @pytest.mark.parametrize("name", PACKAGES)
+def test_a_file_holds_no_line_and_no_folder_of_the_program_that_made_it(net, tmp_path, name):
+    path = written(net, name, tmp_path)
+    for file in path.parent.glob(f"{path.stem}.*"):
+        assert not [word for word in (str(ROOT), "stack_trace") if word.encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
 def test_float16_halves_the_weights_and_stays_close(net, tmp_path, name):
     whole, half = written(net, name, tmp_path / "a"), written(net, name, tmp_path / "b", "float16")
     assert_equal(net, half, limit=1e-2)

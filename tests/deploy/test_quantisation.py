@@ -18,7 +18,7 @@ from utils.deploy.sensitivity import layer_errors, quantised_map, quantised_weig
 
 SIZE = (64, 64)
 ANYTHING = Limits(max_drop=1.0, allow_slower=True)
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime", "nncf"), "openvino": ("openvino", "nncf")}
 
 
 def need(name):

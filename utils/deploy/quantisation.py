@@ -1,9 +1,9 @@
 """Files in 8-bit numbers: calibrated on training images, scored in their runtime on validation images, refused when
 they lose or gain nothing.
 
-OpenVINO: NNCF's `quantize`. ONNX: QDQ convolutions of ONNX Runtime. Layers stay in float where measuring says so: those
-that move the boxes most (utils.deploy.sensitivity), as many as the score on training images that were not calibrated
-with asks for.
+NNCF's `quantize` makes them, OpenVINO and ONNX (QDQ) alike. Layers stay in float where measuring says so: those that
+move the boxes most (utils.deploy.sensitivity), as many as the score on training images that were not calibrated with
+asks for.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 
 from utils.data.datasets import evaluation_loader
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages
+from utils.deploy.onnx_export import require_packages, with_short_names
 from utils.deploy.processor import int8_words
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
@@ -141,7 +141,7 @@ def quantise(
     so in errors; returns in words what it loses and gains. Raises QuantisationError (see `judge`), ValueError, naming
     the pip command, where a package is missing."""
     inputs = pictures.inputs(reference.channels)
-    errors = layer_errors(model, torch.cat(inputs[:MEASURED]), outputs=reference.path.suffix == ".onnx")
+    errors = layer_errors(model, torch.cat(inputs[:MEASURED]))
     make = _maker(reference, inputs, replace(reference.metadata, precision="int8"))
     kept = _fewest_in_float(make, reference, path, pictures.held_out(), list(errors), limits.max_drop / 2)
     made = replace(open_exported(path, size=reference.size), path=called)
@@ -193,68 +193,33 @@ def _layer_of(name: str) -> int:
 
 def _quantised_openvino(source: Path, path: Path, arrays: list, in_float: list[int], metadata: Metadata) -> None:
     require_packages("nncf", what="--format openvino --precision int8")
-    import nncf
-
     from utils.deploy.openvino_core import openvino_core
     from utils.deploy.openvino_export import save
 
     net = openvino_core().read_model(source)
-    names = [
-        node.get_friendly_name()
-        for node in net.get_ops()
-        if node.get_type_name() in ("Convolution", "GroupConvolution")
-    ]
-    ignored = nncf.IgnoredScope(names=[name for name in names if _layer_of(name) in in_float])
-    nncf.set_log_level(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        made = nncf.quantize(
-            net,
-            nncf.Dataset(arrays),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(arrays),
-            ignored_scope=ignored,
-        )
-    save(made, path, metadata)
+    kinds = ("Convolution", "GroupConvolution")
+    names = [node.get_friendly_name() for node in net.get_ops() if node.get_type_name() in kinds]
+    save(_quantised(net, arrays, [name for name in names if _layer_of(name) in in_float]), path, metadata)
 
 
 def _quantised_onnx(source: Path, path: Path, arrays: list, in_float: list[int], metadata: Metadata) -> None:
-    """Convolutions alone: decoding in 8 bits would hold coordinates of hundreds of pixels and probabilities in one
-    range."""
-    require_packages("onnx", "onnxruntime", what="--format onnx --precision int8")
+    require_packages("onnx", "onnxruntime", "nncf", what="--format onnx --precision int8")
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.rest = iter(arrays)
-
-        def get_next(self):
-            image = next(self.rest, None)
-            return None if image is None else {"images": image}
-
-    convolutions = [node for node in onnx.load(source).graph.node if node.op_type == "Conv"]
-    excluded = [node.name for node in convolutions if _layer_of(node.input[1]) in in_float]
-    with _no_warnings():
-        quantize_static(
-            str(source),
-            str(path),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            nodes_to_exclude=excluded,
-        )
-    made = onnx.load(path)
+    net = onnx.load(source)
+    excluded = [node.name for node in net.graph.node if node.op_type == "Conv" and _layer_of(node.input[1]) in in_float]
+    made = _quantised(net, [{"images": array} for array in arrays], excluded)
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, metadata.to_text())
-    onnx.save(made, path)
+    onnx.save(with_short_names(made), path)
 
 
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Without the advice that ONNX Runtime's tools log."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+def _quantised(net, inputs: list, in_float: list[str]):
+    """The twin in 8 bits of an openvino.Model or onnx.ModelProto: weights per channel, maps per tensor, the shift of
+    every convolution's mean corrected, as NNCF does it. in_float: names of convolutions that stay as they are."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(net, nncf.Dataset(inputs), preset=nncf.QuantizationPreset.MIXED,
+                             subset_size=len(inputs), ignored_scope=nncf.IgnoredScope(names=in_float))

@@ -27,35 +27,28 @@ def quantised_map(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def one_layer_quantised(conv: nn.Conv2d, outputs: bool) -> Iterator[None]:
-    """`conv` with its weights and its input, and with `outputs` its output too, in 8 bits."""
+def one_layer_quantised(conv: nn.Conv2d) -> Iterator[None]:
+    """`conv` with its weights and its input in 8 bits."""
     weight = conv.weight.data
-    hooks = [conv.register_forward_pre_hook(lambda module, inputs: tuple(quantised_map(x) for x in inputs))]
-    if outputs:
-        hooks.append(conv.register_forward_hook(lambda module, inputs, found: quantised_map(found)))
+    hook = conv.register_forward_pre_hook(lambda module, inputs: tuple(quantised_map(x) for x in inputs))
     conv.weight.data = quantised_weight(weight)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
         conv.weight.data = weight
 
 
 @torch.inference_mode()
-def layer_errors(model: nn.Module, images: Tensor, outputs: bool = False) -> dict[int, float]:
+def layer_errors(model: nn.Module, images: Tensor) -> dict[int, float]:
     """Layer index of each convolution of a Darknet (CPU, not changed) -> how far the surest boxes move when this layer
-    alone is in 8 bits,
-    largest first: the mean of 1 - IoU of a box with itself before, plus the difference of its scores.
-
-    images: (B, channels, H, W); outputs: whether the layer's output is held in 8 bits as well, as between ONNX's Q and
-        DQ.
-    """
+    alone is in 8 bits, largest first: the mean of 1 - IoU of a box with itself before, plus the difference of its
+    scores. images: (B, channels, H, W)."""
     net, found = model.optimize(), {}
     expected = net(images).flatten(0, 1)
     surest = _score(expected).topk(min(BOXES, len(expected))).indices
     for layer_i, conv, _ in net.convolutions():
-        with one_layer_quantised(conv, outputs):
+        with one_layer_quantised(conv):
             found[layer_i] = _distance(expected[surest], net(images).flatten(0, 1)[surest])
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
