@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
+from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes  # noqa: E402
 from utils.data.exif import encode_stored, is_turned  # noqa: E402
 from utils.progress import Progress  # noqa: E402
 
@@ -112,13 +113,14 @@ def _struct_corners(box, place: str) -> list[np.ndarray]:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels as stored, whatever EXIF says of a rotation, as annotated. Raises ReleaseError."""
-    content = path.read_bytes()
-    # OpenCV fills the missing part of a cut JPEG with grey and says nothing: its end marker tells
-    whole = b"\xff\xd9" in content[len(content) // 2:]
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if whole else None
+    try:
+        content = read_bytes(path)
+        image = decode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    except TooLargeError as error:
+        raise ReleaseError(f"{path}: {error}") from None
     if image is None:
-        raise ReleaseError(f"{path}: not a readable JPEG ({len(content):,} bytes{'' if whole else ', cut short'})")
+        cut = ", cut short" * cut_short(content)
+        raise ReleaseError(f"{path}: not a readable JPEG ({len(content):,} bytes{cut})")
     return image.shape[1], image.shape[0]
 
 

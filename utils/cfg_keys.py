@@ -5,6 +5,8 @@ parse_... function. A key's kind is that of its value. Kind "any" marks what onl
 such keys are kept and written back, their values are not looked at. All other keys decide what a net computes.
 """
 
+from utils.limits import MOST_CLASSES, MOST_NUMBER, MOST_SIDE_PX
+
 
 def _any(keys: str) -> dict[str, str]:
     return dict.fromkeys(keys.split(), "any")
@@ -122,7 +124,15 @@ SPELLINGS = {
 }
 # Sections of PyTorch forks that are one of Darknet's with something understood: filters as conv groups; the first half
 FORKS = {"depthwise": "convolutional", "route_lhalf": "route"}
-POSITIVE_KEYS = ("filters", "size", "stride", "stride_x", "stride_y", "dilation", "groups", "classes", "num",
-                 "reduction", "channels")
+_POSITIVE = (1, MOST_NUMBER, f"1 or more, at most {MOST_NUMBER:,}")
+_NOT_NEGATIVE = (0, MOST_NUMBER, f"0 or more, at most {MOST_NUMBER:,}")
+# key -> (least, most, both in words), of every section in which it decides what is computed
+RANGES = {
+    **dict.fromkeys("filters size stride stride_x stride_y dilation groups num reduction channels".split(), _POSITIVE),
+    **dict.fromkeys("pad padding batch_normalize group_id".split(), _NOT_NEGATIVE),
+    **dict.fromkeys(("width", "height"), (1, MOST_SIDE_PX, f"1 or more, at most {MOST_SIDE_PX:,} pixels")),
+    "classes": (1, MOST_CLASSES, f"1 or more, at most {MOST_CLASSES:,}"),
+    "probability": (0, 1, "a probability, 0 to 1")}
+ONE_REFERENCE = ("scale_channels", "sam")  # sections that join the layer before with exactly one other
 KIND_WORDS = {"int": "a whole number", "float": "a number", "ints": "whole numbers separated by commas",
               "anchors": "numbers separated by commas"}

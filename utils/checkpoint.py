@@ -10,6 +10,7 @@ plain containers.
 """
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -21,12 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils import torch_archive
 from utils.cfg_keys import SECTION_KEYS
 from utils.darknet_weights import WeightsError, file_classes
 from utils.layers import split_key, state_key
+from utils.limits import MOST_SIDE_PX
 from utils.origin import missing
 from utils.output import replacing
-from utils.parse_config import class_count, explicit, head_anchors, head_indices, rebuild_heads, section_of
+from utils.parse_config import (
+    CfgError,
+    checked_defs,
+    class_count,
+    explicit,
+    head_anchors,
+    head_indices,
+    rebuild_heads,
+    section_of,
+)
+from utils.text import shown
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
@@ -46,6 +59,15 @@ _KEY = re.compile(r"(?:^|\.)(?:module_list|models|layers)\.(\d+)\.(conv|batch|bn
 # what a checkpoint of ours may hold beside weights, and its type
 _TYPES = {"cfg": str, "run": str, "seen": int, "rescale": (int, float), "names": (list, tuple), "size": (list, tuple),
           "data": str}
+# what such a value has to be, besides
+_VALUES = {"seen": ("a count of images", lambda seen: 0 <= seen < 1 << 63),
+           "rescale": ("a factor over 0", lambda factor: 0 < factor < math.inf),
+           "names": ("class names", lambda names: all(isinstance(name, str) for name in names)),
+           "size": ("width and height in pixels", lambda size: len(size) == 2 and all(
+               type(side) is int and 0 < side <= MOST_SIDE_PX for side in size))}
+# of weights; a complex one, or one of a type that not every machine computes with, is another program's
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.int16,
+           torch.int8, torch.uint8}
 
 
 class CheckpointError(ValueError):
@@ -101,6 +123,10 @@ def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
 def _unpickled(path: Path, mapped: bool) -> Mapping:
     """torch.load of tensors, numbers and plain containers."""
     try:
+        torch_archive.check(path)
+    except torch_archive.ArchiveError as error:
+        raise CheckpointError(f"{path}: {error}; the file is damaged") from None
+    try:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -129,16 +155,17 @@ def _plain_types() -> list:
 
 def _check_own(path: Path, content: Mapping) -> None:
     """Raise CheckpointError where a checkpoint with module_defs is not what weights_content makes."""
-    defs = content["module_defs"]
-    listed = isinstance(defs, (list, tuple))
-    if not listed or not defs or not all(isinstance(section, Mapping) and "type" in section for section in defs):
-        kinds = sorted({type(section).__name__ for section in defs}) if listed else type(defs).__name__
-        raise CheckpointError(f"{path}: found module_defs of {kinds}, expected a list of cfg sections (dicts with a "
-                              "type)")
+    try:
+        checked_defs(content["module_defs"], str(path))
+    except CfgError as error:
+        raise CheckpointError(str(error)) from None
     for key, kind in _TYPES.items():
         if content.get(key) is not None and not isinstance(content[key], kind):
             raise CheckpointError(f"{path}: found {key} of type {type(content[key]).__name__}, "
                                   f"expected {_kind_name(kind)}")
+    for key, (words, right) in _VALUES.items():
+        if content.get(key) is not None and not right(content[key]):
+            raise CheckpointError(f"{path}: found {key} {shown(content[key])}, expected {words}")
     if not isinstance(content.get("model"), Mapping):
         raise CheckpointError(f"{path}: found model of type {type(content.get('model')).__name__}, expected a "
                               "state_dict")
@@ -170,9 +197,10 @@ def _named_state(path: Path, state: Mapping) -> dict[str, Tensor]:
             continue
         layer_i, kind, name = match[1], "conv" if match[2].lower() in ("conv", "0") else "batch_norm", match[3].lower()
         value = torch.from_numpy(state[key]) if isinstance(state[key], np.ndarray) else state[key]
-        if not isinstance(value, Tensor) or value.is_quantized or value.layout != torch.strided:
-            raise CheckpointError(f"{path}: found a {type(value).__name__} as {key}, expected a tensor of plain "
-                                  "numbers")
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _DTYPES or (
+                value.device.type == "meta"):
+            what = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f"{path}: found a {what} as {str(key)[-100:]}, expected a tensor of plain numbers")
         named.setdefault(state_key(int(layer_i), f"{kind}.{name}"), value)
     return named
 
@@ -224,7 +252,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
              if key not in own or key not in state or state[key].shape != own[key].shape}
     if wrong and (strict or not wrong <= heads):
         raise CheckpointError(f"{path}: {_mismatch(own, state, wrong, content)}")
-    _check_finite(path, state)
+    _check_finite(path, {key: value for key, value in state.items() if key not in wrong})
     model.load_state_dict({key: state[key] for key in own if key not in wrong}, strict=not wrong)
     model.seen = int(content.get("seen") or 0)
     return (ALL_LAYERS if not wrong else "all but the heads, which start from scratch for "

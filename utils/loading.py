@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from utils.checkpoint import is_torch_file, load_weights, read_checkpoint, weights_classes
+from utils.limits import MOST_NAMES_BYTES
 from utils.origin import missing
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads, resized
-from utils.text import read_lines
+from utils.text import is_whole, read_lines
 
 
 def picture_defs(cfg: Path) -> list[dict]:
@@ -116,7 +117,7 @@ def select_device(name: str, threads: int = 0):
     if not name:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        device = torch.device(f"cuda:{name}" if is_whole(name) else name)
         # sums of scores and rescaling are in double precision, which mps has not
         torch.empty(1, dtype=torch.float64, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -149,7 +150,7 @@ def read_names(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise missing(path, "class names file")
-    names = [line.strip() for line in read_lines(path, "class names") if line.strip()]
+    names = [line.strip() for line in read_lines(path, "class names", most_bytes=MOST_NAMES_BYTES) if line.strip()]
     if not names:
         raise CfgError(f"{path}:1: found no name, expected one class name a line")
     return names

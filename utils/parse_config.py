@@ -10,21 +10,24 @@ import re
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import Iterable, Mapping
 
 from utils.cfg_keys import (
     FORKS,
     KIND_WORDS,
     NOT_COMPUTED,
     NOT_SUPPORTED,
-    POSITIVE_KEYS,
+    ONE_REFERENCE,
+    RANGES,
     REQUIRED_KEYS,
     SECTION_KEYS,
     SPELLINGS,
 )
 from utils.layers import ACTIVATIONS, MIXING, default_activation
+from utils.limits import MOST_ANCHOR_PX, MOST_CFG_BYTES, MOST_LAYERS
 from utils.origin import missing
 from utils.output import write_text
-from utils.text import MARK_ANYWHERE, TextError, read_lines
+from utils.text import MARK_ANYWHERE, TextError, read_lines, shown
 
 HEADS = ("yolo", "region", "Gaussian_yolo")
 # the key that names other layers
@@ -103,19 +106,48 @@ def parse_model_config(path: str | os.PathLike) -> list[dict]:
     path = Path(path)
     if not path.is_file():
         raise missing(path, "cfg file")
-    defs: list[Section] = []
     try:
-        lines = read_lines(path, "a Darknet cfg", MARK_ANYWHERE)
+        lines = read_lines(path, "a Darknet cfg", MARK_ANYWHERE, MOST_CFG_BYTES)
     except TextError as error:
         raise CfgError(str(error)) from None
-    for line_i, raw in enumerate(lines, start=1):
+    return _defs_of([(f"{path}:{line_i}", line) for line_i, line in enumerate(lines, start=1)], path)
+
+
+def checked_defs(sections: object, place: str) -> list[dict]:
+    """module_defs that a file holds as a list of dicts, after all checks of parse_model_config.
+
+    place: the file, for messages. Raises CfgError where they are no such list, or no net that can be built.
+    """
+    listed = isinstance(sections, (list, tuple))
+    if not listed or not sections or not all(isinstance(one, Mapping) and "type" in one for one in sections):
+        kinds = sorted({type(section).__name__ for section in sections}) if listed else type(sections).__name__
+        raise CfgError(f"{place}: found module_defs of {str(kinds)[:100]}, expected a list of cfg sections (dicts with "
+                       "a type)")
+    return _defs_of([line for section_i, section in enumerate(sections)
+                     for line in _lines_of(section, f"{place}: module_defs[{section_i}]")], place)
+
+
+def _lines_of(section: Mapping, place: str) -> list[tuple[str, str]]:
+    """(place, line)s of a cfg that hold a section, without what decides nothing: that was noted when it was read."""
+    for key, value in section.items():
+        if not isinstance(key, str) or not isinstance(value, str) or re.search(r"[\r\n#;]", key + value):
+            raise CfgError(f"{place}: found {shown(key)}: {shown(value)}, expected text of a cfg")
+    kind = section["type"]
+    decides = {**SECTION_KEYS.get(kind, {}), **NOT_COMPUTED.get(kind, {})}
+    return [(place, f"[{kind}]")] + [(place, f"{key}={value}") for key, value in section.items() if key in decides]
+
+
+def _defs_of(lines: Iterable[tuple[str, str]], path: str | os.PathLike) -> list[dict]:
+    """module_defs of (place, line)s of a cfg."""
+    defs: list[Section] = []
+    for place, raw in lines:
         line = re.split(r"[#;]", raw, maxsplit=1)[0].strip()
         if line:
-            _read_line(line, f"{path}:{line_i}", defs)
+            _read_line(line, place, defs)
     if not defs:
         raise CfgError(f"{path}:1: found no section, expected [net] and layers")
     if len(defs) == 1:
-        raise CfgError(f"{path}:{len(lines)}: found [net] alone, expected layers after it")
+        raise CfgError(f"{defs[0].where}: found [net] alone, expected layers after it")
     for section in defs:
         _check_section(section)
     _check_references(defs)
@@ -125,6 +157,8 @@ def parse_model_config(path: str | os.PathLike) -> list[dict]:
 def _read_line(line: str, place: str, defs: list[Section]) -> None:
     """Add one stripped, non-empty cfg line to `defs`."""
     if line.startswith("["):
+        if len(defs) > MOST_LAYERS:
+            raise CfgError(f"{place}: found more than {MOST_LAYERS:,} layers, expected at most as many")
         defs.append(_read_header(line, place, first=not defs))
         return
     key, equals, value = (part.strip() for part in line.partition("="))
@@ -243,9 +277,12 @@ def _check_section(section: Section) -> None:
     for key in REQUIRED_KEYS.get(kind, ()):
         if key not in section:
             raise CfgError(f"{section.where}: found [{kind}] without {key!r}, expected {key}=...")
-    for key in POSITIVE_KEYS:
-        if SECTION_KEYS[kind].get(key) == "int" and integer(section, key, 1) < 1:
-            raise CfgError(f"{section.where}: found {key}={section[key]} in [{kind}], expected 1 or more")
+    for key, (least, most, words) in RANGES.items():
+        if key in section and SECTION_KEYS[kind].get(key, "any") != "any" and not (
+                least <= number(section, key) <= most):
+            raise CfgError(f"{section.where}: found {key}={section[key]} in [{kind}], expected {words}")
+    if kind in ONE_REFERENCE and len(integers(section, "from")) != 1:
+        raise CfgError(f"{section.where}: found from={section['from']} in [{kind}], expected one layer")
     if integer(section, "cbn") and not integer(section, "batch_normalize"):
         raise CfgError(f"{section.where}: found cbn=1 without batch_normalize=1, expected both")
     if kind in HEADS:
@@ -278,6 +315,10 @@ def _check_anchors(section: Section) -> None:
     if len(items) > needed:
         note(f"{section.where}: {len(items)} anchor numbers: the first {needed} count, width,height for each of "
              f"num={needed // 2}, as in Darknet")
+    for item in items[:needed]:
+        if not 0 < float(item) <= MOST_ANCHOR_PX:
+            raise CfgError(f"{section.where}: found an anchor of {item}, expected widths and heights over 0 and up to "
+                           f"{MOST_ANCHOR_PX:,}")
     for index in integers(section, "mask"):
         if not 0 <= index < needed // 2:
             raise CfgError(f"{section.where}: found mask index {index}, expected 0 to {needed // 2 - 1}")

@@ -1,7 +1,9 @@
 """Shapes and costs of a net, worked out from its module_defs alone: no tensor is made."""
 
+import math
 from dataclasses import dataclass
 
+from utils.limits import MOST_LIVE_VALUES, MOST_PARAMETERS
 from utils.parse_config import CfgError, head_anchors, head_entries, input_size, integer, layer_inputs, where
 
 
@@ -51,18 +53,68 @@ def pool_window(section: dict) -> Window:
 def layer_shapes(defs: list[dict], width: int | None = None, height: int | None = None) -> list[tuple[int, int, int]]:
     """(channels, height, width) of every layer's output; width and height of the image default to the cfg's.
 
-    Raises CfgError where shapes do not fit (route or shortcut of different sizes, ...).
+    Raises CfgError where shapes do not fit (route or shortcut of different sizes, ...), and where the net would be
+    larger than utils.limits allow.
     """
     cfg_width, cfg_height = input_size(defs)
     image = (integer(defs[0], "channels", 3), height or cfg_height, width or cfg_width)
     shapes: list[tuple[int, int, int]] = []
+    parameters = 0
     for layer_i, section in enumerate(defs[1:]):
+        place = where(section, layer_i)
         inputs = [image if j < 0 else shapes[j] for j in layer_inputs(layer_i, section)]
-        shapes.append(_SHAPE_OF[section["type"]](section, inputs, where(section, layer_i)))
+        shapes.append(_SHAPE_OF[section["type"]](section, inputs, place))
         if min(shapes[-1]) < 1:
-            raise CfgError(f"{where(section, layer_i)}: found an output of {shapes[-1]} (channels, height, width), "
+            raise CfgError(f"{place}: found an output of {shapes[-1]} (channels, height, width), "
                            f"expected 1 or more of each; the image {image[2]}x{image[1]} is too small for this net")
+        parameters += _kernel_values(section, inputs[0][0])
+        if parameters > MOST_PARAMETERS:
+            raise CfgError(f"{place}: found a net of {parameters:.3g} parameters up to here, expected at most "
+                           f"{MOST_PARAMETERS:,}")
+        _check_map(shapes[-1], place, image)
+    _check_live(defs, shapes, image)
     return shapes
+
+
+def _kernel_values(section: dict, channels: int) -> int:
+    """Weights of a convolution of `channels` inputs; 0 for another layer."""
+    if section["type"] != "convolutional":
+        return 0
+    return integer(section, "filters") * channels // integer(section, "groups", 1) * integer(section, "size", 1) ** 2
+
+
+def _check_map(shape: tuple[int, int, int], place: str, image: tuple[int, int, int], words: str = "an output") -> None:
+    """Raise CfgError where a map of (channels, height, width) `shape` alone is over the bound."""
+    if math.prod(shape) > MOST_LIVE_VALUES:
+        channels, height, width = (f"{side:.7g}" for side in shape)
+        raise CfgError(f"{place}: found {words} of {channels} x {height} x {width} values (channels, height, width) "
+                       f"for an image of {image[2]}x{image[1]}, expected at most {MOST_LIVE_VALUES:,} values")
+
+
+def live_values(defs: list[dict], shapes: list[tuple[int, int, int]], image: tuple[int, int, int]) -> list[int]:
+    """Values that a forward pass of one image holds while it computes each layer: its output, and what this layer or a
+    later one still reads. shapes: of layer_shapes; image: (channels, height, width)."""
+    inputs = [layer_inputs(layer_i, section) for layer_i, section in enumerate(defs[1:])]
+    last_use = {j: layer_i for layer_i, layers in enumerate(inputs) for j in layers}
+    freed: dict[int, int] = {}  # layer -> values that nothing reads after it
+    for j, layer_i in last_use.items():
+        freed[layer_i] = freed.get(layer_i, 0) + math.prod(image if j < 0 else shapes[j])
+    live, found = math.prod(image), []
+    for layer_i, shape in enumerate(shapes):
+        live += math.prod(shape)
+        found.append(live)
+        live -= freed.get(layer_i, 0)
+    return found
+
+
+def _check_live(defs: list[dict], shapes: list[tuple[int, int, int]], image: tuple[int, int, int]) -> None:
+    """Raise CfgError where maps that are held at the same time are over the bound."""
+    live = live_values(defs, shapes, image)
+    most = max(live)
+    if most > MOST_LIVE_VALUES:
+        layer_i = live.index(most)
+        raise CfgError(f"{where(defs[1 + layer_i], layer_i)}: found {most:.3g} values in the maps held up to here for "
+                       f"an image of {image[2]}x{image[1]}, expected at most {MOST_LIVE_VALUES:,}")
 
 
 def _conv(section, inputs, place):
@@ -72,6 +124,7 @@ def _conv(section, inputs, place):
         raise CfgError(f"{place}: found groups={groups} with {channels} input and {filters} output channels, "
                        "expected a divisor of both")
     window = conv_window(section)
+    _check_padded(2 * window.padding, inputs[0], place)
     if window.dilation > 1 and 2 * window.padding != window.dilation * (window.size - 1):
         raise CfgError(
             f"{place}: found dilation={window.dilation} with size={window.size} and {window.padding} pixels "
@@ -83,7 +136,15 @@ def _conv(section, inputs, place):
 def _pool(section, inputs, place):
     channels, height, width = inputs[0]
     window = pool_window(section)
+    _check_padded(window.padding, inputs[0], place)
     return channels, *window.count(height, width, window.padding)
+
+
+def _check_padded(padding: int, shape: tuple[int, int, int], place: str) -> None:
+    """Raise CfgError where a map is too large once it has `padding` pixels more in each direction."""
+    if padding:
+        channels, height, width = shape
+        _check_map((channels, height + padding, width + padding), place, shape, "a padded map")
 
 
 def _upsample(section, inputs, place):

@@ -9,6 +9,8 @@ import os
 import re
 import reprlib
 
+from utils.limits import MOST_TEXT_BYTES
+
 # UTF-32's mark begins with that of UTF-16: longest first
 MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -31,13 +33,22 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes] | None = None) -> list[str]:
+def is_whole(text: str) -> bool:
+    """Whether `text` is a whole number in ASCII digits; str.isdigit() also takes \u00b2, which int() does not."""
+    return text.isascii() and text.isdigit()
+
+
+def read_lines(path: str | os.PathLike, expected: str, comment: re.Pattern[bytes] | None = None,
+               most_bytes: int = MOST_TEXT_BYTES) -> list[str]:
     """Lines of a text file, without their ends.
 
     expected: what the file should hold, in words; comment: matches what may hold bytes that are not UTF-8 (they come
-    back as U+FFFD). Raises TextError on a binary file or another encoding, OSError where it cannot be read.
+    back as U+FFFD). Raises TextError on a binary file, another encoding or a file of more than `most_bytes`, OSError
+    where it cannot be read.
     """
     with open(path, "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > most_bytes:
+            raise TextError(f"{path}:1: found {size:,} bytes, expected {expected} of at most {most_bytes:,}")
         content = file.read(4096)
         mark, encoding = next(((mark, name) for mark, name in MARKS if content.startswith(mark)), (b"", "utf-8"))
         if encoding.startswith("utf-8") and b"\0" in content:  # before all of a large file is read

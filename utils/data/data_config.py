@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from utils.limits import MOST_CLASSES, MOST_YAML_BYTES
 from utils.loading import read_names
 from utils.origin import missing, origin
 from utils.parse_config import CfgError
@@ -14,7 +15,6 @@ from utils.text import HASH_AFTER_BLANK, MARK_FIRST, read_lines, shown
 
 PARTS = {"train": ("train",), "valid": ("valid", "val", "validation", "test")}  # keys, the first that is there counts
 NAMES_MAY_BE = "a list of names, names by number, or a file of names"
-MOST_CLASSES = 100_000  # a larger number is a slip, and would fill the memory with names
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def read_options(path: Path) -> dict:
 def _read_key_values(path: Path) -> dict[str, str]:
     """Keys and values of a .data file. Darknet's comments: # or ; at the start of a line, a value may hold them."""
     options = {}
-    for line_i, raw in enumerate(read_lines(path, "a .data file", MARK_FIRST), start=1):
+    for line_i, raw in enumerate(read_lines(path, "a .data file", MARK_FIRST, MOST_YAML_BYTES), start=1):
         line = raw.strip()
         if not line or line[0] in "#;":
             continue
@@ -103,7 +103,7 @@ class _Loader(yaml.BaseLoader):
 
 def _read_yaml(path: Path) -> dict:
     """Keys and values of a YAML file that are not empty, scalars as text."""
-    text = "\n".join(read_lines(path, "a YAML file", HASH_AFTER_BLANK))
+    text = "\n".join(read_lines(path, "a YAML file", HASH_AFTER_BLANK, MOST_YAML_BYTES))
     try:
         options = yaml.load(text, Loader=_Loader)
     except RecursionError:

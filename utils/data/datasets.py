@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
+from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
 from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
 from utils.letterbox import letterbox, planes
 from utils.origin import origin
@@ -88,25 +89,21 @@ def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be
     decoded."""
     try:
-        content = np.fromfile(path, np.uint8)  # not imread: it cannot open every path on Windows
+        content = read_bytes(path)
+        image = decode(content)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from None
-    # OpenCV fills the missing part of a cut JPEG with grey and says nothing: its end marker tells
-    whole = content[:2].tobytes() != b"\xff\xd8" or b"\xff\xd9" in content[len(content) // 2:].tobytes()
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole and len(content) else None
-    except (cv2.error, MemoryError):  # more than 2^30 pixels, or than fit the memory
-        raise DataError(f"{path}: found an image that is too large to decode, expected at most 2^30 pixels and "
-                        "memory for them") from None
+    except TooLargeError as error:
+        raise DataError(f"{path}: {error}") from None
     if image is None:
-        raise DataError(f"{path}: found a file that cannot be decoded{'' if whole else ' (a JPEG cut short)'}, "
+        raise DataError(f"{path}: found a file that cannot be decoded{' (a JPEG cut short)' * cut_short(content)}, "
                         "expected an image")
     zoom = max_side / max(image.shape[:2]) if max_side else 1.0
     if zoom < 1:
         image = cv2.resize(
             image, [max(round(side * zoom), 1) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # in place: a large one is not copied
 
 
 @dataclass

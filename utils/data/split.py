@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.data.annotations import Sample
 from utils.data.yolo_labels import DataError
+from utils.text import is_whole
 
 # IMG_7_jpg.rf.0f1e2d: Roboflow's name of each augmented copy of IMG_7.jpg
 _EXPORTED = re.compile(r"_(jpg|jpeg|png|bmp|webp|tiff?)\.rf\.[0-9a-z]+$", re.IGNORECASE)
@@ -93,4 +94,4 @@ def _block(images: list[Path], share: float, seed: int) -> set[int]:
 
 def _natural(path: Path) -> list:
     """A key that puts frame_9 before frame_10."""
-    return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.findall(r"\d+|\D+", str(path))]
+    return [(0, int(word), "") if is_whole(word) else (1, 0, word) for word in re.findall(r"[0-9]+|[^0-9]+", str(path))]

@@ -7,6 +7,7 @@ from utils.data.data_config import parse_data_config, read_options
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.source import Source, locate
 from utils.data.yolo_labels import DataError, label_path, label_places
+from utils.limits import MOST_LABEL_BYTES
 from utils.loading import read_names
 from utils.parse_config import CfgError
 from utils.text import HASH_FIRST, TextError, read_lines, shown
@@ -128,7 +129,7 @@ def read_label(path: Path, names: list[str], has_keypoints: bool = False) -> lis
     Without names, classes are called class0, class1, ... Raises DataError.
     """
     boxes = []
-    for i, line in enumerate(read_lines(path, "labels (class cx cy w h)"), start=1):
+    for i, line in enumerate(read_lines(path, "labels (class cx cy w h)", most_bytes=MOST_LABEL_BYTES), start=1):
         if line.strip():
             boxes.append(_read_line(line.split(), names, has_keypoints, f"{path}:{i}"))
     return boxes

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.limits import MOST_BOXES, MOST_LABEL_BYTES
 from utils.text import read_lines, shown
 
 IMAGE_FOLDERS = ("images", "jpegimages")  # in any case; Darknet swaps both for `labels`
@@ -89,16 +90,19 @@ def read_labels(path: Path, classes: int, doubtful: Doubtful | None = None) -> n
     Darknet and in the reference, so that scores compare), are counted in `doubtful`. Raises DataError or TextError.
     """
     try:
-        lines = read_lines(path, "labels (class cx cy w h)")
+        lines = read_lines(path, "labels (class cx cy w h)", most_bytes=MOST_LABEL_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return np.zeros((0, 5), np.float32)
-    rows, doubtful = [], Doubtful() if doubtful is None else doubtful
+    rows, seen, doubtful = [], set(), Doubtful() if doubtful is None else doubtful
     for line_i, line in enumerate(lines, start=1):
         if words := line.split():
             place = f"{path}:{line_i}"
             row = _read_box(words, classes, place)
-            doubtful.add(place, without_area=row is None, repeated=row in rows)
+            doubtful.add(place, without_area=row is None, repeated=row is not None and row in seen)
+            seen.add(row)
             rows += [] if row is None else [row]
+            if len(rows) > MOST_BOXES:
+                raise DataError(f"{place}: found more than {MOST_BOXES:,} boxes, expected those of one image")
     return np.array(rows, np.float32).reshape(-1, 5)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
+from utils.data.decoding import TooLargeError, require_size
+from utils.text import is_whole
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}
 PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later
@@ -32,9 +34,14 @@ class Item(NamedTuple):
         return None if is_live(self.where) else Path(self.where)
 
 
+def is_camera(source: str) -> bool:
+    """Whether a --source is the number of a camera."""
+    return is_whole(source) and len(source) < 4
+
+
 def is_live(source: str) -> bool:
     """Whether a --source is a camera number or an address, not a file."""
-    return source.isdigit() or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+    return is_camera(source) or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
 
 
 def expand(source: str, out: Path) -> list[Item]:
@@ -77,7 +84,7 @@ def _is_visual(path: Path) -> bool:
 
 def _live_name(source: str) -> str:
     """A file name for what a camera or a stream shows, without the password that an address may hold."""
-    if source.isdigit():
+    if is_camera(source):
         return f"camera{source}"
     host, _, rest = source.split("://", 1)[1].split("?", 1)[0].partition("/")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{host.rpartition('@')[2]}/{rest}").strip("-.") or "stream"
@@ -88,10 +95,18 @@ def is_film(path: Path) -> bool:
     if path.suffix.lower() != ".gif":
         return path.suffix.lower() in VIDEO_SUFFIXES
     try:
-        with Image.open(path) as gif:
+        with _opened_gif(path) as gif:
             return gif.n_frames > 1
-    except (OSError, EOFError, SyntaxError):
+    except Exception:  # Pillow raises many kinds for a damaged file
         return False  # read_picture says what is wrong with it
+
+
+def _opened_gif(path: Path) -> Image.Image:
+    """A GIF, open, once its header is known to claim no more pixels than can be decoded. Raises TooLargeError, and what
+    Pillow raises for a damaged one."""
+    with open(path, "rb") as file:
+        require_size(file.read(64))
+    return Image.open(path)
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -116,11 +131,13 @@ def frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
 def _gif_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
     number = 0
     try:
-        with Image.open(path) as gif:
+        with _opened_gif(path) as gif:
             rate = 1000 / max(gif.info.get("duration") or 100, 10)  # milliseconds per frame, 0 read as browsers do
             for number, frame in enumerate(ImageSequence.Iterator(gif), start=1):
                 yield np.array(frame.convert("RGB")), rate
-    except (OSError, EOFError, SyntaxError) as error:
+    except TooLargeError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file; what came before the damage counts
         if not number:
             raise DataError(f"{path}: found a file that cannot be decoded ({error}), expected a GIF") from None
 
@@ -146,7 +163,7 @@ def _open(item: Item) -> cv2.VideoCapture:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        if item.where.isdigit():
+        if is_camera(item.where):
             return cv2.VideoCapture(int(item.where))
         patience = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE_MS]
         return cv2.VideoCapture(item.where) if item.path else cv2.VideoCapture(item.where, cv2.CAP_FFMPEG, patience)
@@ -155,7 +172,7 @@ def _open(item: Item) -> cv2.VideoCapture:
 
 
 def _why_closed(item: Item) -> str:
-    if item.where.isdigit():
+    if is_camera(item.where):
         return "cannot be opened, expected the number of a camera that is there and not in use"
     if item.path:
         return "cannot be opened, expected a video"
