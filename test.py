@@ -28,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Load -> evaluate -> print the table -> write curve and numbers."""
     args = parse_args()
+    from utils import processes
     from utils.data.datasets import evaluation_loader
     from utils.deploy.runtimes import is_exported
     from utils.evaluation.evaluate import ScoreOptions, evaluate
@@ -38,6 +39,9 @@ def main() -> None:
     options = cli.options_of(ScoreOptions, args)
     loader = evaluation_loader(run.valid, args.batch_size, args.n_cpu)
     result = evaluate(run.model, loader, run.names, options, predict=run.predict)
+    processes.stop()
+    if result is None:  # the first process has it
+        return
     print_result(result, args.iou_thres)
     curve = args.pr or Path("output") / f"pr_{run.stem}.png"
     plot_pr_curves({run.stem: result.curve}, f"{run.stem}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
@@ -65,13 +69,14 @@ class Run(NamedTuple):
 def of_net(args: argparse.Namespace) -> Run:
     """The network of --cfg and --weights, ready to run."""
     from models import Darknet
+    from utils import processes
     from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
     from utils.data.prepare import data_of, labelled_dataset, require_classes, scored_names
-    from utils.deploy.backends import make_backend
+    from utils.deploy.backends import same_backend
     from utils.loading import default_weights, load_net, resolve_cfg, select_device, stem
 
-    device = select_device(args.device, args.threads)
+    _, _, device = processes.start(select_device(args.device, args.threads))
     cfg = resolve_cfg(args.cfg)
     weights = Path(args.weights or default_weights(cfg))
     data = parse_data_config(args.data or data_of(weights), args.class_path)
@@ -80,7 +85,7 @@ def of_net(args: argparse.Namespace) -> Run:
     require_classes(model.module_defs, weights, data)
     names = scored_names(net, data)
     valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", size)
-    backend, predict = make_backend(args.backend, model, size, len(valid))
+    backend, predict = same_backend(args.backend, model, size, len(valid))
     words = (f"{cfg}, {weights}: {net.words}; {data.path}, "
              f"{len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
     return Run(str(cfg), weights, stem(cfg), data.path, names, valid, model, backend, predict, words)
@@ -88,12 +93,16 @@ def of_net(args: argparse.Namespace) -> Run:
 
 def of_file(args: argparse.Namespace) -> Run:
     """The exported file of --weights, ready to run."""
+    import torch
+
+    from utils import processes
     from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
     from utils.data.prepare import labelled_dataset, scored_names
     from utils.deploy.runtimes import open_on_cpu
 
     data = parse_data_config(args.data or cli.DEFAULT_DATA, args.class_path)
+    processes.start(torch.device("cpu"))
     file = open_on_cpu(args.weights, args.backend, args.img_size, args.device, args.threads)
     file.metadata.require_classes(data.classes, file.path, data.path)
     names = scored_names(file.metadata, data)
@@ -123,4 +132,4 @@ def print_result(result, iou_thres: float) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several_processes=True)

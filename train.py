@@ -20,9 +20,12 @@ def main() -> None:
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
     from models import Darknet
+    from utils.training.restart import continued
     from utils.training.resume import resumed_arguments
     from utils.training.trainer import Trainer
 
+    if (args := continued(args)) is None:
+        return
     if args.resume:
         args = resumed_arguments(args)
     trainer = Trainer(args, Darknet)
@@ -36,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several_processes=True)

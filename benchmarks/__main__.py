@@ -20,8 +20,8 @@ from utils import cli
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     p = cli.Parser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step prune "
-                                                             "startup growth (default: all)")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step "
+                                                             "processes prune startup growth (default: all)")
     p.add_argument("--peer", type=Path, metavar="PATH", help="another checkout to time beside this one")
     p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every contestant; 0: as "
                                                                              "torch chooses")

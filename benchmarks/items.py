@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Callable
 
+import torch
+
 from benchmarks import materials
 from benchmarks.contest import ROOT, Contestant, Item, Outcome
 from utils.evaluation.evaluate import ScoreOptions
+from utils.output import counted
 from utils.shapes import total_cost
 
 STEP = {"size": 256, "batch": 16, "steps": 6}
@@ -247,6 +250,31 @@ def step(args: argparse.Namespace, folder: Path) -> list[Item]:
     return [Item("step", title, ways, repeats=4, warmup=1, limit_s=30, unit="images")]
 
 
+def shared_step(args: argparse.Namespace, folder: Path) -> list[Item]:
+    """The same steps by threads of one process and by processes that share the batch."""
+    threads = args.threads or torch.get_num_threads()
+    data = materials.pictures(folder, PICTURES, PICTURE_SIDE)
+    ours = STEP | {"cfg": str(NARROW), "data": str(data)}
+    ways = []
+    for count in (count for count in (1, 2, 4, 8) if count <= max(threads, 2)):
+        each = max(threads // count, 1)
+        name = f"{count} process{'es' * (count > 1)} of {counted(each, 'thread')}"
+        own = ours | {"count": count, "threads": each}
+        for words, more in ways_to_share(count):
+            ways.append(Contestant(name + words, "run_processes.py", "shared_training", own | more, PICTURES))
+    title = f"Training by several processes: {STEP['steps']} steps of {NARROW.name}, {STEP['size']} px, {STEP['batch']}"
+    return [Item("processes", f"{title} images per step of all together", ways, repeats=6, warmup=1, limit_s=60,
+                 unit="images")]
+
+
+def ways_to_share(count: int) -> list[tuple[str, dict]]:
+    """(what a contestant's name says, its options) of `count` processes."""
+    ways = [(", no loader", {"loader": False}), (" with loader and augmentation", {"loader": True})]
+    if count > 1:
+        ways.append((", no loader, --no-sync-bn", {"loader": False, "flags": ["--no-sync-bn"]}))
+    return ways
+
+
 # ---- programs
 
 def prune(args: argparse.Namespace, folder: Path) -> list[Item]:
@@ -416,6 +444,7 @@ ITEMS: dict[str, Callable[[argparse.Namespace, Path], list[Item]]] = {
     "ap": ap,
     "loading": loading,
     "step": step,
+    "processes": shared_step,
     "prune": prune,
     "startup": startup,
     "growth": growth,

@@ -1,6 +1,9 @@
 """What the tests share: data that may be missing, tiny nets, a tiny data set."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -391,3 +394,21 @@ def trained(cfg, seed=0, zero_share=0.3, dtype=torch.float64):
     model = Darknet(cfg).to(dtype).eval()
     randomise(model, zero_share)
     return model
+
+
+LAUNCHER = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+
+
+def launch(folder, script, *flags, options=(), environment=None):
+    """Run a script by two processes of one thread in `folder`."""
+    command = [sys.executable, *LAUNCHER, *options, "--", str(ROOT / script), *map(str, flags)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})})
+
+
+def alone(folder, script, *flags):
+    """Run a script by one process of one thread in `folder`."""
+    done = subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=folder, capture_output=True,
+                          text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done

@@ -257,8 +257,8 @@ def test_the_contestants_of_a_peer_fit_the_classic_interface(tmp_path):
     assert outcomes[0].facts == {"off_by": 0.0} and outcomes[1].facts == {"boxes left": 4}
 
 
-@pytest.mark.parametrize("words, expected", [(["--only", "forwards"], "forward, nms, ap, loading, step, prune, "
-                                                                      "startup, growth"),
+@pytest.mark.parametrize("words, expected", [(["--only", "forwards"], "forward, nms, ap, loading, step, "
+                                                                      "processes, prune, startup, growth"),
                                              (["--peer", "nowhere"], "expected a folder with models.py"),
                                              (["--dense", "a", "b"], "belong together")])
 def test_wrong_words_are_one_line_and_exit_2(tmp_path, words, expected):

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, NoReturn
 
+from utils import torchrun
+
 TO_RUN = (
     "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
 )
@@ -62,7 +64,8 @@ class Parser(argparse.ArgumentParser):
             word = message.split()[2].partition("=")[0]
             near = difflib.get_close_matches(self.spelled([word])[0], self._option_string_actions, n=1, cutoff=0.7)
             message += f"; did you mean {near[0]}?" if near else ""
-        self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
+        torchrun.print_error(f"{self.prog}: {message} (--help lists all flags)")
+        self.exit(2)
 
 
 def options_of(kind: type, args: argparse.Namespace):
@@ -234,10 +237,14 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call a script's main and end the process: wrong input is one line on stderr and exit status 2."""
+def run(main: Callable[[], None], several_processes: bool = False) -> None:
+    """Call a script's main and end the process: wrong input is one line on stderr and exit status 2.
+    several_processes: whether main can share its work among the processes that torchrun starts."""
     try:
-        main()
+        if torchrun.world_size() > 1 and not several_processes:
+            raise ValueError(f"found {torchrun.world_size()} processes, expected one: start it by python, not torchrun")
+        with torchrun.first_process_prints():
+            main()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -245,7 +252,14 @@ def run(main: Callable[[], None]) -> None:
         text = str(error)
         if "Original Traceback" in text:  # from a loader process: its last line is the message
             text = text.strip().splitlines()[-1].partition(": ")[2]
-        print(f"{Path(sys.argv[0]).name}: {' '.join(text.split())}", file=sys.stderr)
+        torchrun.print_error(f"{Path(sys.argv[0]).name}: {' '.join(text.split())}")
         if os.environ.get("DEBUG"):
             raise
         sys.exit(2)
+    except RuntimeError as error:
+        if torchrun.world_size() == 1 or not torchrun.says_that_a_process_is_gone(error):
+            raise
+        # the one that is gone has said why, or was killed, which torchrun says
+        torchrun.leave_word(f"{Path(sys.argv[0]).name}: process {torchrun.rank()} lost another one")
+        sys.stdout.flush()
+        os._exit(1)  # no more waiting for the others, nor for their connections

@@ -6,6 +6,8 @@ from typing import Callable, Iterable, Iterator
 
 from tqdm import tqdm
 
+from utils import torchrun
+
 LINE_SECONDS = 60.0
 
 
@@ -14,13 +16,13 @@ class Progress:
     behind the speed.
 
     On a terminal a bar that is wiped when the loop ends; elsewhere (a log file, a pipe) a line per minute with step,
-    speed and time left.
+    speed and time left. Of several processes the first shows it.
     """
 
     def __init__(self, steps: Iterable, total: int, name: str, per_step: int = 1, shown: bool = True,
                  clock: Callable[[], float] = time.monotonic):
         self.steps, self.total, self.name, self.per_step = steps, total, name, per_step
-        self.shown, self.clock = shown, clock
+        self.shown, self.clock = shown and torchrun.rank() == 0, clock
         self.note = ""
         self._terminal = sys.stderr.isatty()
 

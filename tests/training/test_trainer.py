@@ -5,11 +5,8 @@ import copy
 import csv
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +15,7 @@ import pytest
 import torch
 
 import train
-from conftest import ADD, FOREIGN, HANG, ODD, ROOT, make_dataset, randomise, without_labels, worst
+from conftest import ADD, FOREIGN, ODD, ROOT, make_dataset, randomise, without_labels, worst
 from models import Darknet
 from utils.batch_norm import RescaleError, gammas_of, rescale_gammas, rescale_obstacles, restoring_factor, zero_share
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
@@ -705,48 +702,6 @@ def test_the_penalty_of_a_step_is_the_same_for_any_batches(arguments, kind, expe
 
 
 @pytest.mark.parametrize("kind, expected", [("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)])
-def test_the_penalty_of_a_step_is_the_same_for_two_processes(tiny_cfg, tmp_path, kind, expected):
-    listing = make_dataset(tmp_path / "set", 8)
-    (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-    gammas = []
-    for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node=2",
-            "--standalone",
-            "--",
-            str(ROOT / "train.py"),
-            "--cfg",
-            str(tiny_cfg),
-            "--data",
-            str(tmp_path / "d.data"),
-            "--n_cpu",
-            "0",
-            "--device",
-            "cpu",
-            "--batch_size",
-            "4",
-            "--name",
-            name,
-            *ONE_STEP,
-            *flags,
-        ]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        gammas.append(live_gammas(read_checkpoint(tmp_path / "logs" / name / "last.pth")["live"]))
-    assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
-
-
-@pytest.mark.parametrize("kind, expected", [("l1", -1e-3 * 1.9 * 0.5), ("prox", -1e-3 * 0.5 / 0.1)])
 def test_the_penalty_of_a_step_is_the_same_in_bfloat16(arguments, kind, expected):
     gammas = []
     for name, flags in (("plain", ()), ("sr", ("-sr", "--s", "0.5", "--sparsity", kind, "--rescale", "none"))):
@@ -874,40 +829,6 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
         trainer = Trainer(arguments("--name", name, *flags))
         rates[name] = [trainer.train_one_epoch(epoch)["lr"] for epoch in range(1, trainer.args.epochs + 1)]
     assert rates["rewound"] == pytest.approx(rates["long"][-2:])
-
-
-def test_two_processes_train_one_model(tiny_cfg, tmp_path):
-    listing = make_dataset(tmp_path / "set", 16)
-    (tmp_path / "d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--standalone",
-        str(ROOT / "train.py"),
-        "--cfg",
-        str(tiny_cfg),
-        "--data",
-        str(tmp_path / "d.data"),
-        "--epochs",
-        "1",
-        "--batch_size",
-        "4",
-        "--n_cpu",
-        "0",
-        "--name",
-        "ddp",
-        "--device",
-        "cpu",
-        "-sr",
-    ]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 process(es)" in done.stdout and (tmp_path / "weights" / "tiny_ckpt.pth").is_file()
-    assert read_checkpoint(tmp_path / "logs/ddp/last.pth")["step"] == 2  # 16 images, 2 processes x 4
 
 
 def test_arguments_survive_a_checkpoint(arguments):

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from utils import processes
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
 from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
 from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
@@ -255,12 +256,18 @@ class TrainSampler(Sampler):
     def __len__(self) -> int:
         return max(self.length // (self.batch_size * self.world_size), 1)
 
+    @property
+    def images_per_step(self) -> int:
+        """How many images the batches of one step hold, those of all processes together."""
+        per_step = self.batch_size * self.world_size
+        return per_step if self.length >= per_step else max(self.length, self.world_size)
+
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.length)
         per_step = self.batch_size * self.world_size
         if len(order) < per_step:  # fewer images than a batch: one short batch, shared out as evenly as can be
-            order = np.resize(order, max(len(order), self.world_size))
+            order = np.resize(order, self.images_per_step)
         for step in range(len(self)):
             width, height = self._size(rng)
             batch = order[step * per_step:(step + 1) * per_step][self.rank::self.world_size]
@@ -298,6 +305,8 @@ def training_loader(dataset: ListDataset, sampler: TrainSampler, n_cpu: int) -> 
 
 
 def evaluation_loader(dataset: ListDataset, batch_size: int, n_cpu: int) -> DataLoader:
-    """Loader that passes once over the data in order."""
-    return DataLoader(dataset, batch_size, shuffle=False, num_workers=worker_count(n_cpu, len(dataset)),
+    """Loader that passes once over the data in order; of several processes each has its share of the batches
+    (`evaluate` puts the results together)."""
+    share = Subset(dataset, processes.share_of(len(dataset), batch_size)) if processes.world_size() > 1 else dataset
+    return DataLoader(share, batch_size, shuffle=False, num_workers=worker_count(n_cpu, len(share)),
                       collate_fn=collate, worker_init_fn=_single_threaded, pin_memory=torch.cuda.is_available())

@@ -18,6 +18,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
+from utils import processes
 from utils.deploy.onnx_export import export_onnx
 from utils.deploy.processor import require_bf16
 
@@ -49,6 +50,13 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
         raise
     except Exception as error:  # whatever a package raises that is there and does not work
         raise ValueError(f"--backend {name} does not work here ({first_line(error)}); take --backend torch") from error
+
+
+def same_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf) -> tuple[str, Predict]:
+    """`make_backend` by several processes: what process 0 takes for "auto", which depends on a time, all take."""
+    made = make_backend(name, model, size, images) if processes.rank() == 0 else None
+    taken = processes.from_first(made and made[0])
+    return made or make_backend(taken, model, size)
 
 
 def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float) -> tuple[str, Predict]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from utils import processes
 from utils.boxes import cxcywh_to_xyxy
 from utils.evaluation.args import ScoreOptions
 from utils.evaluation.metrics import EvalResult, score
@@ -38,7 +39,7 @@ def collect_detections(
     """Detections (n, 7) and targets (m, 5) of every image, in input pixels, on the CPU. predict: (B, channels, H, W) ->
     (B, N, 5 + K)."""
     detections, truths = [], []
-    images_each = getattr(loader, "batch_size", None) or 1  # of any list of batches
+    images_each = (getattr(loader, "batch_size", None) or 1) * processes.world_size()  # 1: of any list of batches
     for images, targets in Progress(loader, len(loader), "evaluate", images_each, not quiet):
         predictions = predict(to_input(images, device, channels)).float()
         if options.scorer != "standard":
@@ -52,12 +53,17 @@ def collect_detections(
 
 
 def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
-             quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult:
+             quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult | None:
     """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.deploy.backends), or
     with batch norms folded. An exported file (utils.deploy.runtimes) stands in for a model where its own `predict` is
-    given."""
+    given. Of several processes, each with its share of the images (`evaluation_loader`), process 0 gets the result,
+    which is that of one process, and the others None."""
     run = model.optimize() if predict is None else predict
     detections, truths = collect_detections(run, input_device(model), loader, options, quiet, input_channels(model))
+    together = processes.gather_shares(list(zip(detections, truths)), getattr(loader, "batch_size", None) or 1)
+    if together is None:
+        return None
+    detections, truths = [rows for rows, _ in together], [rows for _, rows in together]
     if options.scorer != "standard":
         result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
         return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")

@@ -49,6 +49,9 @@ def _add_training_flags(t) -> None:
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision, on a GPU")
     t.add_argument("--bf16", action="store_true",
                    help="mixed precision in bfloat16, on a CPU too: steps twice as fast where it has AMX units")
+    t.add_argument("--sync-bn", action=argparse.BooleanOptionalAction, default=True,
+                   help="of several processes (torchrun): batch norms take mean and variance over the images of all, "
+                   "as one process would")
     t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="do not train layers 0 to N-1")
     t.add_argument("--seed", type=cli.count, default=0, help="of initial weights, image order and augmentation")
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from utils import cli
+from utils import processes
 from utils.batch_norm import QUANTILES, gamma_quantiles, gammas_of, rescale_gammas, rescale_obstacles, zero_share
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import WeightsError, file_bytes
@@ -32,7 +33,7 @@ from utils.pruning.channel_graph import channel_graph
 from utils.pruning.importance import saved_macs
 from utils.pruning.selection import describe_sparsity
 from utils.shapes import largest_stride, total_cost
-from utils.training import distributed, sparsity
+from utils.training import distributed, restart, sparsity
 from utils.training.distillation import distillation_loss, load_teacher
 from utils.training.ema import ModelEma
 from utils.training.resume import refuse_existing
@@ -55,7 +56,7 @@ class Trainer:
     def __init__(self, args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]):
         self.args, self.build = args, build  # build: module_defs -> Darknet
         device = select_device(args.device, args.threads)
-        self.rank, self.world_size, self.device = distributed.start(device)
+        self.rank, self.world_size, self.device = processes.start(device)
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
         self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, quiet=not self.main)
@@ -67,6 +68,8 @@ class Trainer:
         self.start_words = self._load_start()
         self._build_data(defs)
         self.total_steps = self.steps_per_epoch * args.epochs
+        if args.sync_bn:
+            distributed.synchronise_batch_norms(self.model)
         self.graph = channel_graph(self.model.module_defs, args.strategy)
         self.prunable = self.graph.prunable
         self.optimizer = torch.optim.SGD(sparsity.parameter_groups(self.model, args.weight_decay), lr=args.lr,
@@ -84,6 +87,8 @@ class Trainer:
             raise ValueError(f"{self.cfg}: -sr found no batch norm to penalise (of prunable layers that --freeze "
                              "leaves free), expected one or more")
         self._restore()
+        if self.main:
+            restart.remember(self.folder.path)
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
         self.teacher = (
             load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
@@ -141,11 +146,11 @@ class Trainer:
         read = cli.options_of(ReadOptions, args)
         self.train_set = labelled_dataset(read, self.data, "train", self.size, seed=args.seed,
                                           augmentation=self._augmentation())
-        self.valid_set = labelled_dataset(read, self.data, "valid", self.size) if self.main else None
+        self.valid_set = labelled_dataset(read, self.data, "valid", self.size)
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
                                     args.multiscale_training, self.rank, self.world_size)
         self.loader = training_loader(self.train_set, self.sampler, args.n_cpu)
-        self.valid_loader = evaluation_loader(self.valid_set, args.batch_size, args.n_cpu) if self.main else None
+        self.valid_loader = evaluation_loader(self.valid_set, args.batch_size, args.n_cpu)
         self.steps_per_epoch = math.ceil(len(self.sampler) / args.accumulate)
 
     def _augmentation(self) -> Augmentation:
@@ -234,11 +239,11 @@ class Trainer:
                 self._check_finite(sums, parts, epoch, batch_i)
             if last:
                 rate = self._optimiser_step(lambda: self._stop(epoch, batch_i, "a gradient is not finite"))
-            self.model.seen += len(images) * self.world_size
+            self.model.seen += self.sampler.images_per_step
             if batch_i % 10 == 9:
                 bar.note = f"loss {sum(float(part) for part in sums) / (batch_i + 1):.3f}"
         seconds = time.perf_counter() - started
-        box, objectness, classes = (float(part) / batches for part in sums)
+        box, objectness, classes = (processes.summed(torch.stack(sums)) / (batches * self.world_size)).tolist()
         return {"lr": rate, "loss": box + objectness + classes, "loss_box": box, "loss_objectness": objectness,
                 "loss_class": classes, "seconds": seconds,
                 "images_per_s": batches * self.args.batch_size * self.world_size / seconds}
@@ -266,6 +271,9 @@ class Trainer:
                 # a mean, not a sum: gradients twice as large would be another learning rate
                 gain = self.args.distill_gain
                 parts = LossParts(*((hard + gain * term) / (1 + gain) for hard, term in zip(parts, soft)))
+            # processes are averaged: one with fewer images counts less
+            own_share = len(images) * self.world_size / self.sampler.images_per_step
+            parts = LossParts(*(part * own_share for part in parts))
             self.scaler.scale(parts.total() / share).backward()
         return LossParts(*(part.detach() for part in parts))
 
@@ -331,8 +339,9 @@ class Trainer:
         return self.ema.model if self.ema else self.model
 
     def evaluate(self, epoch: int) -> EvalResult | None:
-        """Score the averaged weights on the validation images, in the main process, when this epoch's turn has come."""
-        if not self.main or (epoch % self.args.evaluation_interval and epoch != self.args.epochs):
+        """Score the averaged weights on the validation images when this epoch's turn has come; the main process has the
+        result."""
+        if epoch % self.args.evaluation_interval and epoch != self.args.epochs:
             return None
         return evaluate(self.averaged, self.valid_loader, self.data.names, self.score_options)
 
@@ -402,7 +411,7 @@ class Trainer:
             save_checkpoint(self.folder.path / "last.pth", content | self.state())
             if self.args.checkpoint_interval and epoch % self.args.checkpoint_interval == 0:
                 save_checkpoint(self.folder.path / f"epoch_{epoch}.pth", content)
-        distributed.barrier()
+        processes.barrier()
 
     def finish(self) -> None:
         """Publish the run's weights under the fixed names and say where they are."""
@@ -411,4 +420,4 @@ class Trainer:
                 print(f"{self.folder.path}: best.pth (mAP {self.best:.4f}), last.pth")
             else:
                 publish(self.folder.path, self.cfg, self.args.weights, self.best, self.build)
-        distributed.stop()
+        processes.stop()

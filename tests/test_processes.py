@@ -1,0 +1,64 @@
+"""torchrun: several processes share the work of one, and give what one gives."""
+
+import json
+
+import pytest
+import torch
+
+from conftest import alone, launch, make_dataset, trained
+from utils import processes
+from utils.checkpoint import save_checkpoint, weights_content
+
+
+def errors_of(done, script):
+    """The lines on stderr that the script itself printed."""
+    return [line for line in done.stderr.splitlines() if line.startswith(f"{script}: ")]
+
+
+@pytest.fixture
+def scored(tiny_cfg, tmp_path):
+    """(.data file, checkpoint) of 11 pictures, which are no whole number of batches, nor of batches per process."""
+    listing = make_dataset(tmp_path / "set", 11)
+    data = tmp_path / "d.data"
+    data.write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
+    model = trained(tiny_cfg, dtype=torch.float32)
+    save_checkpoint(tmp_path / "net.pth", weights_content(model, str(tiny_cfg), "run"))
+    return data, tmp_path / "net.pth"
+
+
+@pytest.mark.parametrize("images, batch, count", [(11, 4, 2), (11, 2, 3), (8, 4, 2), (1, 4, 3), (12, 1, 5), (3, 4, 1)])
+def test_shares_are_whole_batches_that_together_are_all_images_in_order(monkeypatch, images, batch, count):
+    shares = []
+    for rank in range(count):
+        monkeypatch.setattr(processes, "rank", lambda: rank)
+        monkeypatch.setattr(processes, "world_size", lambda: count)
+        shares.append(processes.share_of(images, batch))
+
+    def give_all(own, together):
+        together[:] = shares
+
+    monkeypatch.setattr(processes, "rank", lambda: 0)
+    monkeypatch.setattr(processes.dist, "gather_object", give_all)
+    assert processes.gather_shares(shares[0], batch) == list(range(images))
+    batches = [share[i:i + batch] for share in shares for i in range(0, len(share), batch)]
+    assert all(part[0] % batch == 0 and part == list(range(part[0], part[-1] + 1)) for part in batches)
+
+
+def test_two_processes_score_a_net_as_one_does_and_only_the_first_prints(scored, tiny_cfg, tmp_path):
+    flags = ("--cfg", tiny_cfg, "--weights", scored[1], "--data", scored[0], "--n_cpu", "0", "--device", "cpu",
+             "--batch_size", "4", "--json")
+    one = alone(tmp_path, "test.py", *flags, "one.json")
+    two = launch(tmp_path, "test.py", *flags, "two.json")
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert two.stdout == one.stdout
+    results = [json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json")]
+    assert results[0] == results[1] and results[0]["n_images"] == 11
+
+
+def test_an_image_that_one_process_cannot_read_is_one_line_and_ends_all(scored, tiny_cfg, tmp_path):
+    (tmp_path / "set/images/5.jpg").write_bytes(b"no picture")  # in the share of the second process
+    done = launch(tmp_path, "test.py", "--cfg", tiny_cfg, "--weights", scored[1], "--data", scored[0], "--n_cpu", "0",
+                  "--device", "cpu", "--batch_size", "4", "--json", "x.json")
+    lines = errors_of(done, "test.py")
+    assert done.returncode and len(lines) == 1 and "5.jpg: found a file that cannot be decoded" in lines[0]
+    assert not (tmp_path / "x.json").exists()
