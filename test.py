@@ -113,7 +113,7 @@ def of_file(args: argparse.Namespace) -> Run:
 
 def print_result(result, iou_thres: float) -> None:
     """The numbers of an EvalResult, and a row a class where there are several."""
-    from utils.output import ascii_table
+    from utils.output import ascii_table, counted
 
     header = [f"AP@{iou_thres:g}", "AP@[.5:.95]", "Precision", "Recall"]
     rows = [
@@ -128,6 +128,10 @@ def print_result(result, iou_thres: float) -> None:
         f"F1 {result.f1:.4f}; precision and recall are "
         + (f"at score {result.conf:.3f}, where F1 is highest" if result.conf else "those of all detections")
     )
+    if sure := result.sure:
+        empty = f", {sure.false_alarms_empty:.2f} on the {counted(sure.n_empty, 'image')} without objects"
+        print(f"detect.py --conf_thres {sure.score:.2f}: precision {sure.precision:.2f}, recall {sure.recall:.2f}, "
+              f"false alarms {sure.false_alarms:.2f} per image{empty * bool(sure.n_empty)}")
     print(f"{result.scorer}; {result.cap}")
 
 

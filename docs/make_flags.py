@@ -58,12 +58,13 @@ def flag_rows(actions: list[argparse.Action], formatter: argparse.HelpFormatter)
         value = (
             ""
             if action.nargs == 0
-            else action.metavar or "\\|".join(map(str, action.choices or ())) or action.dest.upper()
+            else action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
         )
         hidden = action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS)
         default = "" if hidden else f"`{_plain(action.default)}`"
         meaning = (action.help or "") % {**vars(action), "prog": ""}
-        rows.append(f"| {names} {value} | {default} | {meaning.replace('|', chr(92) + '|')} |")
+        cells = [f"{names} {value}".strip(), default, meaning]
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return rows
 
 

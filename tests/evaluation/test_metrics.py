@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.evaluation import metrics
 from utils.evaluation.metrics import IOU_THRESHOLDS, average_precision, best_f1, match_detections, score
 from utils.evaluation.reference_scorer import match_compat, score_compat
 
@@ -294,3 +295,33 @@ def test_result_is_json_and_its_arguments_are_untouched(scorer):
 def test_inputs_that_do_not_fit_raise(detections, targets, message):
     with pytest.raises(ValueError, match=message):
         score(detections, targets, 2)
+
+
+@given(seed=st.integers(0, 10_000), images=st.integers(1, 6), least=st.sampled_from([0.3, 0.5, 0.9]))
+@settings(deadline=None, max_examples=60)
+def test_the_sure_score_is_the_lowest_that_has_the_precision(seed, images, least):
+    """Brute force: every score as a threshold, hits counted anew."""
+    generator = np.random.default_rng(seed)
+    detections, targets = [], []
+    for _ in range(images):
+        truth = generator.integers(0, 3) * [[0.0, 10.0, 10.0, 30.0, 30.0]]
+        found = [[10.0, 10.0, 30.0 + 30 * generator.integers(0, 2), 30.0, generator.integers(1, 6) / 6, 0.0, 1.0]
+                 for _ in range(generator.integers(0, 4))]
+        detections.append(torch.tensor(found).reshape(-1, 7))
+        targets.append(torch.tensor(truth).reshape(-1, 5)[:1])
+    ranked = metrics._rank(detections, targets, np.array([0.5]))
+    counts = np.array([len(rows) for rows in targets])
+    point = metrics.at_precision(ranked, counts, least)
+    good = []
+    for threshold in sorted({float(score) for score in ranked.score}):
+        kept = [int(i) for i in np.flatnonzero(ranked.score >= threshold)]
+        hits = sum(bool(ranked.tp[i, 0]) for i in kept)
+        if counts.sum() and hits >= least * len(kept):
+            alarms = [sum(ranked.image[i] == n and not ranked.tp[i, 0] for i in kept) for n in range(images)]
+            good.append((threshold, hits / len(kept), hits / counts.sum(), sum(alarms) / images,
+                         sum(a for a, n in zip(alarms, counts) if n == 0) / max((counts == 0).sum(), 1)))
+    if not good:
+        assert point is None
+    else:
+        found = point.score, point.precision, point.recall, point.false_alarms, point.false_alarms_empty
+        assert found == pytest.approx(good[0])

@@ -5,7 +5,7 @@ both in pixels of one frame, one tensor an image. The reported number is mAP at 
 precision envelope (PASCAL VOC 2010 and later); AP@[.5:.95] beside it is COCO's, rule for rule.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 import torch
@@ -18,6 +18,19 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # (T,) COCO's
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)  # (P,) COCO's
 COCO_MAX_DET = 100  # per image and class: how pycocotools applies maxDets
 METHODS = ("all", "coco101")
+SURE = 0.9  # the precision of EvalResult.sure
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a detector does when detections under a score are dropped."""
+
+    score: float  # objectness x class probability, what detect.py calls --conf_thres
+    precision: float
+    recall: float
+    false_alarms: float  # per image: detections that are no true positives
+    n_empty: int  # images without targets
+    false_alarms_empty: float  # per image without targets; 0 where there is none
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,12 @@ class EvalResult:
     scorer: str  # the rules, in words
     cap: str  # the limits on the number of detections, in words
     curve: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)  # recall, precision at IoU 0.5, (P,) each
+    sure: OperatingPoint | None = None  # the lowest score of SURE precision; None where no score has it
 
     def to_dict(self) -> dict:
         """Everything but the curve, ready for json.dump."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "curve"}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "curve"}
+        return plain | {"sure": asdict(self.sure) if self.sure else None}
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,8 @@ def score(
     return EvalResult(
         map50=mean_over(per_class, "ap50"), map=mean_over(per_class, "ap"), precision=precision, recall=recall, f1=f1,
         conf=conf, per_class=per_class, n_images=len(targets), n_targets=int(n_targets.sum()),
-        scorer=_scorer_words(method), cap=_cap_words(method, max_det, max_candidates), curve=mean_curve(curves))
+        scorer=_scorer_words(method), cap=_cap_words(method, max_det, max_candidates), curve=mean_curve(curves),
+        sure=at_precision(ours, np.array([len(rows) for rows in targets])))
 
 
 def _measures(ours: Ranked, coco: Ranked, n_targets: int, conf: float, method: str) -> dict:
@@ -151,6 +167,25 @@ def best_f1(tp: np.ndarray, scores: np.ndarray, n_targets: int) -> tuple[float, 
     f1 = 2 * hits / (found + n_targets)  # = 2 P R / (P + R)
     best = int(np.argmax(np.where(np.append(scores[1:] != scores[:-1], True), f1, -1.0)))
     return float(scores[best]), float(hits[best] / found[best]), float(hits[best] / n_targets), float(f1[best])
+
+
+def at_precision(ranked: Ranked, targets_each: np.ndarray, least: float = SURE) -> OperatingPoint | None:
+    """The lowest score at which all detections together have this precision at the first IoU threshold, that is the
+    highest recall at that precision; None where no score has it. targets_each: (images,) numbers of targets."""
+    if not len(ranked.score) or not targets_each.sum():
+        return None
+    hits, found = np.cumsum(ranked.tp[:, 0]), np.arange(1, len(ranked.score) + 1)
+    last_of_score = np.append(ranked.score[1:] != ranked.score[:-1], True)
+    reached = np.flatnonzero(last_of_score & (hits >= least * found))
+    if not len(reached):
+        return None
+    end = reached[-1] + 1
+    empty = targets_each == 0
+    alarms = np.bincount(ranked.image[:end][~ranked.tp[:end, 0]], minlength=len(targets_each))
+    return OperatingPoint(
+        score=float(ranked.score[end - 1]), precision=float(hits[end - 1] / end),
+        recall=float(hits[end - 1] / targets_each.sum()), false_alarms=float(alarms.mean()), n_empty=int(empty.sum()),
+        false_alarms_empty=float(alarms[empty].mean()) if empty.any() else 0.0)
 
 
 def check_inputs(detections: list[Tensor], targets: list[Tensor], n_classes: int, names: list[str] | None) -> None:
