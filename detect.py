@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--conf_thres", type=cli.ratio, default=0.5,
                    help="boxes of a lower score (objectness x class) are dropped")
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help=cli.NMS_HELP)
-    p.add_argument("--img_size", type=cli.positive_int, metavar="PX",
+    p.add_argument("--img_size", type=cli.pixels, metavar="PX",
                    help="square input size (default: that of the training, else the cfg's)")
     cli.add_device_flags(p)
     cli.add_backend_flag(p)

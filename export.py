@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    "int8: calibrated on --data's training images, scored on its validation images")
     p.add_argument("--out", type=Path, metavar="FILE", help="file to write, or its name without the format's suffix "
                    "(default: output/NAME, of the cfg's name)")
-    p.add_argument("--img_size", type=cli.positive_int, metavar="PX", help="square input size "
+    p.add_argument("--img_size", type=cli.pixels, metavar="PX", help="square input size "
                    "(default: that of the training, else the cfg's width and height)")
     p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the "
                                                                                 "classes, "
@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                                                "float32 here")
     p.add_argument("--calibration", type=cli.positive_int, default=192, metavar="N", help="int8: training images that "
                                                                                           "set the ranges")
-    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every runtime (0: as "
+    p.add_argument("--threads", type=cli.threads, default=0, metavar="N", help="CPU threads of every runtime (0: as "
                                                                              "torch chooses)")
     p.add_argument("--device", default="cpu", metavar="NAME",
                    help="for the sake of all scripts' flags: the export is made and checked on the CPU")

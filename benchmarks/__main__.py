@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step "
                                                              "processes prune startup growth (default: all)")
     p.add_argument("--peer", type=Path, metavar="PATH", help="another checkout to time beside this one")
-    p.add_argument("--threads", type=cli.count, default=0, metavar="N", help="CPU threads of every contestant; 0: as "
+    p.add_argument("--threads", type=cli.threads, default=0, metavar="N", help="CPU threads of every contestant; 0: as "
                                                                              "torch chooses")
     p.add_argument("--repeats", type=cli.positive_int, metavar="N", help="measured rounds (default: the item's, slow "
                                                                          "contestants dropping out early)")
@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     nets = p.add_argument_group("nets")
     nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms and prune, with random "
                                                                       "weights")
-    nets.add_argument("--size", type=cli.positive_int, metavar="PX", help="square input of those (default: the cfg's)")
+    nets.add_argument("--size", type=cli.pixels, metavar="PX", help="square input of those (default: the cfg's)")
     nets.add_argument(
         "--target", type=cli.ratio, default=0.3, help="share of the FLOPs that forward's pruned net keeps"
     )

@@ -24,8 +24,8 @@ EPOCHS = {"baseline": 3, "sparse": 2, "tuned": 2}
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the demo."""
     p = cli.Parser(description=__doc__)
-    p.add_argument("--seed", type=int, default=0, help="of the drawings and of every training")
-    p.add_argument("--target-flops", type=float, default=0.28, help="share of the FLOPs to cut to")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the drawings and of every training")
+    p.add_argument("--target-flops", type=cli.ratio, default=0.28, help="share of the FLOPs to cut to")
     p.add_argument("--keep-data", action="store_true", help="use the pictures of an earlier run")
     return p.parse_args(argv)
 
@@ -175,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -37,16 +37,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--cfg", required=True, help="the dense net")
     p.add_argument("--weights", required=True, help="its checkpoint")
     p.add_argument("--data", required=True, help=".data or .yaml file to train and score on")
-    p.add_argument("--s", type=cli.positive_float, nargs="+", default=[0.01, 0.04], help="strengths, each with every "
+    p.add_argument("--s", type=cli.strength, nargs="+", default=[0.01, 0.04], help="strengths, each with every "
                                                                                          "variant")
     p.add_argument("--train", default="--epochs 2 --lr 3e-3", metavar="FLAGS", help="flags of train.py for every "
                                                                                     "variant")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sparse training; the table has means, and "
-                                                                     "the range of mAP")
+    p.add_argument("--seeds", type=cli.seed, nargs="+", default=[0],
+                   help="of the sparse training; the table has means, and the range of mAP")
     p.add_argument("--target-flops", type=cli.ratio, default=0.3, help="share of the FLOPs to cut to")
     p.add_argument("--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="some of them only")
     cli.add_threads_flag(p)
-    p.add_argument("--name", default="sparsity", help="runs are logs/NAME/..., the table logs/NAME/table.csv")
+    p.add_argument("--name", type=cli.run_name, default="sparsity",
+                   help="runs are logs/NAME/..., the table logs/NAME/table.csv")
     return p.parse_args(argv)
 
 

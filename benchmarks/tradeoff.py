@@ -60,17 +60,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--data", required=True, help=".data or .yaml file to train and score on")
     p.add_argument(
         "--flops",
-        type=float,
+        type=cli.ratio,
         nargs="+",
         default=[0.45, 0.35, 0.3, 0.25, 0.2],
         help="shares of the dense net's FLOPs to cut to",
     )
-    p.add_argument("--recalibrate", type=int, default=20, help="training batches for new batch-norm statistics")
-    p.add_argument("--repeats", type=int, default=30, help="forward passes to time")
+    p.add_argument("--recalibrate", type=cli.count, default=20, help="training batches for new batch-norm statistics")
+    p.add_argument("--repeats", type=cli.count, default=30, help="forward passes to time")
     p.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods only")
     p.add_argument("--tune", metavar="FLAGS", help="flags of train.py: fine-tune every net of --tune-flops with them")
-    p.add_argument("--tune-flops", type=float, nargs="+", default=[0.35, 0.25, 0.15], help="sizes that are fine-tuned")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the fine-tuning; the table has mean and "
+    p.add_argument("--tune-flops", type=cli.ratio, nargs="+", default=[0.35, 0.25, 0.15],
+                   help="sizes that are fine-tuned")
+    p.add_argument("--seeds", type=cli.seed, nargs="+", default=[0], help="of the fine-tuning; the table has mean and "
                                                                      "spread over them")
     cli.add_threads_flag(p)
     p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")

@@ -261,15 +261,12 @@ def fit_anchors(defs: list[dict], source: Path) -> list[dict]:
 
 def width_multiplier(text: str) -> float:
     """argparse type: a factor above 0, at most 4."""
-    value = float(text)
-    if not 0.0 < value <= 4.0:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a factor in (0, 4]")
-    return value
+    return cli.number("a factor in (0, 4]", lambda value: 0 < value <= 4)(text)
 
 
 def pixel_size(text: str) -> tuple[int, int]:
     """argparse type: "416" or "320x256" (width x height) -> (width, height), multiples of 32."""
-    sides = tuple(int(side) for side in text.lower().split("x"))
+    sides = tuple(map(cli.pixels, text.lower().split("x")))
     if len(sides) > 2 or any(side < STRIDE or side % STRIDE for side in sides):
         raise argparse.ArgumentTypeError(f"found {text}, expected SIDE or WIDTHxHEIGHT, multiples of {STRIDE}")
     return sides * 2 if len(sides) == 1 else sides
@@ -286,7 +283,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked and typed."""
     p = cli.Parser(description=__doc__.split("\n")[0])
     p.add_argument("--base", choices=BASES, default="yolov3", help="network to build")
-    p.add_argument("--classes", type=cli.positive_int, default=1, metavar="N", help="number of classes")
+    p.add_argument("--classes", type=cli.classes, default=1, metavar="N", help="number of classes")
     p.add_argument("--width", type=width_multiplier, default=1.0, metavar="FACTOR",
                    help="times the filters of every layer but the heads, rounded to a multiple of 8")
     p.add_argument("--size", type=pixel_size, default="416", metavar="PX", help="input size, SIDE or WIDTHxHEIGHT")
@@ -314,4 +311,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

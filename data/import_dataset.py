@@ -94,7 +94,7 @@ def add_split_flags(group: argparse._ArgumentGroup) -> None:
                        help="of all pictures, for validation")
     group.add_argument("--split-by", choices=("film", "folder", "none"), default="film",
                        help="what stays on one side; film: a folder's names but for a trailing number, or a game")
-    group.add_argument("--seed", type=cli.count, default=0, metavar="N", help="of the split (default: 0)")
+    group.add_argument("--seed", type=cli.seed, default=0, metavar="N", help="of the split (default: 0)")
     group.add_argument("--resplit", action="store_true", help="split anew, whatever split the source has")
     for part, words in (("valid", "for validation"), ("test", "for neither training nor validation")):
         group.add_argument(f"--{part}-groups", type=comma_list, default=[], metavar="A,B",

@@ -201,26 +201,24 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "demo",
                         help="folder to write hand_dataset/ into")
-    parser.add_argument("--train", type=int, default=800, help="training images")
-    parser.add_argument("--valid", type=int, default=200, help="validation images (converted as training images)")
-    parser.add_argument("--test", type=int, default=200, help="test images")
-    parser.add_argument("--size", type=int, default=320, help="side of the square images in pixels")
-    parser.add_argument("--sides", type=float, nargs=2, default=Difficulty.sides, metavar=("MIN", "MAX"),
+    parser.add_argument("--train", type=cli.count, default=800, help="training images")
+    parser.add_argument("--valid", type=cli.count, default=200, help="validation images (converted as training images)")
+    parser.add_argument("--test", type=cli.count, default=200, help="test images")
+    parser.add_argument("--size", type=cli.pixels, default=320, help="side of the square images in pixels")
+    parser.add_argument("--sides", type=cli.ratio, nargs=2, default=Difficulty.sides, metavar=("MIN", "MAX"),
                         help="longer side of a hand, as a fraction of the image side")
-    parser.add_argument("--most-hands", type=int, default=Difficulty.most_hands, help="hands per image, at most")
-    parser.add_argument("--min-visible", type=float, default=Difficulty.min_visible, help="smallest share of a hand "
-                                                                                          "that is neither covered nor "
-                                                                                          "cut off")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw")
+    parser.add_argument("--most-hands", type=cli.whole(1, 100), default=Difficulty.most_hands,
+                        help="hands per image, at most")
+    parser.add_argument("--min-visible", type=cli.ratio, default=Difficulty.min_visible,
+                        help="smallest share of a hand that is neither covered nor cut off")
+    parser.add_argument("--seed", type=cli.seed, default=0, help="seed of the whole set")
+    parser.add_argument("--workers", type=cli.processes, default=os.cpu_count() or 1, help="processes that draw")
     parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write a grid of samples with boxes")
     args = parser.parse_args(argv)
-    if min(args.train, args.valid, args.test, args.seed) < 0 or args.size < 32 or args.workers < 1:
-        parser.error("counts and --seed must not be negative, --size at least 32, --workers at least 1")
-    if not 0 < args.sides[0] <= args.sides[1] <= 1:
+    if args.size < 32 or args.workers < 1:
+        parser.error("--size must be at least 32, --workers at least 1")
+    if not 0 < args.sides[0] <= args.sides[1]:
         parser.error("--sides must be two fractions, 0 < MIN <= MAX <= 1")
-    if args.most_hands < 1 or not 0 <= args.min_visible <= 1:
-        parser.error("--most-hands must be at least 1, --min-visible a fraction from 0 to 1")
     return args
 
 
@@ -256,4 +254,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -8,6 +8,7 @@ import pytest
 
 import detect
 from conftest import ROOT
+from utils import cli, loading
 from utils.origin import RECIPES, missing, origin
 from utils.pruning import iterative
 from utils.pruning.args import parse_prune_args
@@ -132,3 +133,77 @@ def test_every_command_line_of_the_project_is_made_by_the_one_parser():
         assert "argparse.ArgumentParser(" not in path.read_text(encoding="utf-8").replace(
             "class Parser(argparse.ArgumentParser)", ""
         ), path
+
+
+NONSENSE = ("nan", "inf", "-inf", "1e999", "-1", "\u00b2", "1_0", "\u0663", "", " ", "x", "0x10", "9" * 400, "1e30",
+            "99999999999999999999", "1,5", "--")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_number_flag_takes_nonsense(module, monkeypatch):
+    """Every flag whose default is a number has a type, which refuses what is out of its range or is no number."""
+    parser = parser_of(parse_args_of(module), monkeypatch)
+    for action in parser._actions:
+        action.required = False
+        if action.choices or not isinstance(action.default, (int, float)) or isinstance(action.default, bool):
+            continue
+        for word in NONSENSE:
+            with pytest.raises(argparse.ArgumentTypeError, match="found .*, expected ") as caught:
+                action.type(word)
+                pytest.fail(f"{action.dest} takes {word!r}")
+            assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("words", [["--s", "1e30"], ["--lr", "inf"], ["--name", "../../x"], ["--name", "."],
+                                   ["--name", "/etc"], ["--name", "a\\b"], ["--name", "a//b"], ["--name", ""],
+                                   ["--img_size", "1000000"], ["--threads", "1000000000"], ["--seed", str(1 << 64)],
+                                   ["--epochs", "1e3"], ["--batch_size", "-1"], ["--weight_decay", "7"]])
+def test_train_refuses_what_means_nothing(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_train_args("", words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and words[0].lstrip("-") in error and "expected" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "hand_2-3.x", "\u00fc ber"])
+def test_a_run_may_lie_in_a_group_of_runs(name):
+    assert parse_train_args("", ["--name", name]).name == name
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:999", "\u00b2", "gpu", "cpu:x", "", "-1"])
+def test_a_device_that_cannot_compute_is_one_line(device):
+    if device == "":
+        assert loading.select_device(device).type in ("cpu", "cuda")
+        return
+    with pytest.raises(ValueError, match=f"--device {device}: not usable here .*; use --device cpu"):
+        loading.select_device(device)
+
+
+def ended(error, capsys):
+    """Exit status and stderr of a script whose main raises `error`."""
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("a.cfg:3: found\nx"), FileNotFoundError("a.cfg: no such file"),
+                                   MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate "
+                                                               "memory: you tried to allocate 5 bytes")])
+def test_wrong_input_is_one_line_and_exit_status_2(error, capsys, monkeypatch):
+    monkeypatch.delenv("DEBUG", raising=False)
+    status, text = ended(error, capsys)
+    assert status == 2 and text.count("\n") == 1 and ("a.cfg" in text or "--batch_size" in text)
+
+
+def test_a_fault_of_the_program_shows_its_traceback_and_how_to_report_it(capsys):
+    status, text = ended(KeyError("x"), capsys)
+    assert status == 1 and "Traceback" in text and "KeyError: 'x'" in text and text.rstrip().endswith("prints")
+    assert "utils.doctor" in text.splitlines()[-1]
+
+
+def test_a_script_ends_with_the_status_that_its_main_returns():
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: 2)
+    assert end.value.code == 2 and cli.run(lambda: 0) is None

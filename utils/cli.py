@@ -7,16 +7,22 @@ import math
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, NoReturn
 
-from utils import torchrun
+from utils import limits, torchrun
+from utils.text import shown
 
 TO_RUN = (
     "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
 )
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 DEFAULT_DATA = "config/oxfordhand.data"
+REPORT = ("this is a fault of the program; please report it with the lines above, the command, and what "
+          "`python -m utils.doctor` prints")
+NO_MEMORY = ("found too little memory for this net and these pictures; a smaller --batch_size or --img_size, or fewer "
+             "--n_cpu, take less (`python -m utils.doctor --cfg CFG --batch N` says how much)")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -75,44 +81,48 @@ def options_of(kind: type, args: argparse.Namespace):
     return kind(**{field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given})
 
 
-def positive_int(text: str) -> int:
-    """argparse type: a whole number of 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected 1 or more")
-    return value
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Makes an argparse type: a whole number from `least` to `most`."""
+    def parse(text: str) -> int:
+        digits = re.fullmatch(r"[+-]?[0-9]{1,20}", text.strip())  # int() takes 1_0 and the digits of all scripts
+        value = int(text) if digits else None
+        if value is None:
+            raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a whole number of {least} or more")
+        if not least <= value <= most:
+            bound = f"{least} or more" if value < least else f"at most {most:,}"
+            raise argparse.ArgumentTypeError(f"found {text}, expected {bound}")
+        return value
+    return parse
 
 
-def count(text: str) -> int:
-    """argparse type: a whole number of 0 or more."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"found {text}, expected 0 or more")
-    return value
+def number(expected: str, is_right: Callable[[float], bool]) -> Callable[[str], float]:
+    """Makes an argparse type: a finite number for which `is_right`; `expected` says in words which those are."""
+    def parse(text: str) -> float:
+        try:
+            value = float(text) if text.isascii() and "_" not in text else math.nan
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and is_right(value)):
+            raise argparse.ArgumentTypeError(f"found {shown(text)}, expected {expected}")
+        return value
+    return parse
 
 
-def positive_float(text: str) -> float:
-    """argparse type: a number over 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number over 0")
-    return value
-
-
-def amount(text: str) -> float:
-    """argparse type: a number of 0 or more."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number of 0 or more")
-    return value
-
-
-def ratio(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a ratio from 0 to 1")
-    return value
+positive_int = whole(1, 1_000_000_000)
+count = whole(0, 1_000_000_000)
+pixels = whole(1, limits.MOST_SIDE_PX)
+seed = whole(0, limits.MOST_SEED)
+threads = whole(0, limits.MOST_THREADS)
+processes = whole(0, limits.MOST_PROCESSES)
+classes = whole(1, limits.MOST_CLASSES)
+epochs = whole(1, limits.MOST_EPOCHS)
+layers = whole(0, limits.MOST_LAYERS)
+positive_float = number("a number over 0, at most 1e9", lambda value: 0 < value <= 1e9)
+amount = number("a number of 0 or more, at most 1e9", lambda value: 0 <= value <= 1e9)
+strength = number("a number over 0, at most 100", lambda value: 0 < value <= 100)  # a learning rate, -sr's s
+ratio = number("a ratio from 0 to 1", lambda value: 0 <= value <= 1)
+fraction = number("a number from 0 to below 1, such as 0.85", lambda value: 0 <= value < 1)  # --percent's range is
+# that of the method's published description
 
 
 def rescaling(text: str) -> str | float:
@@ -120,12 +130,13 @@ def rescaling(text: str) -> str | float:
     return text if text in ("none", "auto") else positive_float(text)
 
 
-def fraction(text: str) -> float:
-    """argparse type: 0 <= value < 1 (as --percent is, by the method's published description)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to below 1, such as 0.85")
-    return value
+def run_name(text: str) -> str:
+    """argparse type: a folder below logs/, as RUN or GROUP/RUN."""
+    parts = text.split("/")
+    if not all(re.fullmatch(r"[^.\\:*?\"<>|\x00-\x1f][^\\:*?\"<>|\x00-\x1f]{0,199}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a name for a folder, or GROUP/NAME; none that "
+                                         "begins with a dot")
+    return text
 
 
 class Target(NamedTuple):
@@ -140,8 +151,8 @@ class Target(NamedTuple):
 
 
 def size_target(text: str) -> Target:
-    """argparse type: a ratio (0.2) or a count (350K, 1.2M, 2.5G, 1200000)."""
-    return _target(text, {"K": 1e3, "M": 1e6, "G": 1e9, "": 1}, 1000, "a ratio (0.2) or a count (1.2M, 0.8G)")
+    """argparse type: a ratio (0.2) or a count (350K, 1.2M, 2.5G, 1200000), in capitals or not."""
+    return _target(text, {"k": 1e3, "m": 1e6, "g": 1e9, "": 1}, 1000, "a ratio (0.2) or a count (1.2M, 0.8G)")
 
 
 def time_target(text: str) -> Target:
@@ -153,11 +164,11 @@ def _target(text: str, units: dict[str, float], least: float, expected: str) -> 
     """A ratio up to 1, or a number in one of `units`; one without a unit is a count from `least` on."""
     match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
     try:
-        value, unit = float(match[1]), match[2]
+        value, unit = float(match[1]), match[2].lower()
     except (TypeError, ValueError):
         value, unit = 0.0, None
     ratio = unit == "" and value <= 1
-    if not value > 0 or unit not in ("", *units) or (unit == "" and 1 < value < least):
+    if not 0 < value < 1e15 or unit not in ("", *units) or (unit == "" and 1 < value < least):
         raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
     return Target(value if ratio else value * units[unit], ratio)
 
@@ -190,10 +201,12 @@ def add_data_flags(parser: argparse.ArgumentParser, trained: bool = False) -> No
 
 def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:
     """--img_size, --batch_size, --n_cpu, --device, --threads."""
-    parser.add_argument("--img_size", type=positive_int, metavar="PX",
+    parser.add_argument("--img_size", type=pixels, metavar="PX",
                         help="square input size (default: the cfg's width and height)")
-    parser.add_argument("--batch_size", type=positive_int, default=batch_size, metavar="N", help="images per batch")
-    parser.add_argument("--n_cpu", type=count, default=n_cpu, metavar="N", help="processes that load images, at most")
+    parser.add_argument("--batch_size", type=whole(1, limits.MOST_BATCH), default=batch_size, metavar="N",
+                        help="images per batch")
+    parser.add_argument("--n_cpu", type=processes, default=n_cpu, metavar="N",
+                        help="processes that load images, at most")
     add_device_flags(parser)
 
 
@@ -206,7 +219,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_threads_flag(parser: argparse.ArgumentParser) -> None:
     """--threads."""
-    parser.add_argument("--threads", type=count, default=0, metavar="N",
+    parser.add_argument("--threads", type=threads, default=0, metavar="N",
                         help="CPU threads of torch; 0: as torch chooses")
 
 
@@ -237,29 +250,50 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(main: Callable[[], None], several_processes: bool = False) -> None:
-    """Call a script's main and end the process: wrong input is one line on stderr and exit status 2.
+def run(main: Callable[[], int | None], several_processes: bool = False) -> None:
+    """Call a script's main and end the process with the status that it returns: wrong input is one line on stderr and
+    status 2. Any other exception is a fault of the program: its traceback, how to report it, and status 1.
     several_processes: whether main can share its work among the processes that torchrun starts."""
     try:
         if torchrun.world_size() > 1 and not several_processes:
             raise ValueError(f"found {torchrun.world_size()} processes, expected one: start it by python, not torchrun")
         with torchrun.first_process_prints():
-            main()
+            status = main()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
-        text = str(error)
-        if "Original Traceback" in text:  # from a loader process: its last line is the message
-            text = text.strip().splitlines()[-1].partition(": ")[2]
-        torchrun.print_error(f"{Path(sys.argv[0]).name}: {' '.join(text.split())}")
+    except Exception as error:
+        _end_after(error)
+    else:
+        if status:
+            sys.exit(status)
+
+
+def _end_after(error: Exception) -> NoReturn:
+    """Say what went wrong, and end the process."""
+    script = Path(sys.argv[0]).name
+    if (message := _input_fault(error)) is not None:
+        torchrun.print_error(f"{script}: {' '.join(message.split())}")
         if os.environ.get("DEBUG"):
-            raise
+            raise error
         sys.exit(2)
-    except RuntimeError as error:
-        if torchrun.world_size() == 1 or not torchrun.says_that_a_process_is_gone(error):
-            raise
+    if torchrun.world_size() > 1 and isinstance(error, RuntimeError) and (
+            torchrun.says_that_a_process_is_gone(error)):
         # the one that is gone has said why, or was killed, which torchrun says
-        torchrun.leave_word(f"{Path(sys.argv[0]).name}: process {torchrun.rank()} lost another one")
+        torchrun.leave_word(f"{script}: process {torchrun.rank()} lost another one")
         sys.stdout.flush()
         os._exit(1)  # no more waiting for the others, nor for their connections
+    traceback.print_exception(error)
+    print(f"{script}: {REPORT}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _input_fault(error: Exception) -> str | None:
+    """What is wrong with the input, in the words of an error that readers raise, or of one about memory; None where
+    `error` is a fault of the program."""
+    text = str(error)
+    name, _, worker = text.strip().rpartition("\n")[2].partition(": ") if "Original Traceback" in text else ("", "", "")
+    kind = name.rpartition(".")[2] or type(error).__name__
+    if kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text or "out of memory" in text:
+        return NO_MEMORY
+    return (worker or text) if isinstance(error, (ValueError, OSError)) else None

@@ -118,10 +118,13 @@ def select_device(name: str, threads: int = 0):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(f"cuda:{name}" if is_whole(name) else name)
+        if device.type == "meta":
+            raise ValueError("it holds no numbers")
         # sums of scores and rescaling are in double precision, which mps has not
         torch.empty(1, dtype=torch.float64, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); use --device cpu") from None
+    except Exception as error:  # torch raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--device {name}: not usable here ({reason}); use --device cpu") from None
     return device
 
 

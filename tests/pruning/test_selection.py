@@ -403,7 +403,9 @@ SIZE, TIME = cli.size_target, cli.time_target
 
 @pytest.mark.parametrize("kind, text, value, ratio", [
     (SIZE, "0.2", 0.2, True), (SIZE, "1.2M", 1.2e6, False), (SIZE, "350K", 3.5e5, False), (SIZE, "0.8G", 8e8, False),
-    (SIZE, "2500000", 2.5e6, False), (TIME, "0.5", 0.5, True), (TIME, "12ms", 0.012, False), (TIME, "2s", 2.0, False)])
+    (SIZE, "2500000", 2.5e6, False), (SIZE, "220k", 2.2e5, False), (SIZE, "1.2m", 1.2e6, False),
+    (SIZE, "0.8g", 8e8, False), (TIME, "12MS", 0.012, False),
+    (TIME, "0.5", 0.5, True), (TIME, "12ms", 0.012, False), (TIME, "2s", 2.0, False)])
 def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
     target = kind(text)
     assert target.value == pytest.approx(value) and target.is_ratio == ratio
@@ -419,6 +421,8 @@ def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
         (SIZE, "12"),
         (SIZE, "12ms"),
         (SIZE, "12 parsecs"),
+        (SIZE, "9" * 400 + "k"),
+        (SIZE, "\u0663k"),
         (SIZE, "1.2.3"),
         (SIZE, "1e9x"),
         (TIME, "2500"),

@@ -135,7 +135,7 @@ def _add_cut_flags(cut) -> None:
                      help="every layer keeps at least this share of its channels")
     cut.add_argument("--divisor", type=cli.positive_int, default=1, metavar="N",
                      help="every layer keeps a multiple of N channels, those of the highest importance")
-    cut.add_argument("--layers", type=cli.count, default=0, metavar="N",
+    cut.add_argument("--layers", type=cli.layers, default=0, metavar="N",
                      help="first remove the N least important residual blocks as a whole")
     cut.add_argument("--fold", choices=("exact", "bias"), default="exact",
                      help="what becomes of the constants that removed channels emit; exact: nothing changes; bias: "

@@ -31,11 +31,11 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
 
 
 def _add_training_flags(t) -> None:
-    t.add_argument("--epochs", type=cli.positive_int, default=100, help="passes over the training images")
-    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.positive_float, default=1e-3,
+    t.add_argument("--epochs", type=cli.epochs, default=100, help="passes over the training images")
+    t.add_argument("--learning_rate", "-lr", "--lr", dest="lr", type=cli.strength, default=1e-3,
                    help="learning rate after warm-up, the highest of the run")
     t.add_argument("--momentum", type=cli.fraction, default=0.9, help="Nesterov momentum of SGD")
-    t.add_argument("--weight_decay", type=cli.amount, default=5e-4, help="L2 penalty, of convolution kernels only")
+    t.add_argument("--weight_decay", type=cli.ratio, default=5e-4, help="L2 penalty, of convolution kernels only")
     t.add_argument("--schedule", choices=("cosine", "steps", "constant"), default="cosine",
                    help="how the learning rate falls after warm-up; cosine: to a hundredth; steps: to a tenth after "
                    "80 %% of the run and again after 90 %%")
@@ -52,8 +52,8 @@ def _add_training_flags(t) -> None:
     t.add_argument("--sync-bn", action=argparse.BooleanOptionalAction, default=True,
                    help="of several processes (torchrun): batch norms take mean and variance over the images of all, "
                    "as one process would")
-    t.add_argument("--freeze", type=cli.count, default=0, metavar="N", help="do not train layers 0 to N-1")
-    t.add_argument("--seed", type=cli.count, default=0, help="of initial weights, image order and augmentation")
+    t.add_argument("--freeze", type=cli.layers, default=0, metavar="N", help="do not train layers 0 to N-1")
+    t.add_argument("--seed", type=cli.seed, default=0, help="of initial weights, image order and augmentation")
 
 
 def _add_loss_flags(loss) -> None:
@@ -79,7 +79,7 @@ def _add_sparsity_flags(s) -> None:
     s.add_argument("-sr", "--sparsity-regularization", dest="sr", action="store_true",
                    help="penalise batch-norm gammas, so that channels can be pruned")
     # -s is declared so that argparse does not read it as a short form of -sr
-    s.add_argument("--s", "-s", dest="s", type=cli.positive_float, default=0.01, metavar="LAMBDA",
+    s.add_argument("--s", "-s", dest="s", type=cli.strength, default=0.01, metavar="LAMBDA",
                    help="strength of -sr")
     s.add_argument("--sparsity", choices=("l1", "prox", "polarize"), default="prox",
                    help="prox: L1 by a soft threshold after each step, which gives exact zeros; l1: L1 by its "
@@ -111,7 +111,8 @@ def _add_recovery_flags(r) -> None:
 
 
 def _add_output_flags(o) -> None:
-    o.add_argument("--name", metavar="RUN", help="folder under logs/ (default: from the cfg and the time)")
+    o.add_argument("--name", type=cli.run_name, metavar="RUN",
+                   help="folder under logs/ (default: from the cfg and the time)")
     o.add_argument("--resume", metavar="RUN", help="run folder to go on with, by the arguments it was begun with")
     o.add_argument("--evaluation_interval", type=cli.positive_int, default=1, metavar="EPOCHS",
                    help="score after every EPOCHS epochs, and after the last")
