@@ -121,7 +121,7 @@ def print_result(result, iou_thres: float) -> None:
         ["all", result.n_targets, *[f"{x:.4f}" for x in (result.map50, result.map, result.precision, result.recall)]],
     ]
     if len(result.per_class) > 1:
-        rows += [[c["name"], c["n_targets"], *[f"{c[key]:.4f}" for key in ("ap50", "ap", "precision", "recall")]]
+        rows += [[c.name, c.n_targets, *[f"{x:.4f}" for x in (c.ap50, c.ap, c.precision, c.recall)]]
                  for c in result.per_class]
     print(ascii_table(rows))
     print(

@@ -37,6 +37,15 @@ class Positives(NamedTuple):
     boxes: Tensor
 
 
+class Frame(NamedTuple):
+    """What a head's map lies in. stride: (2,) input pixels per cell; anchors: (A, 2) and image_size (width, height) in
+    input pixels."""
+
+    stride: Tensor
+    anchors: Tensor
+    image_size: tuple[int, int]
+
+
 class LossParts(NamedTuple):
     """The terms of the loss, each summed over cells and divided by the number of images; scalars."""
 
@@ -95,26 +104,25 @@ def yolo_loss(raws: list[Tensor], heads: list, targets: Tensor, image_size: tupl
     strides = [raw.new_tensor([image_size[0] / raw.shape[3], image_size[1] / raw.shape[2]]) for raw in raws]
     anchors = [head.anchors_px(stride) for head, stride in zip(heads, strides)]
     positives = assign_targets(targets, anchors, [raw.shape[2:] for raw in raws], image_size, options.several_iou)
-    parts = [_head_loss(raw, head, pos, stride, anchor, targets, image_size, options)
-             for raw, head, pos, stride, anchor in zip(raws, heads, positives, strides, anchors)]
+    frames = [Frame(stride, own, image_size) for stride, own in zip(strides, anchors)]
+    parts = [_head_loss(*head, targets, options) for head in zip(raws, heads, positives, frames)]
     images = len(raws[0])
     return LossParts(*(sum(terms) / images for terms in zip(*parts)))
 
 
-def _head_loss(
-    raw, head, pos: Positives, stride, anchors, targets, image_size, options
-) -> tuple[Tensor, Tensor, Tensor]:
+def _head_loss(raw: Tensor, head, pos: Positives, frame: Frame, targets: Tensor,
+               options: LossOptions) -> tuple[Tensor, Tensor, Tensor]:
     """(box, objectness, class) sums of one head."""
     t = head.split(raw)  # (B, A, H, W, 5 + K)
     with torch.no_grad():
-        predicted = head.decode(raw, *image_size)[..., :4]
-        weight = (~ignored(predicted, targets, image_size, options.ignore_iou)).view(t.shape[:4]).to(t.dtype)
+        predicted = head.decode(raw, *frame.image_size)[..., :4]
+        weight = (~ignored(predicted, targets, frame.image_size, options.ignore_iou)).view(t.shape[:4]).to(t.dtype)
         truth = torch.zeros_like(weight)
     where = (pos.image, pos.anchor, pos.row, pos.column)
     own = t[where]  # (P, 5 + K)
     weight[where] = 1.0
     truth[where] = 1.0
-    box = options.box_gain * _box_loss(own, head, pos, stride, anchors, image_size, options.box)
+    box = options.box_gain * _box_loss(own, head, pos, frame, options.box)
     objectness = options.objectness_gain * (weight * binary_cross_entropy(head, t[..., 4], truth)).sum()
     if head.classes == 1:  # one class is certain wherever there is an object, but its score must still be learned once
         labels = torch.ones_like(own[:, 5:])
@@ -130,11 +138,11 @@ def binary_cross_entropy(head, t: Tensor, truth: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(t, truth, reduction="none")
 
 
-def _box_loss(own: Tensor, head, pos: Positives, stride, anchors, image_size, kind: str) -> Tensor:
+def _box_loss(own: Tensor, head, pos: Positives, frame: Frame, kind: str) -> Tensor:
     """Sum over positives, small boxes weighted up by 2 - w h (relative area; darknet yolo_layer.c)."""
-    anchor = anchors[pos.anchor].to(own.dtype)
+    anchor, stride = frame.anchors[pos.anchor].to(own.dtype), frame.stride
     cells = torch.stack([pos.column, pos.row], 1).to(own.dtype)
-    small = 2 - pos.boxes[:, 2:].prod(1) / (image_size[0] * image_size[1])
+    small = 2 - pos.boxes[:, 2:].prod(1) / (frame.image_size[0] * frame.image_size[1])
     if kind == "ciou":
         boxes = head.boxes(own[:, 0:2], own[:, 2:4], cells, anchor, stride)
         return (small * complete_iou_loss(boxes, pos.boxes)).sum()

@@ -126,47 +126,40 @@ def plot_tradeoff(curves: dict[str, list[dict]], path: Path) -> None:
             "after it (the best 0.1)",
             (max(max(tuned) - 0.1, min(tuned) - 0.005), max(tuned) + 0.005),
         )
-    figure, grid = plt.subplots(
-        len(scores),
-        len(shown),
-        figsize=(4.8 * len(shown), 0.6 + 3.6 * len(scores)),
-        layout="constrained",
-        sharex="col",
-        sharey="row",
-        squeeze=False,
-    )
+    figure, grid = plt.subplots(len(scores), len(shown), figsize=(4.8 * len(shown), 0.6 + 3.6 * len(scores)),
+                                layout="constrained", sharex="col", sharey="row", squeeze=False)
     for axes, (score, (words, limits)) in zip(grid, scores.items()):
         axes[0].set(ylabel=words, ylim=limits)
         for axis, key in zip(axes, shown):
-            for i, (name, rows) in enumerate(curves.items()):
-                known = sorted((row[key], row[score]) for row in rows if row[key] != "" and row.get(score, "") != "")
-                axis.plot(*(zip(*known) if known else ([], [])), color=f"C{i}", marker="o", markersize=4, label=name)
-            axis.set(xscale="log")
-            places = [row[key] for rows in curves.values() for row in rows if row[key] != ""]
-            # over several decades their labels would run together
-            subs = (1, 2, 5) if max(places) < 50 * min(places) else (1,)
-            axis.xaxis.set(
-                major_locator=LogLocator(subs=subs),
-                major_formatter=EngFormatter(sep=""),
-                minor_formatter=NullFormatter(),
-            )
-            axis.grid(alpha=0.3, which="both")
+            _draw_tradeoff(axis, curves, key, score)
     for axis, key in zip(grid[-1], shown):
         axis.set(xlabel=labels[key])
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     _save(figure, path)
 
 
-def plot_sensitivity(rows: list[dict], shares: tuple[float, ...], path: Path) -> None:
-    """Heat map of mAP@.5, one column a set of layers, one line a share of its channels; rows as utils.pruning.analysis
-    writes them."""
-    values = [[row[f"{share:g}"] for row in rows] for share in shares]
+def _draw_tradeoff(axis, curves: dict[str, list[dict]], key: str, score: str) -> None:
+    """One score against one cost, a curve per name."""
+    for i, (name, rows) in enumerate(curves.items()):
+        known = sorted((row[key], row[score]) for row in rows if row[key] != "" and row.get(score, "") != "")
+        axis.plot(*(zip(*known) if known else ([], [])), color=f"C{i}", marker="o", markersize=4, label=name)
+    places = [row[key] for rows in curves.values() for row in rows if row[key] != ""]
+    # over several decades their labels would run together
+    subs = (1, 2, 5) if max(places) < 50 * min(places) else (1,)
+    axis.set(xscale="log")
+    axis.xaxis.set(major_locator=LogLocator(subs=subs), major_formatter=EngFormatter(sep=""),
+                   minor_formatter=NullFormatter())
+    axis.grid(alpha=0.3, which="both")
+
+
+def plot_sensitivity(rows: list, shares: tuple[float, ...], path: Path) -> None:
+    """Heat map of mAP@.5, one column per set of layers, one line per share of its channels; rows:
+    utils.pruning.analysis.Sensitivity."""
+    values = list(zip(*(row.map50 for row in rows)))
     figure, axis = plt.subplots(figsize=(max(6, 0.2 * len(rows) + 2), 3.2), layout="constrained")
-    image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=max(row["0"] for row in rows))
-    names = [row["layers"].split() for row in rows]
-    axis.set_xticks(
-        range(len(rows)), [own[0] + ("+" if len(own) > 1 else "") for own in names], rotation=90, fontsize=7
-    )
+    image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=max(row.dense for row in rows))
+    names = [f"{row.layers[0]}{'+' if len(row.layers) > 1 else ''}" for row in rows]
+    axis.set_xticks(range(len(rows)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(shares)), [f"-{share:.0%}" for share in shares])
     axis.set(title="mAP@.5 when one layer alone loses channels (+: with the layers tied to it)", xlabel="layer")
     figure.colorbar(image, ax=axis)

@@ -190,14 +190,14 @@ def test_workers_make_the_batches_that_one_process_makes(tmp_path):
 
 
 def test_sampler_visits_every_image_once_whatever_the_processes():
-    parts = [list(TrainSampler(64, 4, (64, 64), seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    parts = [list(TrainSampler(64, 4, (64, 64), seed=1, process=(rank, 2))) for rank in range(2)]
     seen = [draw.index for part in parts for batch in part for draw in batch]
     assert sorted(seen) == list(range(64)) and len(parts[0]) == len(parts[1]) == 8
 
 
 def test_multi_scale_draws_one_size_a_batch_in_whole_strides():
     sizes = [
-        {(d.width, d.height) for d in batch} for batch in TrainSampler(320, 4, (96, 64), stride=32, multi_scale=True)
+        {(d.width, d.height) for d in batch} for batch in TrainSampler(320, 4, (96, 64), scale_stride=32)
     ]
     assert all(len(size) == 1 for size in sizes) and len(set.union(*sizes)) > 1
     assert all(side % 32 == 0 for size in sizes for pair in size for side in pair)

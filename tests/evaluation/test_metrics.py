@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.evaluation import metrics
+from utils.evaluation.args import ScoreOptions
 from utils.evaluation.metrics import IOU_THRESHOLDS, average_precision, best_f1, match_detections, score
 from utils.evaluation.reference_scorer import match_compat, score_compat
 
@@ -82,7 +83,7 @@ def coco_numbers(detections, targets, n_classes):
 @pytest.mark.parametrize("n_classes", [1, 3, 7])
 def test_coco_method_equals_pycocotools(seed, n_classes):
     detections, targets = random_data(seed, n_classes=n_classes)
-    result = score(detections, targets, n_classes, method="coco101")
+    result = score(detections, targets, n_classes, options=ScoreOptions(method="coco101", max_candidates=None))
     assert (result.map50, result.map) == pytest.approx(coco_numbers(detections, targets, n_classes), abs=1e-6)
 
 
@@ -94,7 +95,7 @@ def test_coco_method_equals_pycocotools(seed, n_classes):
 def test_coco_method_equals_pycocotools_where_rules_matter(kwargs):
     n_classes = kwargs.get("n_classes", 3)
     detections, targets = random_data(7, **kwargs)
-    result = score(detections, targets, n_classes, method="coco101")
+    result = score(detections, targets, n_classes, options=ScoreOptions(method="coco101", max_candidates=None))
     assert (result.map50, result.map) == pytest.approx(coco_numbers(detections, targets, n_classes), abs=1e-6)
     assert score(detections, targets, n_classes).map == result.map  # `map` is COCO's whatever the method of map50
 
@@ -264,14 +265,14 @@ def test_classes_without_targets_do_not_count_in_the_mean():
     targets = [torch.tensor([[0.0, 0, 0, 10, 10]])]
     detections = [torch.tensor([det(0, 0, 10, 10, 0.9, 0), det(50, 50, 60, 60, 0.8, 2)])]
     result = score(detections, targets, 3, names=["hand", "foot", "face"])
-    assert result.map50 == 1.0 and [c["name"] for c in result.per_class] == ["hand"]
+    assert result.map50 == 1.0 and [c.name for c in result.per_class] == ["hand"]
 
 
 def test_only_the_best_detections_of_an_image_count():
     false_alarms = [det(500, 500, 600, 600, 0.9)] * 3
     detections, targets = [torch.tensor([*false_alarms, det(0, 0, 10, 10, 0.1)])], [torch.tensor([[0.0, 0, 0, 10, 10]])]
-    assert score(detections, targets, 1, max_det=4).map50 == pytest.approx(0.25)
-    result = score(detections, targets, 1, max_det=3, max_candidates=1000)
+    assert score(detections, targets, 1, options=ScoreOptions(max_det=4)).map50 == pytest.approx(0.25)
+    result = score(detections, targets, 1, options=ScoreOptions(max_det=3, max_candidates=1000))
     assert result.map50 == 0.0 and result.cap.startswith("at most 3 detections an image")
     assert "1000 candidates an image before NMS" in result.cap
 

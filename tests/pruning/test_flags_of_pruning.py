@@ -246,17 +246,15 @@ def test_sensitivity_silences_the_weakest_share_of_each_layer_alone(job_of, monk
     )
     rows = analysis.sensitivity(job, 4)
     dense, *masked = nets
-    assert [row["0"] for row in rows] == [1.0] * len(rows) and rows[0]["0.5"] == pytest.approx(1 / 3, abs=1e-4)
-    assert sorted(int(i) for row in rows for i in row["layers"].split()) == job.graph.prunable
+    assert [row.dense for row in rows] == [1.0] * len(rows) and rows[0].row()["0.5"] == round(1 / 3, 4)
+    assert sorted(i for row in rows for i in row.layers) == job.graph.prunable
     gammas, scores, nets = gammas_by_layer(dense), score_groups(job), iter(masked)
     for row in rows:
         for share in analysis.SHARES:
             own = gammas_by_layer(next(nets))
             for i in job.graph.normalised:
                 gone = (own[i] == 0) & (gammas[i] != 0)
-                expected = (
-                    min(int(share * row["channels"]), row["channels"] - 1) if str(i) in row["layers"].split() else 0
-                )
+                expected = min(int(share * row.channels), row.channels - 1) if i in row.layers else 0
                 assert gone.sum() == expected
                 if expected:
                     group = scores[job.graph.outputs[i]]

@@ -245,12 +245,14 @@ class TrainSampler(Sampler):
     """Batches of Draws for one epoch: a permutation by (seed, epoch), cut among processes, one input size a batch.
 
     Everything depends on (seed, epoch) alone, so a resumed run sees the batches that an unbroken one would have seen.
+    size: (width, height) of the input; scale_stride: for every batch a random size instead, in multiples of so many
+    pixels; process: (rank, world size).
     """
 
-    def __init__(self, length: int, batch_size: int, size: tuple[int, int], seed: int = 0, stride: int = 32,
-                 multi_scale: bool = False, rank: int = 0, world_size: int = 1):
+    def __init__(self, length: int, batch_size: int, size: tuple[int, int], seed: int = 0,
+                 scale_stride: int | None = None, process: tuple[int, int] = (0, 1)):
         self.length, self.batch_size, self.size, self.seed = length, batch_size, size, seed
-        self.stride, self.multi_scale, self.rank, self.world_size = stride, multi_scale, rank, world_size
+        self.scale_stride, (self.rank, self.world_size) = scale_stride, process
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -274,10 +276,10 @@ class TrainSampler(Sampler):
             yield [Draw(self.epoch, int(i), width, height) for i in batch]
 
     def _size(self, rng: np.random.Generator) -> tuple[int, int]:
-        if not self.multi_scale:
+        if self.scale_stride is None:
             return self.size
         factor = rng.uniform(*MULTI_SCALE)
-        return tuple(max(round(side * factor / self.stride), 1) * self.stride for side in self.size)
+        return tuple(max(round(side * factor / self.scale_stride), 1) * self.scale_stride for side in self.size)
 
 
 def worker_count(requested: int, images: int) -> int:

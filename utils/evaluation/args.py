@@ -14,3 +14,4 @@ class ScoreOptions:
     max_det: int = 300
     max_candidates: int | None = 3000  # per image; a trained net stays far below, an untrained one would cost minutes
     scorer: str = "standard"
+    method: str = "all"  # of map50: the area under every recall step, or "coco101": the mean of 101 recall points

@@ -65,14 +65,7 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
         return None
     detections, truths = [rows for rows, _ in together], [rows for _, rows in together]
     if options.scorer != "standard":
-        result = score_compat(detections, truths, len(names), list(names), iou_thres=options.iou_thres)
+        unbounded = dataclasses.replace(options, max_candidates=None)  # merge_nms has no bound
+        result = score_compat(detections, truths, len(names), list(names), unbounded)
         return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
-    return score(
-        detections,
-        truths,
-        len(names),
-        list(names),
-        max_det=options.max_det,
-        max_candidates=options.max_candidates,
-        iou_thres=options.iou_thres,
-    )
+    return score(detections, truths, len(names), list(names), options)

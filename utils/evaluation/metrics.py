@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.boxes import box_iou
+from utils.evaluation.args import ScoreOptions
 
 # n detections, m targets, T IoU thresholds, P recall points
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # (T,) COCO's
@@ -43,7 +44,7 @@ class EvalResult:
     recall: float
     f1: float
     conf: float  # the score (objectness x class probability) that maximises F1
-    per_class: list[dict]  # of classes that have targets: class, name, ap50, ap, n_targets, precision, recall at conf
+    per_class: list["ClassResult"]  # of classes that have targets
     n_images: int
     n_targets: int
     scorer: str  # the rules, in words
@@ -54,7 +55,27 @@ class EvalResult:
     def to_dict(self) -> dict:
         """Everything but the curve, ready for json.dump."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "curve"}
-        return plain | {"sure": asdict(self.sure) if self.sure else None}
+        per_class = [result.to_dict() for result in self.per_class]
+        return plain | {"per_class": per_class, "sure": asdict(self.sure) if self.sure else None}
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The same of one class; precision, recall and F1 at the conf of the whole."""
+
+    class_i: int
+    name: str
+    n_targets: int
+    ap50: float
+    ap: float
+    precision: float
+    recall: float
+    f1: float | None = None  # of the reference's rules alone
+
+    def to_dict(self) -> dict:
+        """Ready for json.dump, without an F1 that is not there."""
+        plain = {"class": self.class_i, **{f.name: getattr(self, f.name) for f in fields(self)[1:]}}
+        return {key: value for key, value in plain.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -102,39 +123,31 @@ def average_precision(tp: np.ndarray, scores: np.ndarray, n_targets: int, method
     return (_precision_envelope(tp) * tp).sum(axis=0) / n_targets  # recall rises by 1 / n_targets at each hit
 
 
-def score(
-    detections: list[Tensor],
-    targets: list[Tensor],
-    n_classes: int,
-    names: list[str] | None = None,
-    method: str = "all",
-    max_det: int = 300,
-    max_candidates: int | None = None,
-    iou_thres: float = 0.5,
-) -> EvalResult:
-    """Evaluate one (n, 7) and one (m, 5) tensor an image. Classes without targets do not count in the means.
+def score(detections: list[Tensor], targets: list[Tensor], n_classes: int, names: list[str] | None = None,
+          options: ScoreOptions = ScoreOptions(max_candidates=None)) -> EvalResult:
+    """Evaluate one (n, 7) and one (m, 5) tensor per image. Classes without targets do not count in the means.
 
-    map50, precision, recall and F1 are at IoU iou_thres. `method` is that of map50; `map` is always COCO's (101 points,
-    100 detections per image and class), so that it can be compared with pycocotools. With method "all" at most max_det
-    detections of an image count, the best first. Precision, recall and F1 are of all classes together. max_candidates:
-    the bound that was given to NMS, if any; it is only stated in the result.
+    map50, precision, recall and F1 are at IoU options.iou_thres. options.method is that of map50; `map` is always
+    COCO's (101 points, 100 detections per image and class), so that it can be compared with pycocotools. With method
+    "all" at most options.max_det detections of an image count, the best first. Precision, recall and F1 are of all
+    classes together. options.max_candidates: the bound that was given to NMS, if any; it is only stated in the result.
     """
     check_inputs(detections, targets, n_classes, names)
     n_targets = count_targets(targets, n_classes)  # (C,)
-    ranked = _rank(detections, targets, np.concatenate([[iou_thres], IOU_THRESHOLDS]))
+    ranked = _rank(detections, targets, np.concatenate([[options.iou_thres], IOU_THRESHOLDS]))
     coco = ranked.where(_place_in_group(ranked.image * n_classes + ranked.label) < COCO_MAX_DET)
-    ours = coco if method == "coco101" else ranked.where(_place_in_group(ranked.image) < max_det)
+    ours = coco if options.method == "coco101" else ranked.where(_place_in_group(ranked.image) < options.max_det)
     conf, precision, recall, f1 = best_f1(ours.tp[:, 0], ours.score, int(n_targets.sum()))
     ours_of, coco_of = ours.by_class(n_classes), coco.by_class(n_classes)
     per_class, curves = [], []
     for c in np.flatnonzero(n_targets):
-        entry = {"class": int(c), "name": names[c] if names else str(c), "n_targets": int(n_targets[c])}
-        per_class.append(entry | _measures(ours_of[c], coco_of[c], int(n_targets[c]), conf, method))
+        measures = _measures(ours_of[c], coco_of[c], int(n_targets[c]), conf, options.method)
+        per_class.append(ClassResult(int(c), names[c] if names else str(c), int(n_targets[c]), **measures))
         curves.append(precision_at_recall_points(ours_of[c].tp[:, 0], n_targets[c]))
     return EvalResult(
         map50=mean_over(per_class, "ap50"), map=mean_over(per_class, "ap"), precision=precision, recall=recall, f1=f1,
         conf=conf, per_class=per_class, n_images=len(targets), n_targets=int(n_targets.sum()),
-        scorer=_scorer_words(method), cap=_cap_words(method, max_det, max_candidates), curve=mean_curve(curves),
+        scorer=_scorer_words(options), cap=_cap_words(options), curve=mean_curve(curves),
         sure=at_precision(ours, np.array([len(rows) for rows in targets])))
 
 
@@ -218,9 +231,9 @@ def _image_index(per_image: list[Tensor]) -> np.ndarray:
     return np.repeat(np.arange(len(per_image)), np.array([len(rows) for rows in per_image], dtype=int))
 
 
-def mean_over(per_class: list[dict], key: str) -> float:
+def mean_over(per_class: list[ClassResult], key: str) -> float:
     """Mean of one measure over the classes; 0 without any."""
-    return float(np.mean([c[key] for c in per_class])) if per_class else 0.0
+    return float(np.mean([getattr(result, key) for result in per_class])) if per_class else 0.0
 
 
 def mean_curve(precisions: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -301,13 +314,20 @@ def _precision_envelope(tp: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate((np.cumsum(tp, axis=0) / found)[::-1], axis=0)[::-1]
 
 
-def _scorer_words(method: str) -> str:
-    area = "area under all recall steps" if method == "all" else "mean of 101 recall points"
+def _scorer_words(options: ScoreOptions) -> str:
+    area = "area under all recall steps" if options.method == "all" else "mean of 101 recall points"
     return f"map50: {area}, standard IoU, ranked by objectness x class; map: COCO's AP@[.5:.95], 101 points"
 
 
-def _cap_words(method: str, max_det: int, max_candidates: int | None) -> str:
+def _cap_words(options: ScoreOptions) -> str:
     coco = f"{COCO_MAX_DET} detections per image and class"
-    caps = f"{coco} (map50, map)" if method == "coco101" else f"{max_det} detections an image (map50), {coco} (map)"
-    return f"at most {caps}; " + ("no candidate cap before NMS" if max_candidates is None
-                                  else f"{max_candidates} candidates an image before NMS")
+    ours = f"{options.max_det} detections an image"
+    caps = f"{coco} (map50, map)" if options.method == "coco101" else f"{ours} (map50), {coco} (map)"
+    return f"at most {caps}; {candidate_words(options)}"
+
+
+def candidate_words(options: ScoreOptions) -> str:
+    """The bound on candidates before NMS, in words."""
+    if options.max_candidates is None:
+        return "no candidate cap before NMS"
+    return f"{options.max_candidates} candidates an image before NMS"

@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 
 from utils.boxes import box_iou
+from utils.evaluation.args import ScoreOptions
 from utils.evaluation.metrics import (
     IOU_THRESHOLDS,
+    ClassResult,
     EvalResult,
     average_precision,
+    candidate_words,
     check_inputs,
     count_targets,
     mean_curve,
@@ -106,8 +109,9 @@ def match_compat(detections: Tensor, targets: Tensor, iou_thresholds=IOU_THRESHO
 
 
 def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int, names: list[str] | None = None,
-                 max_candidates: int | None = None, iou_thres: float = 0.5) -> EvalResult:
-    """The reference's numbers for detections of `merge_nms`, in input pixels: arguments as for `metrics.score`.
+                 options: ScoreOptions = ScoreOptions(max_candidates=None)) -> EvalResult:
+    """The reference's numbers for detections of `merge_nms`, in input pixels: arguments as for `metrics.score`, but
+    that of the options the IoU and the bound on candidates alone count.
 
     `map50` is the reference's mAP. It has no AP@[.5:.95]; `map` applies its rules at the ten thresholds. Precision,
     recall and F1 are means over the classes that have targets, of all detections (conf = 0). With several classes AP
@@ -115,7 +119,7 @@ def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int
     """
     check_inputs(detections, targets, n_classes, names)
     rows = stack_rows(detections, 7).numpy()
-    thresholds = np.concatenate([[iou_thres], IOU_THRESHOLDS])
+    thresholds = np.concatenate([[options.iou_thres], IOU_THRESHOLDS])
     tp = np.concatenate([np.zeros((0, len(thresholds)), bool)]
                         + [match_compat(d, t, thresholds) for d, t in zip(detections, targets)])
     n_targets = count_targets(targets, n_classes)  # (C,)
@@ -123,16 +127,15 @@ def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int
     label, objectness, tp = rows[order, 5], rows[order, 6], tp[order]
     per_class, curves = [], []
     for c in np.flatnonzero(n_targets):
-        entry = {"class": int(c), "name": names[c] if names else str(c), "n_targets": int(n_targets[c])}
-        per_class.append(entry | _measures(tp[label == c], objectness[label == c], int(n_targets[c])))
+        measures = _measures(tp[label == c], objectness[label == c], int(n_targets[c]))
+        per_class.append(ClassResult(int(c), names[c] if names else str(c), int(n_targets[c]), **measures))
         curves.append(precision_at_recall_points(tp[label == c, 0], n_targets[c]))
     means = {key: mean_over(per_class, key) for key in ("precision", "recall", "f1")}
     return EvalResult(
         map50=mean_over(per_class, "ap50"), map=mean_over(per_class, "ap"), **means, conf=0.0, per_class=per_class,
         n_images=len(targets), n_targets=int(n_targets.sum()), curve=mean_curve(curves),
         scorer="the reference implementation's rules (utils/evaluation/reference_scorer.py), ranked by objectness",
-        cap="no cap on detections; " + ("no candidate cap before NMS" if max_candidates is None
-                                        else f"{max_candidates} candidates an image before NMS"))
+        cap=f"no cap on detections; {candidate_words(options)}")
 
 
 def _measures(tp: np.ndarray, objectness: np.ndarray, n_targets: int) -> dict:

@@ -47,6 +47,27 @@ class Point:
         }
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a set of tied layers costs when it alone is cut. dense: mAP with all channels; map50: one value per share
+    of SHARES."""
+
+    layers: tuple[int, ...]
+    channels: int
+    dense: float
+    map50: tuple[float, ...]
+
+    def row(self) -> dict:
+        """The values of a CSV line."""
+        layers = " ".join(map(str, self.layers))
+        by_share = {f"{share:g}": round(value, 4) for share, value in zip((0, *SHARES), (self.dense, *self.map50))}
+        return {"layers": layers, "channels": self.channels, **by_share}
+
+    def __str__(self) -> str:
+        drops = "  ".join(f"-{share:.0%} {value:.4f}" for share, value in zip(SHARES, self.map50))
+        return f"layers {' '.join(map(str, self.layers))} ({self.channels} channels): {drops}"
+
+
 def explore(job: Job) -> None:
     """--curve and --sensitivity: tables on the screen, CSV and PNG beside the pruned net."""
     options = job.options
@@ -59,7 +80,7 @@ def explore(job: Job) -> None:
         save_curves({options.rule.score: points}, base.with_name(base.name + "-curve"))
     if options.sensitivity:
         rows = sensitivity(job, options.sensitivity)
-        write_csv(base.with_name(base.name + "-sensitivity.csv"), rows)
+        write_csv(base.with_name(base.name + "-sensitivity.csv"), [row.row() for row in rows])
         plot_sensitivity(rows, SHARES, base.with_name(base.name + "-sensitivity.png"))
     made = [f"{base}-{what}.csv and .png" for what in ("curve", "sensitivity") if getattr(options, what)]
     print(f"written: {', '.join(made)}")
@@ -106,9 +127,9 @@ def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
                   base.with_name(base.name + ".png"))
 
 
-def sensitivity(job: Job, images: int) -> list[dict]:
+def sensitivity(job: Job, images: int) -> list[Sensitivity]:
     """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels, one row
-    a set of tied layers; the removed channels are masked, so that every row is about the same net."""
+    per set of tied layers; the removed channels are masked, so that every row is about the same net."""
     ranking, graph = Ranking.of(job), job.graph
     part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
     loader = DataLoader(part, job.options.source.batch_size, collate_fn=collate)
@@ -117,19 +138,13 @@ def sensitivity(job: Job, images: int) -> list[dict]:
     print(f"sensitivity on {len(part)} images, {dense:.4f} with all channels")
     rows = []
     for cell in cells(graph):
-        members = [i for i in graph.normalised if bool(torch.isin(graph.outputs[i], cell).any())]
-        order = cell[ranking.scores[cell].argsort(stable=True)]
-        row = {"layers": " ".join(map(str, members)), "channels": len(cell), "0": round(dense, 4)}
+        members = tuple(i for i in graph.normalised if bool(torch.isin(graph.outputs[i], cell).any()))
+        order, scores = cell[ranking.scores[cell].argsort(stable=True)], []
         for share in SHARES:
             keep = torch.ones(len(graph.frozen), dtype=torch.bool)
             keep[order[:min(int(share * len(cell)), len(cell) - 1)]] = False
             masks = {i: keep[graph.outputs[i]] for i in graph.normalised}
-            model = loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))
-            row[f"{share:g}"] = round(score(model), 4)
-        rows.append(row)
-        print(
-            f"  layers {row['layers']} ({row['channels']} channels): "
-            + "  ".join(f"-{share:.0%} {row[f'{share:g}']:.4f}" for share in SHARES),
-            flush=True,
-        )
+            scores.append(score(loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))))
+        rows.append(Sensitivity(members, len(cell), dense, tuple(scores)))
+        print(f"  {rows[-1]}", flush=True)
     return rows

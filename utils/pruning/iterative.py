@@ -45,16 +45,10 @@ def run_steps(options: PruneOptions, argv: list[str]) -> None:
     """Prune the net of --cfg in --steps parts, each followed by `train.py` with the flags of --tune; argv: this command
     line's flags, passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its
     name>-step<i>."""
-    # a wrong flag is known before the first step is pruned
-    parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
-    weights = Path(options.source.weights or default_weights(options.source.cfg, "checkpoints"))
-    source = replace(options.source, data=options.source.data or data_of(weights))
-    options, layers = replace(options, source=source), options.rule.layers
-    _, defs, data = model_and_data(source.cfg, source.data, source.class_path, quiet=True)
-    for part in ("train", "valid"):  # and so are images without a box
-        labelled_dataset(options.read, data, part, checked_size(source.img_size, defs))
+    options = checked(options)
+    source, layers = options.source, options.rule.layers
     out = options.out or Path("pruned") / f"steps-{stem(source.cfg)}"
-    cfg = resolve_cfg(source.cfg)
+    cfg, weights = resolve_cfg(source.cfg), Path(source.weights)
     shares, passed = step_shares(options), without(argv, OF_THE_WHOLE)
     remember(
         out / "steps.json",
@@ -82,6 +76,19 @@ def run_steps(options: PruneOptions, argv: list[str]) -> None:
         rows.append([step, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f}", score_of(report), best_of(run)])
     print(ascii_table(rows))
     print(f"written: {cfg}, {weights}")
+
+
+def checked(options: PruneOptions) -> PruneOptions:
+    """The options with weights and data named. A wrong flag of --tune, and images without a box, are known here,
+    before the first step is pruned."""
+    parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
+    source = options.source
+    weights = source.weights or default_weights(source.cfg, "checkpoints")
+    source = replace(source, weights=weights, data=source.data or data_of(weights))
+    _, defs, data = model_and_data(source.cfg, source.data, source.class_path, quiet=True)
+    for part in ("train", "valid"):
+        labelled_dataset(options.read, data, part, checked_size(source.img_size, defs))
+    return replace(options, source=source)
 
 
 def remember(path: Path, command: dict) -> None:

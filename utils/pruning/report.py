@@ -68,7 +68,12 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     if times:
         print(f"inference: {times[0].protocol}")
         warn_about_speed(costs, times)
-    write_report(job, plan, compact, names, rows, channels, times, (before, masked, after))
+    scores = {"before": before, "masked": masked, "after": after}
+    base = names.darknet_cfg.with_suffix("")
+    draw(job, plan, compact, scores, base)
+    write_channels(base.with_name(base.name + "-channels.csv"), channels)
+    write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
+    write_json(base.with_name(base.name + "-report.json"), numbers(job, plan, compact, scores, times))
     print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
     print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.options.source.data}")
 
@@ -180,23 +185,29 @@ def gamma_threshold(job: Job, plan: Plan) -> float | None:
     return plan.cut.threshold if rule.score == "gamma" and rule.divisor == 1 and rule.group_norm != "l2" else None
 
 
-def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, rows, channels, times, results) -> None:
-    """Pictures, tables and numbers of this pruning, beside the Darknet pair."""
-    base = names.darknet_cfg.with_suffix("")
-    layers = job.graph.prunable
-    plot_gammas(
-        gammas_by_fate(job, plan, compact), gamma_threshold(job, plan), base.with_name(base.name + "-gammas.png")
-    )
-    plot_channels(layers, [len(job.graph.outputs[i]) for i in layers], [len(compact.surgery.kept[i]) for i in layers],
+def draw(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult | None], base: Path) -> None:
+    """Pictures of this pruning, as `base`-gammas.png, -channels.png and, of nets that were scored, -pr.png."""
+    layers, outputs, kept = job.graph.prunable, job.graph.outputs, compact.surgery.kept
+    gammas = gammas_by_fate(job, plan, compact)
+    plot_gammas(gammas, gamma_threshold(job, plan), base.with_name(base.name + "-gammas.png"))
+    plot_channels(layers, [len(outputs[i]) for i in layers], [len(kept[i]) for i in layers],
                   base.with_name(base.name + "-channels.png"))
-    before, _, after = results
+    before, after = scores["before"], scores["after"]
     if before and after:
         curves = {f"before: mAP@.5 {before.map50:.4f}": before.curve, f"pruned: mAP@.5 {after.map50:.4f}": after.curve}
         plot_pr_curves(curves, f"{job.cfg.stem} before and after pruning", base.with_name(base.name + "-pr.png"))
-    with replacing(base.with_name(base.name + "-channels.csv")) as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file).writerows(channels)
-    write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
-    report = {
+
+
+def write_channels(path: Path, rows: list[list]) -> None:
+    """`channel_rows` as a CSV file."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def numbers(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult | None],
+            times: list[Latency] | None) -> dict:
+    """Everything that this pruning was asked for and found, ready for JSON."""
+    return {
         "args": job.options.given | {"data": job.options.source.data, "recalibrate": job.options.recalibrate},
         "cfg": str(job.cfg),
         "weights": str(job.weights),
@@ -210,10 +221,7 @@ def write_report(job: Job, plan: Plan, compact: Compact, names: OutputNames, row
         "environment": environment(),
         "latency_ms": [time.median * 1e3 for time in times] if times else None,
         "protocol": times[0].protocol if times else None,
-    }
-    for label, result in zip(("before", "masked", "after"), results):
-        report[label] = result.to_dict() if result else None
-    write_json(base.with_name(base.name + "-report.json"), report)
+    } | {name: result.to_dict() if result else None for name, result in scores.items()}
 
 
 def warn_before(job: Job, plan: Plan) -> None:

@@ -325,13 +325,8 @@ def compact_net(
         kernel = kernels[i][kept[i]]
         if i in carriers:
             places = (left.inputs(i, section) == carriers[i]).nonzero().flatten()
-            _write_kernel(
-                sliced[state_key(i, "conv.weight")],
-                kernel,
-                input_constants(compact, left, emitted, i),
-                places,
-                integer(section, "groups", 1),
-            )
+            constant, groups = input_constants(compact, left, emitted, i), integer(section, "groups", 1)
+            _write_kernel(sliced[state_key(i, "conv.weight")], kernel, constant, places, groups)
             how[i] = "carrier"
         else:
             _write_offset(sliced, i, kernel.sum((1, 2)))

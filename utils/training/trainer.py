@@ -147,8 +147,9 @@ class Trainer:
         self.train_set = labelled_dataset(read, self.data, "train", self.size, seed=args.seed,
                                           augmentation=self._augmentation())
         self.valid_set = labelled_dataset(read, self.data, "valid", self.size)
-        self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed, largest_stride(defs),
-                                    args.multiscale_training, self.rank, self.world_size)
+        self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed,
+                                    largest_stride(defs) if args.multiscale_training else None,
+                                    (self.rank, self.world_size))
         self.loader = training_loader(self.train_set, self.sampler, args.n_cpu)
         self.valid_loader = evaluation_loader(self.valid_set, args.batch_size, args.n_cpu)
         self.steps_per_epoch = math.ceil(len(self.sampler) / args.accumulate)
