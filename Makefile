@@ -14,7 +14,7 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt requirements-optional.
 install: $(VENV)/.installed
 
 demo: install
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python examples/demo.py
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

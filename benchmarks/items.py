@@ -196,56 +196,26 @@ def step(args: argparse.Namespace, folder: Path) -> list[Item]:
     data = materials.pictures(folder, PICTURES, PICTURE_SIDE)
     cfg, train_list = str(NARROW), str(data.parent / "train.txt")
     plain = STEP | {"cfg": cfg, "train_list": train_list}
-    ours = STEP | {"cfg": cfg, "data": str(data)}
-    larger = {"batch": 2 * STEP["batch"], "steps": STEP["steps"] // 2}
+
+    def ours(name: str, loader: bool = False, **options) -> Contestant:
+        """Our step, with something changed."""
+        options = STEP | {"cfg": cfg, "data": str(data), "loader": loader} | options
+        return Contestant(name, "run_training.py", "our_training", options, PICTURES)
+
     ways = [
         Contestant("plain step, no loader", "run_training.py", "plain_training", plain, PICTURES),
-        Contestant("ours, no loader", "run_training.py", "our_training", ours | {"loader": False}, PICTURES),
-        Contestant(
-            "ours with loader and augmentation", "run_training.py", "our_training", ours | {"loader": True}, PICTURES
-        ),
-        Contestant(
-            "ours, --bf16, no loader",
-            "run_training.py",
-            "our_training",
-            ours | {"loader": False, "change": "bfloat16"},
-            PICTURES,
-        ),
-        Contestant(
-            "tried: contiguous tensors",
-            "run_training.py",
-            "our_training",
-            ours | {"loader": False, "change": "contiguous"},
-            PICTURES,
-        ),
-        Contestant(
-            "tried: optimiser foreach, not fused",
-            "run_training.py",
-            "our_training",
-            ours | {"loader": False, "change": "foreach"},
-            PICTURES,
-        ),
-        Contestant(
-            "tried: compiled forward",
-            "run_training.py",
-            "our_training",
-            ours | {"loader": False, "change": "compiled"},
-            PICTURES,
-        ),
-        Contestant("tried: batch 32", "run_training.py", "our_training", ours | {"loader": False} | larger, PICTURES),
+        ours("ours, no loader"),
+        ours("ours with loader and augmentation", loader=True),
+        ours("ours, --bf16, no loader", change="bfloat16"),
+        ours("tried: contiguous tensors", change="contiguous"),
+        ours("tried: optimiser foreach, not fused", change="foreach"),
+        ours("tried: compiled forward", change="compiled"),
+        ours("tried: batch 32", batch=2 * STEP["batch"], steps=STEP["steps"] // 2),
     ]
     if args.peer:
         stored = str(materials.store_batches(folder, train_list, STEP["size"], STEP["batch"], STEP["steps"]))
-        ways.append(
-            Contestant(
-                "peer, no loader",
-                "run_peer.py",
-                "training",
-                {"cfg": cfg, "batches": stored, "steps": STEP["steps"]},
-                PICTURES,
-                root=args.peer,
-            )
-        )
+        options = {"cfg": cfg, "batches": stored, "steps": STEP["steps"]}
+        ways.append(Contestant("peer, no loader", "run_peer.py", "training", options, PICTURES, root=args.peer))
     title = f"Training: {STEP['steps']} steps of {NARROW.name}, {STEP['size']} px, batch {STEP['batch']}"
     return [Item("step", title, ways, repeats=4, warmup=1, limit_s=30, unit="images")]
 
@@ -326,60 +296,30 @@ def growth(args: argparse.Namespace, folder: Path) -> list[Item]:
     size = args.size or 416
     net = materials.store_net(materials.random_net(materials.sized_defs(NARROW, None)), folder, "narrow")
     detector = {"cfg": str(net.cfg), "weights": str(net.weights), "size": STEP["size"]}
-    images = [
-        grown(f"{n} images", n, "run_forward.py", "detect_batches", detector | {"images": n}) for n in (8, 16, 32)
-    ]
-    uncapped = [
-        grown(f"{n:,} boxes", n, "run_detections.py", "many_boxes", {"boxes": n, "size": size, "capped": False})
-        for n in (1_000, 4_000, 16_000)
-    ]
-    boxes = [
-        grown(f"{n:,} boxes", n, "run_detections.py", "many_boxes", {"boxes": n, "size": size})
-        for n in (10_647, 106_470, 1_064_700)
-    ]
-    scored = [
-        grown(f"{n} detections an image", n, "run_detections.py", "our_ap", {"images": AP_SET["images"], "boxes": n})
-        for n in (3, 30, 300)
-    ]
+    images = [grown(f"{n} images", n, "run_forward.py", "detect_batches", detector | {"images": n})
+              for n in (8, 16, 32)]
+    suppressed = {"size": size}
+    uncapped = [grown(f"{n:,} boxes", n, "run_detections.py", "many_boxes", suppressed | {"boxes": n, "capped": False})
+                for n in (1_000, 4_000, 16_000)]
+    boxes = [grown(f"{n:,} boxes", n, "run_detections.py", "many_boxes", suppressed | {"boxes": n})
+             for n in (10_647, 106_470, 1_064_700)]
+    scored = [grown(f"{n} detections an image", n, "run_detections.py", "our_ap", AP_SET | {"boxes": n})
+              for n in (3, 30, 300)]
     return [
-        Item(
-            "growth-images",
-            f"Growth with images: {NARROW.name}, {STEP['size']} px, forward and NMS in batches of 8",
-            images,
-            repeats=8,
-            remarks=growth_remarks("images"),
-            unit="images",
-        ),
-        Item(
-            "growth-nms",
-            f"Growth with boxes: NMS of one image, {CAPS}",
-            boxes,
-            repeats=15,
-            remarks=growth_remarks("boxes"),
-        ),
-        Item(
-            "growth-nms-uncapped",
-            "Growth with boxes: NMS of one image, no caps",
-            uncapped,
-            repeats=8,
-            remarks=growth_remarks("boxes"),
-        ),
-        Item(
-            "growth-ap",
-            f"Growth with boxes: average precision of {AP_SET['images']} images",
-            scored,
-            repeats=8,
-            remarks=growth_remarks("detections"),
-        ),
-        Item(
-            "growth-channels",
-            f"Growth with channels: forward pass of yolov3-hand at three widths, batch 1, "
-            f"{size} px, folded channels-last",
-            widths(size, folder),
-            repeats=8,
-            remarks=growth_remarks("channels"),
-        ),
+        growing("images", f"images: {NARROW.name}, {STEP['size']} px, forward and NMS in batches of 8", images,
+                unit="images"),
+        growing("nms", f"boxes: NMS of one image, {CAPS}", boxes, "boxes", repeats=15),
+        growing("nms-uncapped", "boxes: NMS of one image, no caps", uncapped, "boxes"),
+        growing("ap", f"boxes: average precision of {AP_SET['images']} images", scored, "detections"),
+        growing("channels", f"channels: forward pass of yolov3-hand at three widths, batch 1, {size} px, folded "
+                "channels-last", widths(size, folder)),
     ]
+
+
+def growing(name: str, title: str, contestants: list[Contestant], what: str = "", **options) -> Item:
+    """A comparison of the same work in growing amounts of `what` (default: the item's name)."""
+    options = {"repeats": 8, "remarks": growth_remarks(what or name)} | options
+    return Item(f"growth-{name}", f"Growth with {title}", contestants, **options)
 
 
 def grown(name: str, amount: float, file: str, function: str, options: dict) -> Contestant:

@@ -53,48 +53,23 @@ def duration(seconds: float) -> str:
 
 
 def rows_of(item: dict) -> list[list[str]]:
-    """Header and one line a contestant. Memory is the peak of the process, set-up included, and what of it is over the
-    imported libraries."""
-    unit = f"{item['unit']}/s" if item["unit"] else None
-    rows = [
-        [
-            "Contestant",
-            "median",
-            "quartiles",
-            "n",
-            "time / first",
-            "quartiles",
-            *([unit] if unit else []),
-            "set-up",
-            "peak MB",
-            "over imports",
-            "note",
-        ]
-    ]
+    """Header and one line per contestant. Memory is the peak of the process, set-up included, and what of it is over
+    the imported libraries."""
+    speed = [f"{item['unit']}/s"] if item["unit"] else []
+    header = ["Contestant", "median", "quartiles", "n", "time / first", "quartiles", *speed, "set-up", "peak MB",
+              "over imports", "note"]
+    rows = [header]
     for row in item["contestants"]:
         if row["error"] and not row["n"]:
-            rows.append([row["name"], *["-"] * (len(rows[0]) - 2), shorten(row["error"])])
+            rows.append([row["name"], *["-"] * (len(header) - 2), shorten(row["error"])])
             continue
-        ratio = (
-            [f"{row['ratio']:.3g}", f"{row['ratio_low']:.3g} - {row['ratio_high']:.3g}"]
-            if "ratio" in row
-            else ["-", "-"]
-        )
-        speed = [f"{row[item['unit'] + '_per_s']:.1f}"] if unit else []
-        rows.append(
-            [
-                row["name"],
-                duration(row["median_s"]),
-                f"{duration(row['low_s'])} - {duration(row['high_s'])}",
-                str(row["n"]),
-                *ratio,
-                *speed,
-                duration(row["setup_s"]),
-                megabytes(row["peak_mb"]),
-                megabytes(over_imports(row)),
-                note(row),
-            ]
-        )
+        ratio = ["-", "-"]
+        if "ratio" in row:
+            ratio = [f"{row['ratio']:.3g}", f"{row['ratio_low']:.3g} - {row['ratio_high']:.3g}"]
+        per_second = [f"{row[item['unit'] + '_per_s']:.1f}"] if speed else []
+        rows.append([row["name"], duration(row["median_s"]), f"{duration(row['low_s'])} - {duration(row['high_s'])}",
+                     str(row["n"]), *ratio, *per_second, duration(row["setup_s"]), megabytes(row["peak_mb"]),
+                     megabytes(over_imports(row)), note(row)])
     return rows
 
 
@@ -165,24 +140,10 @@ def picture(item: dict, environment: dict, path: Path) -> None:
     longest = max(row["high_s"] for row in timed)
     start = min(row["low_s"] for row in timed) / 3 if logarithmic else 0
     for place, row in enumerate(rows):
-        if not row["n"]:
+        if row["n"]:
+            _bar(axis, place, row, start, row["name"] == item["baseline"])
+        else:
             axis.text(start or longest * 0.005, place, shorten(row["error"], 70), va="center", fontsize=8, color="0.45")
-            continue
-        whiskers = [[row["median_s"] - row["low_s"]], [row["high_s"] - row["median_s"]]]
-        colour = (
-            "0.6"
-            if row["name"] == item["baseline"]
-            else "tab:green"
-            if row["name"].startswith("pruned")
-            else "tab:blue"
-        )
-        axis.barh(
-            place, row["median_s"] - start, left=start, xerr=whiskers, color=colour, height=0.7, ecolor="0.2", capsize=3
-        )
-        words = duration(row["median_s"]) + (
-            f"  ({row['ratio']:.2g}x)" if "ratio" in row and row["name"] != item["baseline"] else ""
-        )
-        axis.annotate(words, (row["high_s"], place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
     machine = f"{environment['processor']}, {environment['threads']} threads"
     words = (f"seconds a run{' (logarithmic)' if logarithmic else ''}: median, whiskers at the quartiles; "
@@ -198,6 +159,16 @@ def picture(item: dict, environment: dict, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
+
+
+def _bar(axis, place: int, row: dict, start: float, is_baseline: bool) -> None:
+    """One contestant's bar from `start`, its time in words behind it."""
+    median, low, high = row["median_s"], row["low_s"], row["high_s"]
+    colour = "0.6" if is_baseline else "tab:green" if row["name"].startswith("pruned") else "tab:blue"
+    axis.barh(place, median - start, left=start, xerr=[[median - low], [high - median]], color=colour, height=0.7,
+              ecolor="0.2", capsize=3)
+    words = duration(median) + (f"  ({row['ratio']:.2g}x)" if "ratio" in row and not is_baseline else "")
+    axis.annotate(words, (high, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def wrapped(text: str, width: int = 105) -> str:

@@ -10,10 +10,11 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 
-def shared_training(cfg: str, data: str, size: int, batch: int, steps: int, count: int, threads: int, loader: bool,
-                    flags: tuple[str, ...] = ()):
-    """Training as train.py runs it by `count` processes of `threads` threads, `batch` images per step of all together;
-    with `loader` each reads and augments its own, without, the same batches again and again."""
+def shared_training(cfg: str, data: str, count: int, threads: int, flags: tuple[str, ...] = (), **batches):
+    """Training as train.py runs it by `count` processes of `threads` threads. batches: size, batch (images per step of
+    all together) and steps; with loader=True each process reads and augments its own, without, the same batches again
+    and again."""
+    size, batch, steps, loader = (batches[key] for key in ("size", "batch", "steps", "loader"))
     from benchmarks.run_processes import train_when_told  # by a name that the processes can import too
 
     words = ["--cfg", cfg, "--data", data, "--img_size", str(size), "--batch_size", str(batch // count), "--n_cpu", "0",

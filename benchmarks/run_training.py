@@ -86,26 +86,15 @@ def fixed_batches(train_list: str, size: int, batch: int, steps: int) -> list[tu
     return [collate([pictures[draw] for draw in itertools.islice(draws, batch)]) for _ in range(steps)]
 
 
-def our_training(cfg: str, data: str, size: int, batch: int, steps: int, loader: bool, change: str = ""):
+def our_training(cfg: str, data: str, loader: bool, change: str = "", **batches):
     """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting
-    by its default number of processes; without, the same batches again and again. change: something that was tried
-    instead, see CHANGES."""
-    words = [
-        "--model_def",
-        cfg,
-        "--data",
-        data,
-        "--img_size",
-        str(size),
-        "--batch_size",
-        str(batch),
-        "--name",
-        "step",
-        "--no-publish",
-    ]
+    by its default number of processes; without, the same batches again and again. batches: size, batch and steps, see
+    fixed_batches; change: something that was tried instead, see CHANGES."""
+    words = ["--model_def", cfg, "--data", data, "--img_size", str(batches["size"]), "--batch_size",
+             str(batches["batch"]), "--name", "step", "--no-publish"]
     trainer = Trainer(parse_train_args(__doc__, words), Darknet)
     if not loader:
-        trainer.loader = fixed_batches(trainer.data.train, size, batch, steps)
+        trainer.loader = fixed_batches(trainer.data.train, **batches)
     if change:
         CHANGES[change](trainer)
     epochs, facts = itertools.count(1), {"loader processes": trainer.loader.num_workers if loader else 0}

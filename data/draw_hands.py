@@ -7,6 +7,7 @@ towards the fingers, z out of the palm. Image frame: pixels of the canvas, x rig
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -175,25 +176,34 @@ def make_hand(rng: np.random.Generator, side_px: float, centre_xy) -> Hand:
     return posed(scale, np.asarray(centre_xy) - (low + high) / 2 * scale)
 
 
+class Ink(NamedTuple):
+    """How a limb is painted. tone, line: (3,) BGR of skin and outline; width: of the outline, pixels; light: (2,)
+    direction."""
+
+    tone: np.ndarray
+    line: np.ndarray
+    width: float
+    light: np.ndarray
+
+
 def paint_hand(canvas: np.ndarray, hand: Hand, rng: np.random.Generator, tone: np.ndarray, light: np.ndarray) -> None:
     """Paint the hand (not its arm) on the BGR canvas in place: far fingers, palm, near fingers, then details."""
-    line = tone * rng.uniform(0.38, 0.62)
-    width = hand.scale * rng.uniform(0.012, 0.028) + 0.6
+    ink = Ink(tone, tone * rng.uniform(0.38, 0.62), hand.scale * rng.uniform(0.012, 0.028) + 0.6, light)
     order = sorted(range(5), key=lambda k: hand.fingers[k][2:, 2].mean())
     behind = [k for k in order if hand.fingers[k][2:, 2].mean() < hand.fingers[k][0, 2] - 0.22 * hand.scale]
     for part in hand.parts:
-        fill(canvas, part + np.sign(part - part.mean(0)) * width * 0.5, line)
+        fill(canvas, part + np.sign(part - part.mean(0)) * ink.width * 0.5, ink.line)
     for k in behind:
-        _paint_finger(canvas, hand, k, tone * 0.9, line, width, light)
+        _paint_finger(canvas, hand, k, ink._replace(tone=tone * 0.9))
     paint_limb(canvas, [hand.palm, hand.web], tone, light)
     _paint_palm_details(canvas, hand, rng, tone)
     for k in order:
         if k not in behind:
-            _paint_finger(canvas, hand, k, tone, line, width, light)
+            _paint_finger(canvas, hand, k, ink)
             _paint_finger_details(canvas, hand, k, tone)
 
 
-def _paint_finger(canvas, hand: Hand, k: int, tone, line, width: float, light) -> None:
+def _paint_finger(canvas: np.ndarray, hand: Hand, k: int, ink: Ink) -> None:
     """Paint finger k: as one body where it is straight, bone by bone from far to near where it is bent."""
     finger = hand.fingers[k]
     bones = [finger[j:j + 2] for j in range(3)]
@@ -207,8 +217,8 @@ def _paint_finger(canvas, hand: Hand, k: int, tone, line, width: float, light) -
     for group in groups:
         for bone in group:
             if bone is not joint:
-                fill(canvas, hull(first if bone is bones[0] else bone, grow=width), line)
-        paint_limb(canvas, group, tone, light)
+                fill(canvas, hull(first if bone is bones[0] else bone, grow=ink.width), ink.line)
+        paint_limb(canvas, group, ink.tone, ink.light)
 
 
 def _paint_finger_details(canvas: np.ndarray, hand: Hand, k: int, tone: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.report import FinalTable, conclusion, draw_truth, write_report
+from examples.demo_report import FinalTable, conclusion, draw_truth, write_report
 from utils import plots
 from utils.deploy.detector import write_picture
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import train
-from conftest import ADD, FOREIGN, ODD, ROOT, make_dataset, randomise, without_labels, worst
+from conftest import ADD, FOREIGN, ODD, ROOT, randomise, without_labels, worst
 from models import Darknet
 from utils.batch_norm import RescaleError, gammas_of, rescale_gammas, rescale_obstacles, restoring_factor, zero_share
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content

@@ -59,7 +59,7 @@ def _normalise(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     unbiased = var * (count / max(count - 1, 1))
     norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
     norm.running_var.lerp_(unbiased.to(norm.running_var), norm.momentum)
-    return _Normalise.apply(x, norm.weight, norm.bias, mean, var, count, norm.eps)
+    return _Normalise.apply(x, norm.weight, norm.bias, (mean, var, count), norm.eps)
 
 
 def _common_moments(x: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -77,8 +77,10 @@ class _Normalise(torch.autograd.Function):
     """Batch normalisation by statistics that depend on the inputs of all processes."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, mean, var, count, eps):
-        """x: (B, C, H, W), the images of this process; mean, var: (C,), of the `count` values of all processes."""
+    def forward(ctx, x, weight, bias, moments, eps):
+        """x: (B, C, H, W), the images of this process; moments: (C,) mean and (C,) variance of the values of all
+        processes, and how many these are."""
+        mean, var, count = moments
         mean, var = mean.to(weight), var.to(weight)
         ctx.save_for_backward(x, weight, mean, var)
         ctx.count, ctx.eps = count, eps
@@ -97,4 +99,4 @@ class _Normalise(torch.autograd.Function):
         offset = weight.double() * invstd * all_bias / ctx.count - slope * mean.double()
         per_channel = (1, -1, 1, 1)
         grad_x = grad_x - (x * slope.to(weight).view(per_channel) + offset.to(weight).view(per_channel))
-        return grad_x.to(x.dtype), grad_weight, grad_bias, None, None, None, None
+        return grad_x.to(x.dtype), grad_weight, grad_bias, None, None

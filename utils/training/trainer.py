@@ -55,8 +55,7 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace, build: Callable[[list[dict]], nn.Module]):
         self.args, self.build = args, build  # build: module_defs -> Darknet
-        device = select_device(args.device, args.threads)
-        self.rank, self.world_size, self.device = processes.start(device)
+        self.rank, self.world_size, self.device = processes.start(select_device(args.device, args.threads))
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
         self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, quiet=not self.main)
@@ -67,7 +66,6 @@ class Trainer:
         self.rescale = 1.0  # the factor that gammas carry, see utils.batch_norm
         self.start_words = self._load_start()
         self._build_data(defs)
-        self.total_steps = self.steps_per_epoch * args.epochs
         if args.sync_bn:
             distributed.synchronise_batch_norms(self.model)
         self.graph = channel_graph(self.model.module_defs, args.strategy)
@@ -80,9 +78,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp and not args.bf16)
         self.epoch, self.step, self.best = 0, 0, -1.0
         self._freeze()
-        self.penalised = (
-            [gamma for gamma in gammas_of(self.model, self.prunable) if gamma.requires_grad] if args.sr else []
-        )
+        gammas = gammas_of(self.model, self.prunable) if args.sr else []
+        self.penalised = [gamma for gamma in gammas if gamma.requires_grad]
         if args.sr and not self.penalised:
             raise ValueError(f"{self.cfg}: -sr found no batch norm to penalise (of prunable layers that --freeze "
                              "leaves free), expected one or more")
@@ -90,9 +87,9 @@ class Trainer:
         if self.main:
             restart.remember(self.folder.path)
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
-        self.teacher = (
-            load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build) if args.teacher_weights else None
-        )
+        self.teacher = None
+        if args.teacher_weights:
+            self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build)
         self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = cli.options_of(ScoreOptions, args)
@@ -153,6 +150,7 @@ class Trainer:
         self.loader = training_loader(self.train_set, self.sampler, args.n_cpu)
         self.valid_loader = evaluation_loader(self.valid_set, args.batch_size, args.n_cpu)
         self.steps_per_epoch = math.ceil(len(self.sampler) / args.accumulate)
+        self.total_steps = self.steps_per_epoch * args.epochs
 
     def _augmentation(self) -> Augmentation:
         return dataclasses.replace(AUGMENTATIONS[self.args.augment], mosaic=self.args.mosaic)

@@ -1,4 +1,4 @@
-"""The whole road on drawn hands: python -m benchmarks.demo (or make demo). About ten minutes on two cores.
+"""The whole road on drawn hands: python examples/demo.py (or make demo). About ten minutes on two cores.
 
 Runs the scripts a user would run, prints every command line, and ends with one table and logs/demo/report.html.
 Everything is kept in data/demo and logs/demo; a user's data, checkpoints and weights are not touched.
@@ -13,9 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from utils import cli
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import cli  # noqa: E402
+
 DATA, LOGS = Path("data/demo"), Path("logs/demo")
 SIZE = 160
 EPOCHS = {"baseline": 3, "sparse": 2, "tuned": 2}
@@ -43,28 +45,8 @@ def make_data(seed: int, keep: bool) -> None:
     """Draw the set in the Oxford release's layout and convert it as the real one."""
     if not keep:
         shutil.rmtree(ROOT / DATA, ignore_errors=True)
-    run(
-        "data/synthesize_hands.py",
-        "--out",
-        DATA,
-        "--train",
-        1900,
-        "--valid",
-        100,
-        "--test",
-        300,
-        "--size",
-        192,
-        "--sides",
-        0.35,
-        0.6,
-        "--most-hands",
-        2,
-        "--min-visible",
-        0.85,
-        "--seed",
-        seed,
-    )
+    run("data/synthesize_hands.py", "--out", DATA, "--train", 1900, "--valid", 100, "--test", 300, "--size", 192,
+        "--sides", 0.35, 0.6, "--most-hands", 2, "--min-visible", 0.85, "--seed", seed)
     run("data/converter.py", "--root", DATA)
     (ROOT / DATA / "demo.data").write_text(
         f"classes=1\ntrain={DATA}/train.txt\nvalid={DATA}/valid.txt\nnames=data/oxfordhand.names\n"
@@ -73,50 +55,17 @@ def make_data(seed: int, keep: bool) -> None:
 
 def train(stage: str, cfg: Path, seed: int, *options: object) -> Path:
     """One training run in logs/demo/<stage>; returns its best weights."""
-    run(
-        "train.py",
-        "--model_def",
-        cfg,
-        "--data_config",
-        DATA / "demo.data",
-        "--name",
-        f"demo/{stage}",
-        "--epochs",
-        EPOCHS[stage],
-        "--seed",
-        seed,
-        "--n_cpu",
-        1,
-        "--no-publish",
-        "--augment",
-        "flip",
-        "--batch_size",
-        8,
-        "--warmup",
-        0.25,
-        *options,
-    )
+    run("train.py", "--model_def", cfg, "--data_config", DATA / "demo.data", "--name", f"demo/{stage}",
+        "--epochs", EPOCHS[stage], "--seed", seed, "--n_cpu", 1, "--no-publish", "--augment", "flip",
+        "--batch_size", 8, "--warmup", 0.25, *options)
     return LOGS / stage / "best.pth"
 
 
 def score(stage: str, cfg: Path, weights: Path) -> dict:
     """test.py on the test pictures; returns its numbers."""
     out = LOGS / f"test_{stage}.json"
-    run(
-        "test.py",
-        "--model_def",
-        cfg,
-        "--weights_path",
-        weights,
-        "--data_config",
-        DATA / "demo.data",
-        "--conf_thres",
-        0.01,
-        "--json",
-        out,
-        "--pr",
-        LOGS / f"pr_{stage}.png",
-    )
+    run("test.py", "--model_def", cfg, "--weights_path", weights, "--data_config", DATA / "demo.data",
+        "--conf_thres", 0.01, "--json", out, "--pr", LOGS / f"pr_{stage}.png")
     return json.loads((ROOT / out).read_text())
 
 
@@ -134,34 +83,23 @@ def detect(stage: str, cfg: Path, weights: Path) -> None:
 def main() -> None:
     """Data -> baseline -> -sr -> prune -> fine-tune -> test -> detect -> table and report."""
     args = parse_args()
-    from benchmarks.report import draw_truth, final_table, write_report
+    from examples.demo_report import draw_truth, final_table, write_report
 
     started = time.perf_counter()
     shutil.rmtree(ROOT / LOGS, ignore_errors=True)
     (ROOT / LOGS).mkdir(parents=True)
     make_data(args.seed, args.keep_data)
     cfg = LOGS / "yolov3-tiny-demo.cfg"
-    run(
-        "config/create_hand_model.py",
-        "--base",
-        "yolov3-tiny",
-        "--size",
-        SIZE,
-        "--anchors-from",
-        DATA / "train.txt",
-        "--out",
-        cfg,
-    )
-
+    run("config/create_hand_model.py", "--base", "yolov3-tiny", "--size", SIZE, "--anchors-from", DATA / "train.txt",
+        "--out", cfg)
     baseline = train("baseline", cfg, args.seed, "--lr", 4e-3)
     sparse = train("sparse", cfg, args.seed, "-pre", baseline, "--lr", 3e-3, "-sr", "--s", 0.04, "--sparsity", "prox",
                    "--s-schedule", "ease", "--rescale", "auto")
     run("test_prune.py", "--cfg", cfg, "--weights", sparse, "--data", DATA / "demo.data", "--target-flops",
         args.target_flops, "--recalibrate", 0, "--out", LOGS / "pruned")
     slim_cfg = LOGS / "pruned" / "prune_yolov3-tiny-demo.cfg"
-    tuned = train(
-        "tuned", slim_cfg, args.seed, "-pre", LOGS / "pruned/checkpoints/prune_yolov3-tiny-demo_ckpt.pth", "--lr", 3e-3
-    )
+    start = LOGS / "pruned/checkpoints/prune_yolov3-tiny-demo_ckpt.pth"
+    tuned = train("tuned", slim_cfg, args.seed, "-pre", start, "--lr", 3e-3)
 
     scores = {"dense": score("dense", cfg, baseline), "pruned": score("pruned", slim_cfg, tuned)}
     for stage, stage_cfg, weights in (("dense", cfg, baseline), ("pruned", slim_cfg, tuned)):
