@@ -273,3 +273,11 @@ def test_items_keep_their_order():
 
     assert chosen(["nms", "forward"], list(items.ITEMS)) == ["forward", "nms"]
     assert chosen(None, list(items.ITEMS)) == list(items.ITEMS)
+
+
+def test_training_by_several_processes_takes_part(tmp_path, tiny_cfg, tiny_data):
+    options = {"cfg": str(tiny_cfg), "data": str(tiny_data), "size": 64, "batch": 4, "steps": 2, "threads": 1}
+    ways = [Contestant(f"{count}", "run_processes.py", "shared_training", options | {"count": count, "loader": loader})
+            for count, loader in ((1, False), (2, True))]
+    outcomes, _ = run(tmp_path, ways, repeats=1)
+    assert [(outcome.error, outcome.facts["processes"]) for outcome in outcomes] == [("", 1), ("", 2)]

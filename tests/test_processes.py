@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import alone, launch, make_dataset, trained
-from utils import processes
+from utils import cli, processes
 from utils.checkpoint import save_checkpoint, weights_content
 
 
@@ -62,3 +62,26 @@ def test_an_image_that_one_process_cannot_read_is_one_line_and_ends_all(scored, 
     lines = errors_of(done, "test.py")
     assert done.returncode and len(lines) == 1 and "5.jpg: found a file that cannot be decoded" in lines[0]
     assert not (tmp_path / "x.json").exists()
+
+
+def test_wrong_input_is_one_line_for_all_processes_and_restarts_and_stands_in_the_list_of_failures(tmp_path):
+    done = launch(tmp_path, "train.py", "--data", "nowhere.data", options=("--max-restarts", "1"))
+    lines = errors_of(done, "train.py")
+    assert done.returncode and len(lines) == 1 and "nowhere.data" in lines[0] and not done.stdout
+    assert done.stderr.count(f"traceback : {lines[0]}") == 2  # torchrun's page says what, not how
+
+
+def test_a_script_that_cannot_share_its_work_is_refused_by_several_processes(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: pytest.fail("it ran"))
+    assert end.value.code == 2 and "found 2 processes" in capsys.readouterr().err
+
+
+def test_more_processes_than_gpus_are_an_error_that_says_how_many_there_may_be(monkeypatch):
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="4 processes on a machine of 2 .*--nproc_per_node=2"):
+        processes.start(torch.device("cuda"))

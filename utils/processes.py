@@ -21,19 +21,17 @@ def start(device: torch.device) -> tuple[int, int, torch.device]:
         device = torch.device("cuda", _own_gpu(torch.cuda.device_count()))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        _join("nccl" if device.type == "cuda" else "gloo")
+        _join(device)
     return dist.get_rank(), dist.get_world_size(), device
 
 
-def _join(backend: str) -> None:
-    store = torchrun.launcher_store()
-    if store is None:
-        dist.init_process_group(backend, timeout=PATIENCE)
-        return
-    # torchrun keeps one store over restarts: processes started anew would look for each other where the first ones were
-    fresh = dist.PrefixStore(f"attempt {torchrun.restarts()}", store)
-    dist.init_process_group(backend, store=fresh, rank=torchrun.rank(), world_size=torchrun.world_size(),
-                            timeout=PATIENCE)
+def _join(device: torch.device) -> None:
+    options = {"backend": "gloo"} if device.type == "cpu" else {"backend": "nccl", "device_id": device}
+    if store := torchrun.launcher_store():
+        # torchrun keeps one store over restarts: processes started anew would look for each other where the first were
+        options |= {"store": dist.PrefixStore(f"attempt {torchrun.restarts()}", store), "rank": torchrun.rank(),
+                    "world_size": torchrun.world_size()}
+    dist.init_process_group(timeout=PATIENCE, **options)
 
 
 def _own_gpu(gpus: int) -> int:

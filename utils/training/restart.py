@@ -9,6 +9,7 @@ from utils.checkpoint import read_checkpoint
 from utils.training.run_folder import is_published
 
 KEY = "run folder"
+DONE, GO_ON, BEGIN = "finished", "going on with", "no checkpoint yet, beginning again in"
 
 
 def remember(folder: Path) -> None:
@@ -23,13 +24,21 @@ def continued(args: argparse.Namespace) -> argparse.Namespace | None:
     store = torchrun.launcher_store() if torchrun.restarts() else None
     if store is None or not store.check([KEY]):
         return args
-    folder = Path(store.get(KEY).decode())
-    if not (folder / "last.pth").exists():
-        return argparse.Namespace(**vars(args) | {"name": folder.name})
-    if _is_finished(folder, args):
+    folder, attempt = Path(store.get(KEY).decode()), f"attempt {torchrun.restarts()}: way"
+    if torchrun.rank() == 0:  # for all: another machine may not see the folder, which is an error then
+        store.set(attempt, _way_on(folder, args))
+    way = store.get(attempt).decode()
+    if way == DONE:
         return None
-    print(f"restart {torchrun.restarts()} by torchrun: going on with {folder}")
-    return argparse.Namespace(**vars(args) | {"resume": str(folder)})
+    print(f"restart {torchrun.restarts()} by torchrun: {way} {folder}")
+    changes = {"resume": str(folder)} if way == GO_ON else {"name": folder.name}
+    return argparse.Namespace(**vars(args) | changes)
+
+
+def _way_on(folder: Path, args: argparse.Namespace) -> str:
+    if not (folder / "last.pth").exists():
+        return BEGIN
+    return DONE if _is_finished(folder, args) else GO_ON
 
 
 def _is_finished(folder: Path, args: argparse.Namespace) -> bool:
