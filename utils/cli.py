@@ -256,8 +256,8 @@ def run(main: Callable[[], int | None], several_processes: bool = False) -> None
     several_processes: whether main can share its work among the processes that torchrun starts."""
     try:
         if torchrun.world_size() > 1 and not several_processes:
-            raise ValueError(f"found {torchrun.world_size()} processes (WORLD_SIZE, which torchrun sets), expected one: "
-                             "start it by python; train.py and test.py alone share their work")
+            raise ValueError(f"found {torchrun.world_size()} processes (WORLD_SIZE, which torchrun sets), expected "
+                             "one: only train.py and test.py share their work, start this by python")
         with torchrun.first_process_prints():
             status = main()
     except KeyboardInterrupt:
