@@ -280,8 +280,7 @@ def _end_after(error: Exception) -> NoReturn:
         sys.exit(2)
     if torchrun.world_size() > 1 and isinstance(error, RuntimeError) and (
             torchrun.says_that_a_process_is_gone(error)):
-        # the one that is gone has said why, or was killed, which torchrun says
-        torchrun.leave_word(f"{script}: process {torchrun.rank()} lost another one")
+        torchrun.print_loss(script, error)
         sys.stdout.flush()
         os._exit(1)  # no more waiting for the others, nor for their connections
     traceback.print_exception(error)

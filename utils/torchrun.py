@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Iterator
 
 
@@ -62,17 +63,25 @@ def print_error(line: str) -> None:
     if world_size() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         print(line, file=sys.stderr)
         return
-    if _is_first_to_say(line):
+    if _is_first("error " + hashlib.sha256(line.encode()).hexdigest()):
         print(line, file=sys.stderr, flush=True)
-    leave_word(line)
+    _is_first(f"attempt {restarts()}: over")  # the others need not wonder why this process is gone
+    _leave_word(line)
 
 
-def leave_word(line: str) -> None:
-    """Tell torchrun why this process ends, for its list of failures."""
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        words = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"message": words}, file)
+def print_loss(script: str, error: RuntimeError) -> None:
+    """Print that another process is gone, unless it or a third has said why a run ends."""
+    line = f"{script}: process {rank()} lost another one ({str(error).strip().splitlines()[0]})"
+    if _is_first(f"attempt {restarts()}: over"):
+        print(line, file=sys.stderr, flush=True)
+    _leave_word(line)
+
+
+def _leave_word(line: str) -> None:
+    """Tell torchrun why this process ends: in its list of failures this stands in place of a traceback."""
+    words = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
+    with contextlib.suppress(KeyError, OSError):
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": words}), encoding="utf-8")
 
 
 def says_that_a_process_is_gone(error: RuntimeError) -> bool:
@@ -81,9 +90,10 @@ def says_that_a_process_is_gone(error: RuntimeError) -> bool:
     return any(word in str(error) for word in words)
 
 
-def _is_first_to_say(line: str) -> bool:
+def _is_first(event: str) -> bool:
+    """Whether no process has asked this of `event` before; where that cannot be told, rather twice than never."""
     try:
         store = launcher_store()
-        return rank() == 0 if store is None else store.add(hashlib.sha256(line.encode()).hexdigest(), 1) == 1
-    except (RuntimeError, ValueError, OSError):  # torchrun is gone: better twice than never
+        return store is None or store.add(event, 1) == 1
+    except (RuntimeError, ValueError, OSError):  # torchrun is gone
         return True
