@@ -1,12 +1,13 @@
 """torchrun: several processes share the work of one, and give what one gives."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
 
 from conftest import alone, launch, make_dataset, trained
-from utils import cli, processes
+from utils import cli, processes, torchrun
 from utils.checkpoint import save_checkpoint, weights_content
 
 
@@ -85,3 +86,18 @@ def test_more_processes_than_gpus_are_an_error_that_says_how_many_there_may_be(m
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="4 processes on a machine of 2 .*--nproc_per_node=2"):
         processes.start(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_processes_started_anew_agree_on_a_new_name_whatever_the_earlier_ones_left(first):
+    """Also when one of them comes long before the others and finds only what is out of date."""
+    store = torch.distributed.HashStore()
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            early = pool.submit(torchrun.agreed_name, store, first, 3)
+            assert wait([early], timeout=0.1).not_done
+            others = [pool.submit(torchrun.agreed_name, store, rank, 3) for rank in {0, 1, 2} - {first}]
+            (name,) = {future.result() for future in [early, *others]}
+        assert name not in names
+        names.append(name)

@@ -29,7 +29,7 @@ def _join(device: torch.device) -> None:
     options = {"backend": "gloo"} if device.type == "cpu" else {"backend": "nccl", "device_id": device}
     if store := torchrun.launcher_store():
         # torchrun keeps one store over restarts: processes started anew would look for each other where the first were
-        options |= {"store": dist.PrefixStore(f"attempt {torchrun.restarts()}", store), "rank": torchrun.rank(),
+        options |= {"store": dist.PrefixStore(torchrun.attempt(), store), "rank": torchrun.rank(),
                     "world_size": torchrun.world_size()}
     dist.init_process_group(timeout=PATIENCE, **options)
 

@@ -2,11 +2,13 @@
 before they load it."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Iterator
 
@@ -45,6 +47,30 @@ def launcher_store():
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     return PrefixStore(f"yolo/{os.environ.get('TORCHELASTIC_RUN_ID', '')}", store)
+
+
+@functools.cache
+def attempt() -> str:
+    """A name of this start of all processes, the same in each of them and new after a restart. torchrun's own count of
+    restarts is not: a machine whose processes were alive when another's were started anew does not count."""
+    store = launcher_store()
+    return "" if store is None else agreed_name(store, rank(), world_size())
+
+
+def agreed_name(store, own_rank: int, size: int) -> str:
+    """A new name, the same for all `size` callers with ranks 0 to size - 1, whatever earlier callers left in `store`:
+    process 0 lists who is there until each has found itself in its list."""
+    own = uuid.uuid4().hex
+    store.set(f"process {own_rank}", own)
+    while True:
+        if own_rank == 0:
+            store.set("members", ",".join(store.get(f"process {i}").decode() for i in range(size)))
+        members = store.get("members").decode().split(",")
+        if len(members) == size and members[own_rank] == own:
+            store.set(f"{own} is with {members[0]}", "")
+            if own_rank or store.check([f"{member} is with {own}" for member in members]):
+                return members[0]
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

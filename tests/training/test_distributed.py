@@ -162,9 +162,9 @@ def begun(tmp_path, monkeypatch):
     """What processes that torchrun started anew find: the folder of the run that the first ones began, and its
     arguments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     store = dist.HashStore()
     monkeypatch.setattr(torchrun, "launcher_store", lambda: store)
+    torchrun.attempt.cache_clear()
     remember(Path("logs/tiny-train-0102-030405"))
     return Path("logs/tiny-train-0102-030405"), train.parse_args(["--epochs", "3"])
 
@@ -197,6 +197,6 @@ def test_processes_started_anew_after_the_last_epoch_only_publish(begun, tiny_cf
     assert (continued(args) is None) == done
 
 
-def test_processes_that_are_not_started_anew_take_their_own_arguments(begun, monkeypatch):
-    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
+def test_processes_that_are_started_for_the_first_time_take_their_own_arguments(begun, monkeypatch):
+    monkeypatch.setattr(torchrun, "launcher_store", dist.HashStore)
     assert continued(begun[1]) is begun[1]

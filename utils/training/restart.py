@@ -21,16 +21,16 @@ def remember(folder: Path) -> None:
 def continued(args: argparse.Namespace) -> argparse.Namespace | None:
     """The arguments to go on with: `args` themselves, but in processes that torchrun started anew those that resume the
     run's last checkpoint, or begin again in its folder where there is none yet; None where nothing is left to do."""
-    store = torchrun.launcher_store() if torchrun.restarts() else None
+    store = torchrun.launcher_store()
     if store is None or not store.check([KEY]):
         return args
-    folder, attempt = Path(store.get(KEY).decode()), f"attempt {torchrun.restarts()}: way"
+    folder, key = Path(store.get(KEY).decode()), f"way on of {torchrun.attempt()}"
     if torchrun.rank() == 0:  # for all: another machine may not see the folder, which is an error then
-        store.set(attempt, _way_on(folder, args))
-    way = store.get(attempt).decode()
+        store.set(key, _way_on(folder, args))
+    way = store.get(key).decode()
     if way == DONE:
         return None
-    print(f"restart {torchrun.restarts()} by torchrun: {way} {folder}")
+    print(f"started anew by torchrun: {way} {folder}")
     changes = {"resume": str(folder)} if way == GO_ON else {"name": folder.name}
     return argparse.Namespace(**vars(args) | changes)
 
