@@ -302,33 +302,36 @@ def _pool(kind: type[MaxPool], section: dict) -> MaxPool:
     return kind(window.size, window.stride, window.padding)
 
 
+# the module of a section, [convolutional] apart
+MODULE_OF = {
+    "maxpool": lambda s: _pool(MaxPool, s),
+    "local_avgpool": lambda s: _pool(LocalAvgPool, s),
+    "avgpool": lambda s: nn.AdaptiveAvgPool2d(1),
+    "upsample": lambda s: Upsample(integer(s, "stride", 2), number(s, "scale", 1.0)),
+    "route": lambda s: Route(integer(s, "groups", 1), integer(s, "group_id")),
+    "shortcut": lambda s: Shortcut(activation_name(s)),
+    "scale_channels": lambda s: Scale(activation_name(s)),
+    "sam": lambda s: Scale(activation_name(s)),
+    "dropout": lambda s: nn.Dropout(number(s, "probability", 0.5)),
+    "reorg": lambda s: Reorg(integer(s, "stride", 1)),
+    "reorg3d": lambda s: Reorg3d(integer(s, "stride", 1)),
+    "yolo": YOLOLayer,
+    "Gaussian_yolo": GaussianYOLOLayer,
+    "region": RegionLayer,
+}
+
+
 def create_modules(defs: list[dict], initialise: bool = True) -> nn.ModuleList:
     """One module a layer of module_defs; module i takes the outputs of layer_inputs(i). Without `initialise` kernels
     hold whatever their memory held. Raises CfgError on shapes that do not fit."""
     shapes = layer_shapes(defs)
-    build = {
-        "maxpool": lambda s: _pool(MaxPool, s),
-        "local_avgpool": lambda s: _pool(LocalAvgPool, s),
-        "avgpool": lambda s: nn.AdaptiveAvgPool2d(1),
-        "upsample": lambda s: Upsample(integer(s, "stride", 2), number(s, "scale", 1.0)),
-        "route": lambda s: Route(integer(s, "groups", 1), integer(s, "group_id")),
-        "shortcut": lambda s: Shortcut(activation_name(s)),
-        "scale_channels": lambda s: Scale(activation_name(s)),
-        "sam": lambda s: Scale(activation_name(s)),
-        "dropout": lambda s: nn.Dropout(number(s, "probability", 0.5)),
-        "reorg": lambda s: Reorg(integer(s, "stride", 1)),
-        "reorg3d": lambda s: Reorg3d(integer(s, "stride", 1)),
-        "yolo": YOLOLayer,
-        "Gaussian_yolo": GaussianYOLOLayer,
-        "region": RegionLayer,
-    }
     modules = nn.ModuleList()
     for layer_i, section in enumerate(defs[1:]):
         if section["type"] == "convolutional":
             channels = shapes[layer_i - 1][0] if layer_i else integer(defs[0], "channels", 3)
             modules.append(_convolution(layer_i, section, channels, initialise))
         else:
-            modules.append(build[section["type"]](section))
+            modules.append(MODULE_OF[section["type"]](section))
     return modules
 
 

@@ -20,10 +20,9 @@ def main() -> None:
     options = prune_options(parse_args())
     from models import Darknet
     from utils.pruning import analysis, iterative, report
-    from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_compact
-    from utils.pruning.job import eval_model, load
-    from utils.pruning.plan import plan_cut, remove_layers
-    from utils.pruning.report import warn_before
+    from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_and_eval
+    from utils.pruning.job import load
+    from utils.pruning.plan import plan_cut, remove_layers, warn_before
 
     if options.steps > 1:
         return iterative.run_steps(options, sys.argv[1:])
@@ -32,8 +31,7 @@ def main() -> None:
     warn_before(job, plan)
     before, masked = prune_and_eval(job, plan)
     compact = compact_and_verify(job, plan)
-    recalibrate_compact(job, compact)
-    after = eval_model(job, compact.model, "compact")
+    after = recalibrate_and_eval(job, compact)
     analysis.explore(job)
     report.report(job, plan, compact, before, masked, after)
 

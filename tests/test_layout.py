@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -23,6 +24,50 @@ def imports_of(path):
         elif isinstance(node, ast.ImportFrom):
             yield node.module
             assert all(alias.name != "*" for alias in node.names), f"{path}: star import"
+
+
+ROOMS = {"": 0, "data": 1, "evaluation": 2, "training": 3, "deploy": 3, "pruning": 4}  # of utils: who stands on whom
+FLOORS = 7  # of one room, at most
+# what training still takes from above
+MOVING = {("utils.training.run_folder", "utils.deploy.darknet_export"),
+          ("utils.training.trainer", "utils.pruning.channel_graph"),
+          ("utils.training.trainer", "utils.pruning.importance"),
+          ("utils.training.trainer", "utils.pruning.selection")}
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def room_of(module):
+    return module.split(".")[1] if module.count(".") > 1 else ""
+
+
+def imports_in_utils():
+    """module of utils -> the modules of utils that it imports, wherever in the file."""
+    modules = {module_of(path): path for path in ROOT.glob("utils/**/*.py") if path.stem != "__init__"}
+    found = {}
+    for module, path in modules.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        named = {name for node in nodes for name in (node.module, *(f"{node.module}.{a.name}" for a in node.names))}
+        found[module] = named & modules.keys() - {module}
+    return found
+
+
+def test_a_room_of_utils_imports_none_that_stands_above_or_beside_it():
+    upward = {(module, other) for module, others in imports_in_utils().items() for other in others
+              if room_of(module) != room_of(other) and ROOMS[room_of(other)] >= ROOMS[room_of(module)]}
+    assert upward <= MOVING
+
+
+def test_imports_of_utils_run_in_no_circle_and_a_room_has_few_floors():
+    graph = imports_in_utils()
+    levels = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    floors = {}
+    for module in levels:
+        own = [floors[other] for other in graph[module] if room_of(other) == room_of(module)]
+        floors[module] = 1 + max(own, default=0)
+    assert max(floors.values()) <= FLOORS, {module: floor for module, floor in floors.items() if floor > FLOORS}
 
 
 def test_no_line_is_wider_than_120_columns():

@@ -13,7 +13,7 @@ from typing import Iterable
 import torch
 from torch import Tensor, nn
 
-from utils.layers import ACTIVATIONS, activation_name
+from utils.layers import ACTIVATIONS, LAYER_TYPES, activation_name
 from utils.letterbox import input_channels, to_input
 from utils.parse_config import head_indices, integer, layer_inputs, section_of
 
@@ -30,7 +30,9 @@ def rescale_obstacles(defs: list[dict]) -> list[str]:
     obstacles = []
     for layer_i, section in enumerate(defs[1:]):
         name = activation_name(section)
-        if section["type"] in ("scale_channels", "sam"):
+        if section["type"] not in LAYER_TYPES:
+            obstacles.append(f"layer {layer_i} [{section['type']}] is not known to pass a common factor on")
+        elif not LAYER_TYPES[section["type"]].homogeneous:
             obstacles.append(f"layer {layer_i} [{section['type']}] multiplies two maps")
         elif not ACTIVATIONS[name].homogeneous:
             obstacles.append(f"layer {layer_i} [{section['type']}] has activation {name}")

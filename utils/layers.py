@@ -1,4 +1,5 @@
-"""The one table of activations: their names in a cfg, their functions, and what pruning has to know of them."""
+"""Two tables: of activations, their names in a cfg, their functions, and what pruning has to know of them; and of layer
+types, what pruning and rescaling may assume of each."""
 
 from dataclasses import dataclass
 from typing import Callable
@@ -66,6 +67,27 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 # Darknet's others, which are not elementwise
 MIXING = ("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval")
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """What may be assumed of a layer type; of one that is not in LAYER_TYPES nothing is, so pruning leaves the layers
+    around it alone. homogeneous: f(a x) = a f(x) for every a > 0, its activation aside. constant: given the section and
+    the (C,) constants that the channels of its one input hold, those of its own channels, one for one; None: channels
+    do not pass one for one, and pruning knows it by name (utils.pruning.channel_graph, surgery) or not at all."""
+
+    homogeneous: bool = False
+    constant: Callable[[dict, Tensor], Tensor] | None = None
+
+
+_SAME = LayerType(homogeneous=True, constant=lambda section, values: values)
+LAYER_TYPES: dict[str, LayerType] = {
+    "maxpool": _SAME, "local_avgpool": _SAME, "avgpool": _SAME, "dropout": _SAME,
+    "upsample": LayerType(homogeneous=True, constant=lambda section, values: values * float(section.get("scale", 1))),
+    **dict.fromkeys(("convolutional", "route", "shortcut", "reorg", "reorg3d", "yolo", "region", "Gaussian_yolo"),
+                    LayerType(homogeneous=True)),
+    **dict.fromkeys(("scale_channels", "sam"), LayerType()),
+}
 
 
 class Elementwise(nn.Module):

@@ -21,10 +21,9 @@ from utils.pruning import analysis, iterative, report
 from utils.pruning import job as job_module
 from utils.pruning import plan as plan_module
 from utils.pruning.args import parse_prune_args, prune_options
-from utils.pruning.compact import compact_and_verify, masked_model, prune_and_eval, recalibrate_compact
+from utils.pruning.compact import compact_and_verify, masked_model, prune_and_eval, recalibrate_and_eval
 from utils.pruning.importance import SCORES, group_scores, taylor
-from utils.pruning.plan import Ranking, plan_cut, score_groups, share_of
-from utils.pruning.report import warn_before
+from utils.pruning.plan import Ranking, plan_cut, score_groups, share_of, warn_before
 from utils.shapes import total_cost
 
 
@@ -196,8 +195,7 @@ def test_an_inexact_fold_is_reported_by_layer_and_in_map_whatever_is_recalibrate
         plan = plan_cut(job)
         before, masked = prune_and_eval(job, plan)
         compact = compact_and_verify(job, plan)
-        recalibrate_compact(job, compact)
-        after = job_module.eval_model(job, compact.model, "compact")
+        after = recalibrate_and_eval(job, compact)
         compacts.append((compact, compact.folded or after))
     (plain, scored), (renewed, folded) = compacts
     assert plain.by_layer == renewed.by_layer and scored.map50 == folded.map50
@@ -309,7 +307,7 @@ def test_a_pruning_that_does_not_score_runs_without_labels(job_of, tiny_data):
     job = job_of("--no-eval --percent 0.4 --recalibrate 1")
     plan = plan_cut(job)
     compact = compact_and_verify(job, plan)
-    recalibrate_compact(job, compact)
+    assert recalibrate_and_eval(job, compact) is None
     assert 0 < plan.share < 0.6 and prune_and_eval(job, plan) == (None, None)
 
 
@@ -364,7 +362,7 @@ def cut_into(job, out):
     plan = plan_cut(job)
     compact = compact_and_verify(job, plan)
     report.report(job, plan, compact, None, None, None)
-    return report.OutputNames.of(job.cfg, out)
+    return job.names
 
 
 def test_a_pruning_that_replaces_another_names_it_and_keeps_it_and_the_same_one_again_replaces_nothing(

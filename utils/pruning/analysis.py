@@ -16,7 +16,6 @@ from utils.plots import plot_sensitivity, plot_tradeoff
 from utils.pruning.importance import cells
 from utils.pruning.job import Job, compact_of, loaded
 from utils.pruning.plan import Ranking, cut_at, share_of
-from utils.pruning.report import OutputNames
 from utils.pruning.selection import Cut, curve_levels
 from utils.pruning.surgery import masked_state
 from utils.shapes import total_cost
@@ -73,7 +72,7 @@ def explore(job: Job) -> None:
     options = job.options
     if not (options.curve or options.sensitivity):
         return
-    base = OutputNames.of(job.cfg, options.out).darknet_cfg.with_suffix("")
+    base = job.names.darknet_cfg.with_suffix("")
     if options.curve:
         points = tradeoff(job, options.curve)
         print(ascii_table([list(points[0].row()), *(list(point.row().values()) for point in points)]))

@@ -1,11 +1,11 @@
 """Which channels of a net belong together, from module_defs alone.
 
-Every output channel of every layer gets an id. Layers that only pass channels on (pooling, upsample, dropout, plain
-routes) pass the ids on. Two channels that can only be removed together are tied: those that a shortcut adds (of inputs
-of different widths the common ones), a depthwise
-convolution maps one to one, or that sit at the same place of each group of a grouped convolution or route (so that all
-groups keep equal counts). The connected components of the ties are the groups that are scored and cut as one. A group
-that holds a frozen id (a channel something depends on by its number) cannot be cut.
+Every output channel of every layer gets an id. Layers that pass channels on one for one (utils.layers.LAYER_TYPES:
+pooling, upsample, dropout) and plain routes pass the ids on. Two channels that can only be removed together are tied:
+those that a shortcut adds (of inputs of different widths the common ones), a depthwise convolution maps one to one, or
+that sit at the same place of each group of a grouped convolution or route (so that all groups keep equal counts). The
+connected components of the ties are the groups that are scored and cut as one. A group that holds a frozen id (a
+channel something depends on by its number) cannot be cut.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from utils.layers import LAYER_TYPES, LayerType
 from utils.parse_config import integer, layer_inputs, section_of
 from utils.shapes import layer_shapes
 
@@ -140,13 +141,22 @@ _OUTPUT_OF = {"convolutional": _convolution, "route": _route, "shortcut": _short
               "yolo": _head, "region": _head, "Gaussian_yolo": _head}
 
 
+def _unknown(build: _Builder, section: dict, inputs: list[np.ndarray], channels: int) -> np.ndarray:
+    """A layer of a type of which nothing is known: nothing that it reads or gives is cut."""
+    for ids in inputs:
+        build.freeze(ids, f"it feeds a [{section['type']}], through which pruning does not follow channels")
+    ids = build.fresh(channels)
+    build.freeze(ids, section["type"])
+    return ids
+
+
 def channel_graph(defs: list[dict], strategy: str = "group") -> ChannelGraph:
     """Groups of module_defs. strategy "group": everything above; "skip": the reference rule, nothing that feeds a
     shortcut or an upsample is cut (42 layers of yolov3). Raises ValueError on another strategy, CfgError on a net that
     cannot be built."""
     if strategy not in STRATEGIES:
         raise ValueError(f"found strategy {strategy!r}, expected one of {', '.join(STRATEGIES)}")
-    layer_shapes(defs)  # a net that cannot be built is reported there
+    shapes = layer_shapes(defs)  # a net that cannot be built is reported there
     build = _Builder()
     image = build.fresh(integer(defs[0], "channels", 3))
     build.freeze(image, "it is the image")
@@ -156,7 +166,12 @@ def channel_graph(defs: list[dict], strategy: str = "group") -> ChannelGraph:
         if strategy == "skip" and section["type"] in ("shortcut", "upsample"):
             for some in inputs:
                 build.freeze(some, f"it feeds a {section['type']} (--strategy skip)")
-        ids.append(_OUTPUT_OF.get(section["type"], lambda build, section, inputs: inputs[0])(build, section, inputs))
+        if make := _OUTPUT_OF.get(section["type"]):
+            ids.append(make(build, section, inputs))
+        elif LAYER_TYPES.get(section["type"], LayerType()).constant:
+            ids.append(inputs[0])
+        else:
+            ids.append(_unknown(build, section, inputs, shapes[layer_i][0]))
     return _connect(defs, build, image, ids)
 
 

@@ -65,9 +65,9 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
     return Compact(model, surgery, worst, {} if rule.exact else layer_deviations(job, plan, model, surgery))
 
 
-def recalibrate_compact(job: Job, compact: Compact) -> None:
-    """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored where its --fold
-    is inexact."""
+def recalibrate_and_eval(job: Job, compact: Compact) -> EvalResult | None:
+    """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored before them where
+    its --fold is inexact. Returns its score, None with --no-eval."""
     if count := job.options.recalibration_batches:
         if not job.options.rule.exact:
             compact.folded = eval_model(job, compact.model, f"compact, --fold {job.options.rule.fold}")
@@ -75,6 +75,7 @@ def recalibrate_compact(job: Job, compact: Compact) -> None:
         recalibrate(compact.model, batches)
         print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} "
               "training images")
+    return eval_model(job, compact.model, "compact")
 
 
 def deviation_in_double(job: Job, plan: Plan) -> float:

@@ -16,7 +16,7 @@ from utils.origin import missing
 from utils.output import ascii_table, write_json
 from utils.parse_config import parse_model_config
 from utils.pruning.args import PruneOptions
-from utils.pruning.report import OutputNames
+from utils.pruning.job import OutputNames
 from utils.shapes import total_cost
 from utils.training.args import parse_train_args
 

@@ -16,7 +16,15 @@ from utils.data.datasets import DataError, ListDataset, TrainSampler, evaluation
 from utils.data.prepare import data_of, dataset, defs_to_prune, given_names, labelled_dataset, require_classes
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
-from utils.loading import checked_size, default_weights, names_of, resolve_cfg, select_device
+from utils.loading import (
+    checked_size,
+    default_weights,
+    names_of,
+    pruned_name,
+    resolve_cfg,
+    select_device,
+    stem,
+)
 from utils.parse_config import class_count
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
@@ -27,6 +35,34 @@ from utils.pruning.surgery import Surgery, compact_net
 
 class PruneError(ValueError):
     """The compact net is not what it should be, or cannot be what was asked for; nothing was written."""
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """The files of one pruning."""
+
+    cfg: Path
+    checkpoint: Path
+    weights: Path
+    darknet_cfg: Path
+    darknet_weights: Path
+
+    def starts(self) -> list[Path]:
+        """Where tunings of this pruning keep what they began with (utils.training.run_folder)."""
+        tuned = (self.checkpoint, self.weights, self.darknet_weights)
+        return [path.with_name(f"{path.stem}-init{path.suffix}") for path in tuned]
+
+    @classmethod
+    def of(cls, cfg: Path, out: Path | None) -> "OutputNames":
+        """Fixed names for the n-th pruning of `cfg`: prune_NAME, prune2_NAME, ...; below `out` when given."""
+        name, times = pruned_name(cfg)
+        number = str(times + 1) if times else ""
+        folder = {kind: out or Path(kind) for kind in ("config", "weights", "pruned")}
+        pruned = folder["config"] / f"prune{number}_{name}.cfg"
+        deployed = folder["pruned"] / f"{stem(f'{name}.cfg')}-pruned{number}.cfg"
+        checkpoint, weights = Path(default_weights(pruned, "checkpoints")), Path(default_weights(pruned)).name
+        return cls(pruned, (out or Path()) / checkpoint, folder["weights"] / weights,
+                   deployed, deployed.with_suffix(".weights"))
 
 
 @dataclass(frozen=True)
@@ -47,6 +83,11 @@ class Job:
     rescale: float  # the factor that the gammas carry (utils.batch_norm)
     blocks: tuple[Block, ...] = ()  # residual blocks that were removed
     about: dict = field(default_factory=dict)
+
+    @property
+    def names(self) -> OutputNames:
+        """The files that this pruning writes."""
+        return OutputNames.of(self.cfg, self.options.out)
 
     @cached_property
     def before(self) -> EvalResult | None:

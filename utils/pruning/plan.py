@@ -7,7 +7,7 @@ from typing import Callable
 import torch
 from torch import nn
 
-from utils.batch_norm import recalibrate
+from utils.batch_norm import gammas_by_layer, recalibrate
 from utils.compare import TOLERANCE, compare_latency, deviation
 from utils.evaluation.evaluate import evaluate
 from utils.letterbox import input_channels, to_input
@@ -17,8 +17,11 @@ from utils.pruning.blocks import Block, remove_blocks, residual_blocks, silenced
 from utils.pruning.channel_graph import channel_graph
 from utils.pruning.job import Job, PruneError, compact_of, loaded
 from utils.pruning.selection import (
+    COSTLY,
     Cut,
     candidates,
+    describe_cut,
+    describe_sparsity,
     global_threshold,
     in_blocks,
     make_room,
@@ -128,6 +131,36 @@ def plan_cut(job: Job) -> Plan:
         share_of(ranking, cut),
         *percent_limit(job.graph, ranking.ranked, ranking.members),
     )
+
+
+def warn_before(job: Job, plan: Plan) -> None:
+    """Say, before anything is evaluated or written, what this cut means and whether the gammas are ready for it."""
+    rule, graph = job.options.rule, job.graph
+    print(f"strategy {rule.strategy}: {len(graph.prunable)} prunable layers, "
+          f"{sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
+    for layer_i, reason in graph.reasons.items():
+        print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
+    searched = job.options.aims.any
+    name = "this search" if searched else f"percent {rule.percent:g}"
+    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {rule.score}, cuts {plan.share:.1%} of the channels; "
+          f"limit {plan.limit:.4f} (threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
+    gammas = gammas_by_layer(job.model)
+    # ties, which such a cut would keep, count: equal gammas are not sparse
+    if rule.score == "gamma" and not searched:
+        energy, words = describe_sparsity(graph, gammas, rule.percent)
+    else:
+        energy, words = describe_cut(graph, gammas, ~plan.cut.keep, name)
+    print(words)
+    if energy >= COSTLY:
+        print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
+              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 "
+              f"--data {job.options.source.data}")
+    if plan.cut.rescued and rule.layer_keep:
+        print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep "
+              f"{rule.layer_keep:g})")
+    elif plan.cut.rescued:
+        print(f"warning: {name} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep "
+              f"{'one channel' if rule.divisor == 1 else f'{rule.divisor} channels'} each")
 
 
 def share_of(ranking: Ranking, cut: Cut) -> float:

@@ -1,7 +1,6 @@
 """What a pruning leaves behind: tables on the screen, the compact net's files, pictures and numbers."""
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,49 +11,19 @@ from utils.compare import Latency, compare_latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
 from utils.evaluation.metrics import EvalResult
-from utils.loading import default_weights, pruned_name, stem
 from utils.output import ascii_table, change, environment, markdown_table, replacing, write_json, write_text
 from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
 from utils.pruning.compact import Compact
-from utils.pruning.job import Job, PruneError
+from utils.pruning.job import Job, OutputNames, PruneError
 from utils.pruning.plan import Plan
-from utils.pruning.selection import COSTLY, describe_cut, describe_sparsity
 from utils.replaced import keep_replaced, same_weights
 from utils.shapes import LayerCost, total_cost
 
 
-@dataclass(frozen=True)
-class OutputNames:
-    """The files of one pruning."""
-
-    cfg: Path
-    checkpoint: Path
-    weights: Path
-    darknet_cfg: Path
-    darknet_weights: Path
-
-    def starts(self) -> list[Path]:
-        """Where tunings of this pruning keep what they began with (utils.training.run_folder)."""
-        tuned = (self.checkpoint, self.weights, self.darknet_weights)
-        return [path.with_name(f"{path.stem}-init{path.suffix}") for path in tuned]
-
-    @classmethod
-    def of(cls, cfg: Path, out: Path | None) -> "OutputNames":
-        """Fixed names for the n-th pruning of `cfg`: prune_NAME, prune2_NAME, ...; below `out` when given."""
-        name, times = pruned_name(cfg)
-        number = str(times + 1) if times else ""
-        folder = {kind: out or Path(kind) for kind in ("config", "weights", "pruned")}
-        pruned = folder["config"] / f"prune{number}_{name}.cfg"
-        deployed = folder["pruned"] / f"{stem(f'{name}.cfg')}-pruned{number}.cfg"
-        checkpoint, weights = Path(default_weights(pruned, "checkpoints")), Path(default_weights(pruned)).name
-        return cls(pruned, (out or Path()) / checkpoint, folder["weights"] / weights,
-                   deployed, deployed.with_suffix(".weights"))
-
-
 def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> None:
     """Print the tables, write every file and say what comes next."""
-    names, repeats, rule = OutputNames.of(job.cfg, job.options.out), job.options.repeats, job.options.rule
+    names, repeats, rule = job.names, job.options.repeats, job.options.rule
     write_outputs(job, compact, names, after)
     times = compare_latency([job.dense, compact.model], job.size, repeats) if repeats else None
     file_bytes = darknet_bytes(job.dense), names.darknet_weights.stat().st_size
@@ -222,33 +191,3 @@ def numbers(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult
         "latency_ms": [time.median * 1e3 for time in times] if times else None,
         "protocol": times[0].protocol if times else None,
     } | {name: result.to_dict() if result else None for name, result in scores.items()}
-
-
-def warn_before(job: Job, plan: Plan) -> None:
-    """Say, before anything is evaluated or written, what this cut means and whether the gammas are ready for it."""
-    rule, graph = job.options.rule, job.graph
-    print(f"strategy {rule.strategy}: {len(graph.prunable)} prunable layers, "
-          f"{sum(len(plan.masks[i]) for i in graph.prunable):,} channels")
-    for layer_i, reason in graph.reasons.items():
-        print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
-    searched = job.options.aims.any
-    name = "this search" if searched else f"percent {rule.percent:g}"
-    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {rule.score}, cuts {plan.share:.1%} of the channels; "
-          f"limit {plan.limit:.4f} (threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
-    gammas = gammas_by_layer(job.model)
-    # ties, which such a cut would keep, count: equal gammas are not sparse
-    if rule.score == "gamma" and not searched:
-        energy, words = describe_sparsity(graph, gammas, rule.percent)
-    else:
-        energy, words = describe_cut(graph, gammas, ~plan.cut.keep, name)
-    print(words)
-    if energy >= COSTLY:
-        print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
-              f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr --s 0.01 "
-              f"--data {job.options.source.data}")
-    if plan.cut.rescued and rule.layer_keep:
-        print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep "
-              f"{rule.layer_keep:g})")
-    elif plan.cut.rescued:
-        print(f"warning: {name} is above the limit: layers {', '.join(map(str, plan.cut.rescued))} keep "
-              f"{'one channel' if rule.divisor == 1 else f'{rule.divisor} channels'} each")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from utils.layers import activation_of, carrier_beta, state_key
-from utils.parse_config import integer, layer_inputs, number, section_of
+from utils.layers import LAYER_TYPES, LayerType, activation_of, carrier_beta, state_key
+from utils.parse_config import integer, layer_inputs, section_of
 from utils.pruning.channel_graph import ChannelGraph
 from utils.shapes import conv_window
 
@@ -65,14 +65,12 @@ def propagate(defs: list[dict], graph: ChannelGraph, own: dict[int, Tensor], rem
             value = activation_of(section)(shortcut_sum(sources))
         elif kind in ("scale_channels", "sam"):
             value = activation_of(section)(sources[0] * sources[1])
-        elif kind == "upsample":
-            value = sources[0] * number(section, "scale", 1.0)
         elif kind == "reorg3d":
             value = sources[0].repeat(integer(section, "stride", 1) ** 2)
-        elif kind == "reorg":
-            value = torch.zeros(len(here), dtype=torch.float64)  # its input cannot be cut
+        elif constant := LAYER_TYPES.get(kind, LayerType()).constant:
+            value = constant(section, sources[0])
         else:
-            value = sources[0]
+            value = torch.zeros(len(here), dtype=torch.float64)  # what it reads cannot be cut
         out.append(torch.where(here, value, 0.0))
     return out
 

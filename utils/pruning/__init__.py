@@ -1,0 +1,13 @@
+"""Pruning, in the order in which it is read:
+
+channel_graph   which channels can only go together (groups), which layers can be pruned
+importance      how much each group matters
+selection       from importances to a threshold, and to the groups that stay
+surgery         from the groups that stay to a compact net that computes the same
+plan            the cut of one command line: ranking, threshold or search, what to say before anything is cut
+compact         masked net, compact net, verification, scores
+report          tables, files, pictures
+
+Beside them: args (the command line and its options), job (what is pruned, and the means to score it), blocks (whole
+residual blocks), analysis (other cuts: trade-off, sensitivity), iterative (pruning and fine-tuning in steps).
+"""
