@@ -227,7 +227,10 @@ def with_anchors(defs: list[dict], anchors: np.ndarray) -> list[dict]:
 def letterboxed_sizes(source: Path, size: tuple[int, int]) -> np.ndarray:
     """(N, 2) width and height in input pixels of all boxes of `source`, images shrunk to fit `size` (width, height)."""
     sizes, finder = [np.zeros((0, 2))], LabelFinder()
-    for image in read_image_list(source):
+    notes: list[str] = []
+    images = read_image_list(source, notes)
+    print("".join(f"note: {note}\n" for note in notes), end="")
+    for image in images:
         relative = read_labels(finder.find(image), ANY_CLASS)[:, 3:5]
         if len(relative):
             sizes.append(relative * fitted_size(image, size))

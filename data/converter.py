@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
 from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes  # noqa: E402
+from utils.data.folders import files_below  # noqa: E402
 from utils.data.exif import encode_stored, is_turned  # noqa: E402
 from utils.progress import Progress  # noqa: E402
 
@@ -33,7 +34,7 @@ CORNERS = "abcd"
 MIN_SIDE_PX = 1e-3  # a box thinner than this has left the image
 
 
-class ReleaseError(Exception):
+class ReleaseError(ValueError):
     """The release is missing, incomplete or damaged. The message names the file and what was found in it."""
 
 
@@ -140,13 +141,16 @@ def find_release(root: Path) -> Path:
 
 
 def find_images(release: Path) -> dict[str, list[Path]]:
-    """Image paths of each list, sorted within a split. Raises ReleaseError where two images would share a label."""
+    """Image paths of each list, sorted within a split; what only has the name of one is counted on stderr. Raises
+    ReleaseError where two images would share a label."""
     found, taken = {}, {}
     for name, folders in LISTS.items():
         found[name] = []
         for folder in folders:
-            paths = (release / folder / "images").iterdir()
-            found[name] += sorted(p for p in paths if p.suffix.lower() in (".jpg", ".jpeg") and p.name[0] != ".")
+            images = files_below(release / folder / "images", (".jpg", ".jpeg"))
+            found[name] += [path for path in images.files if path.parent == images.folder]
+            if images.others:
+                print(f"note: {images.note()}", file=sys.stderr)
         for path in found[name]:
             other = taken.setdefault(path.stem.lower(), path)
             if other is not path:

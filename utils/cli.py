@@ -19,6 +19,7 @@ TO_RUN = (
 )
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 DEFAULT_DATA = "config/oxfordhand.data"
+MOST_MESSAGE = 1200  # characters
 REPORT = ("this is a fault of the program; please report it with the lines above, the command, and what "
           "`python -m utils.doctor` prints")
 NO_MEMORY = ("found too little memory for this net and these pictures; a smaller --batch_size or --img_size, or fewer "
@@ -273,7 +274,7 @@ def run(main: Callable[[], int | None], several_processes: bool = False) -> None
 def _end_after(error: Exception) -> NoReturn:
     """Say what went wrong, and end the process."""
     script = Path(sys.argv[0]).name
-    if (message := _input_fault(error)) is not None:
+    if (message := input_fault(error)) is not None:
         torchrun.print_error(f"{script}: {' '.join(message.split())}")
         if os.environ.get("DEBUG"):
             raise error
@@ -288,7 +289,7 @@ def _end_after(error: Exception) -> NoReturn:
     sys.exit(1)
 
 
-def _input_fault(error: Exception) -> str | None:
+def input_fault(error: Exception) -> str | None:
     """What is wrong with the input, in the words of an error that readers raise, or of one about memory; None where
     `error` is a fault of the program."""
     text = str(error)
@@ -296,4 +297,7 @@ def _input_fault(error: Exception) -> str | None:
     kind = name.rpartition(".")[2] or type(error).__name__
     if kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text or "out of memory" in text:
         return NO_MEMORY
-    return (worker or text) if isinstance(error, (ValueError, OSError)) else None
+    message = worker or text
+    if len(message) > MOST_MESSAGE:  # a damaged file may hold a line without end
+        message = f"{message[:MOST_MESSAGE // 2]} ... {message[-MOST_MESSAGE // 4:]}"
+    return message if isinstance(error, (ValueError, OSError)) else None

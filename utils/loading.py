@@ -132,12 +132,13 @@ def checked_size(img_size: int | None, defs: list[dict]) -> tuple[int, int]:
     """(width, height) of a square input of img_size pixels, or of the cfg's. Raises ValueError when the net cannot take
     it."""
     from utils.parse_config import input_size as cfg_size
+    from utils.parse_config import where
     from utils.shapes import largest_stride, layer_shapes
 
     size = (img_size, img_size) if img_size else cfg_size(defs)
     stride = largest_stride(defs)
     if any(side % stride for side in size):
-        source = "--img_size" if img_size else "the cfg"
+        source = "--img_size" if img_size else where(defs[0])
         raise ValueError(f"{source}: found an input of {size[0]}x{size[1]}, expected multiples of {stride}")
     layer_shapes(defs, *size)  # raises where maps that are joined differ in size
     return size

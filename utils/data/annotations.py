@@ -56,11 +56,12 @@ class Faults:
     SHOWN = 20
 
     def __init__(self, skip_bad: bool = False):
-        self.skip_bad, self.count = skip_bad, 0
+        self.skip_bad, self.count, self.first = skip_bad, 0, ""
 
     def add(self, error: Exception | str) -> None:
         """One more fault; its image is left out."""
         self.count += 1
+        self.first = self.first or str(error).partition(": ")[0]
         if self.count <= self.SHOWN:
             print(("left out: " if self.skip_bad else "") + " ".join(str(error).split()), file=sys.stderr)
         elif self.count == self.SHOWN + 1:
@@ -69,8 +70,9 @@ class Faults:
     def stop(self) -> None:
         """Raise DataError if there was a fault and faults are not to be skipped."""
         if self.count and not self.skip_bad:
-            raise DataError(f"found {self.count:,} fault{'s' if self.count > 1 else ''} (above), expected none; "
-                            "nothing was imported: mend the source, or leave such pictures out with --skip-bad")
+            faults = "1 fault" if self.count == 1 else f"{self.count:,} faults"
+            raise DataError(f"found {faults} (above, from {self.first} on), expected none; nothing was imported: mend "
+                            "the source, or leave such pictures out with --skip-bad")
 
 
 def numbers(values, count: int | None, place: str) -> list[float]:

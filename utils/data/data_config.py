@@ -40,7 +40,7 @@ class DataConfig:
         if not values:
             raise CfgError(f"{self.path}:1: found no {part!r} entry, expected {part}=LIST")
         for value in values:
-            if not value.exists():
+            if not os.path.exists(value):  # Path.exists() raises on a name that is too long
                 raise CfgError(f"{self.path}: found {part}={value}, which does not exist (from the working directory "
                                f"or from {self.path.parent}); expected a list of images or a folder{origin(value)}")
         return values

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from utils import processes
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
 from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
+from utils.data.folders import files_below
 from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
 from utils.letterbox import letterbox, planes
 from utils.origin import origin
@@ -61,16 +62,11 @@ def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path
 
 def _images_below(folder: Path, notes: list[str]) -> list[Path]:
     """Images of a folder and its sub-folders, but for what has an image's name and is no file (a dangling link)."""
-    named = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    found = [path for path in named if os.path.isfile(path)]
-    if not found:
+    found = files_below(folder, IMAGE_SUFFIXES)
+    if not found.files:
         raise DataError(f"{folder}: found no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    if others := len(named) - len(found):
-        kept = set(found)
-        first = next(path for path in named if path not in kept)
-        notes.append(f"{folder}: {others} of {len(named)} images left out: no files (dangling links, folders), such as "
-                     f"{first}")
-    return found
+    notes += [found.note()] if found.others else []
+    return found.files
 
 
 def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:

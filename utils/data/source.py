@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from utils.data.annotations import Faults
 from utils.data.datasets import IMAGE_SUFFIXES
+from utils.data.folders import files_below
 from utils.data.yolo_labels import DataError
 
 
@@ -84,16 +85,10 @@ class Source:
         return index
 
     def _walk(self, root: Path) -> list[Path]:
-        found, seen = [], {self._leave_out, root.resolve()}  # links may lead round in a circle
-
-        def is_new(folder: Path) -> bool:
-            real = folder.resolve()
-            return folder.name[0] != "." and folder.name != "__MACOSX" and real not in seen and not seen.add(real)
-
-        for folder, folders, names in os.walk(root, followlinks=True):
-            folders[:] = sorted(name for name in folders if is_new(Path(folder, name)))
-            found += [Path(folder, name) for name in sorted(names) if name[0] != "."]
-        return found
+        found = files_below(root, leave_out=self._leave_out)
+        if found.others:
+            print(f"note: {found.note('files')}")
+        return found.files
 
 
 def locate(value: str, folders: list[Path]) -> Path | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders
 from utils.data.data_config import parse_data_config, read_options
 from utils.data.datasets import IMAGE_SUFFIXES
+from utils.data.folders import files_below
 from utils.data.source import Source, locate
 from utils.data.yolo_labels import DataError, label_path, label_places
 from utils.limits import MOST_LABEL_BYTES
@@ -105,7 +106,7 @@ def _listed_pictures(options: dict, data_file: Path | None, source: Source) -> l
 def _pictures_of(path: Path, source: Source) -> list[Path]:
     """Pictures of a folder or of a list file; what is missing is a fault."""
     if path.is_dir():
-        return sorted(item for item in path.rglob("*") if item.suffix.lower() in IMAGE_SUFFIXES and item.name[0] != ".")
+        return files_below(path, IMAGE_SUFFIXES).files
     pictures = []
     for i, line in enumerate(read_lines(path, "a list of images", HASH_FIRST), start=1):
         if not line.strip() or line.lstrip()[0] == "#":

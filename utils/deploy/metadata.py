@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from utils.letterbox import input_channels
+from utils.limits import MOST_CLASSES, MOST_SIDE_PX
 from utils.parse_config import class_count
 from utils.shapes import largest_stride
 
@@ -45,10 +46,15 @@ class Metadata:
             nms = BuiltInNms(**found["nms"]) if found["nms"] else None
             anchors = tuple(tuple((float(w), float(h)) for w, h in head) for head in found["anchors"])
             width, height = (int(side) for side in found["size"])
+            bounds = ((width, MOST_SIDE_PX), (height, MOST_SIDE_PX), (int(found["stride"]), MOST_SIDE_PX),
+                      (int(found["channels"]), 3), (len(found["names"]), MOST_CLASSES))
+            if not all(1 <= value <= most for value, most in bounds):
+                raise ValueError(f"width, height, stride, channels, classes: {[value for value, _ in bounds]}")
             return cls(tuple(str(name) for name in found["names"]), (width, height), int(found["stride"]), anchors,
                        int(found["channels"]), str(found["precision"]), bool(found["free_size"]), nms)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: found no usable names, size and stride in it ({type(error).__name__}: {error}), "
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path}: found no usable names, size and stride in it ({type(error).__name__}: "
+                             f"{str(error)[:200]}), "
                              "expected a file that export.py wrote") from None
 
     def require_size(self, size: tuple[int, int], path: Path) -> None:

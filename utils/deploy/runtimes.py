@@ -1,10 +1,11 @@
 """Exported files, each run by its own runtime: images (B, 3, H, W) float32 RGB 0..1 -> (B, N, 5 + K), as Darknet in
 eval mode."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -92,19 +93,25 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     require_packages(*(() if package == "torch" else (package,)), what=f"{path}")
     if bf16:
         require_bf16()
-    try:
+    with _blamed_on(path, f"{runtime} cannot read it"):
         metadata, make = _OPENERS[path.suffix.lower(), package](path)
-    except (ValueError, FileNotFoundError):
-        raise
-    except Exception as error:  # whatever a runtime raises for a damaged file
-        raise ValueError(
-            f"{path}: {runtime} cannot read it ({(str(error).strip().splitlines() or ['no word'])[0]})"
-        ) from error
     size = size or metadata.size
     metadata.require_size(size, path)
-    return Exported(
-        path, metadata, runtime, size, _checked(make(metadata, size, "bf16" if bf16 else "f32"), size, path)
-    )
+    with _blamed_on(path, f"{runtime} cannot take it for {size[0]}x{size[1]}"):
+        run = make(metadata, size, "bf16" if bf16 else "f32")
+    return Exported(path, metadata, runtime, size, _checked(run, metadata, size, path))
+
+
+@contextlib.contextmanager
+def _blamed_on(path: Path, words: str) -> Iterator[None]:
+    """Whatever a runtime raises within this block, for a damaged file, becomes a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if path.stem in str(error) and isinstance(error, (ValueError, FileNotFoundError)):
+            raise  # it is named already
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: {words} ({reason})") from error
 
 
 def open_on_cpu(path, backend: str, img_size: int | None, device: str = "", threads: int = 0) -> Exported:
@@ -115,13 +122,21 @@ def open_on_cpu(path, backend: str, img_size: int | None, device: str = "", thre
     return open_exported(path, backend, (img_size, img_size) if img_size else None)
 
 
-def _checked(run: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], path: Path) -> Predict:
-    """`run` on tensors, its images' size looked at first."""
+def _checked(run: Callable[[np.ndarray], np.ndarray], metadata: Metadata, size: tuple[int, int],
+             path: Path) -> Predict:
+    """`run` on tensors, the sizes of its images and of what it gives looked at."""
+    entries = 5 + len(metadata.names)
+
     def predict(images: Tensor) -> Tensor:
         if (found := (images.shape[3], images.shape[2])) != size:
             raise ValueError(f"{path}: found images of {found[0]}x{found[1]}, expected {size[0]}x{size[1]}, the size "
                              "it was opened for")
-        return torch.from_numpy(run(np.ascontiguousarray(images.detach().cpu().numpy())))
+        with _blamed_on(path, "it cannot be run"):
+            found = torch.from_numpy(run(np.ascontiguousarray(images.detach().cpu().numpy())))
+        if found.ndim != 3 or found.shape[0] != len(images) or found.shape[2] != entries:
+            raise ValueError(f"{path}: found predictions of shape {tuple(found.shape)}, expected ({len(images)}, "
+                             f"boxes, {entries}) as its metadata say: the file is damaged, or another program's")
+        return found
     return predict
 
 

@@ -12,10 +12,13 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
+from utils.data.folders import files_below
 from utils.data.decoding import TooLargeError, require_size
 from utils.text import is_whole
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}
+VISUAL = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}
+_GLOB = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}  # part of a pattern -> regular expression
 PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later
 EXPECTED = ("an image, a video, a GIF, a folder or glob of them, a list of images (.txt), a camera number or the "
             "address of a stream (rtsp://..., http://...)")
@@ -66,20 +69,34 @@ def _named_files(path: Path, out: Path) -> list[Path]:
     """The file `path`, those of a list, or all images and films that a glob finds."""
     if path.is_file():
         return read_image_list(path) if path.suffix.lower() == ".txt" else [path]
-    found = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    found = _glob(str(path))
     inside = [file for folder in found if folder.is_dir() for file in _files_below(folder, out)]
     return sorted({*inside, *filter(_is_visual, found)})
 
 
+def _glob(pattern: str) -> list[Path]:
+    """What a pattern names; ** goes through linked folders too, each once (glob.glob goes round in circles)."""
+    head, stars, tail = pattern.partition("**")
+    if not stars:
+        return [Path(match) for match in glob.glob(pattern)]
+    start, _, prefix = head.rpartition("/")
+    parts = re.split(r"(\*\*/?|[*?])", f"{prefix}**{tail}")
+    rest = re.compile("".join(_GLOB.get(part, re.escape(part)) for part in parts))
+    bases = [Path(match) for match in (glob.glob(start) if start else ["/" if head.startswith("/") else "."])]
+    return [path for base in bases for path in files_below(base).files
+            if rest.fullmatch(path.relative_to(base).as_posix())]
+
+
 def _files_below(folder: Path, out: Path) -> list[Path]:
     """Images and films in `folder` and its sub-folders; not the hidden ones, nor those of an `out` below it."""
-    files = filter(_is_visual, map(Path, glob.iglob(f"{glob.escape(str(folder))}/**", recursive=True)))
-    below = folder.resolve() in out.resolve().parents
-    return sorted(file for file in files if not (below and out.resolve() in file.resolve().parents))
+    found = files_below(folder, VISUAL, leave_out=out if folder.resolve() in out.resolve().parents else None)
+    if found.others:
+        print(f"note: {found.note()}")
+    return found.files
 
 
 def _is_visual(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"} and path.is_file()
+    return path.suffix.lower() in VISUAL and os.path.isfile(path)
 
 
 def _live_name(source: str) -> str:
@@ -133,13 +150,17 @@ def _gif_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
     try:
         with _opened_gif(path) as gif:
             rate = 1000 / max(gif.info.get("duration") or 100, 10)  # milliseconds per frame, 0 read as browsers do
-            for number, frame in enumerate(ImageSequence.Iterator(gif), start=1):
-                yield np.array(frame.convert("RGB")), rate
+            for frame in ImageSequence.Iterator(gif):
+                picture = np.array(frame.convert("RGB"))
+                number += 1
+                yield picture, rate
     except TooLargeError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # Pillow raises many kinds for a damaged file; what came before the damage counts
         if not number:
             raise DataError(f"{path}: found a file that cannot be decoded ({error}), expected a GIF") from None
+    if not number:
+        raise DataError(f"{path}: found no picture in it, expected a GIF")
 
 
 def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
