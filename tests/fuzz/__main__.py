@@ -13,8 +13,8 @@ from pathlib import Path
 from utils import cli
 from utils.output import ascii_table, write_json
 
-from .targets import SHARES
-from .watch import FAILURES, MOST_BYTES, MOST_CPU_S, Result, Watcher
+from tests.fuzz.targets import SHARES
+from tests.fuzz.watch import FAILURES, MOST_BYTES, MOST_CPU_S, Result, Watcher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -26,8 +26,8 @@ from utils.parse_config import class_count, format_model_config, parse_model_con
 from utils.pruning.channel_graph import channel_graph
 from utils.shapes import total_cost
 
-from . import corpus
-from .mutate import ODD, mutated, replaced
+from tests.fuzz import corpus
+from tests.fuzz.mutate import ODD, mutated, replaced
 
 MOST_MACS = 1e8  # of a net that is also run: the fuzzer is after faults, not after heat
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -15,7 +15,7 @@ import torch
 
 from utils.cli import input_fault
 
-from .targets import SHARES, Targets
+from tests.fuzz.targets import SHARES, Targets
 
 MOST_MESSAGE = 2000  # characters of an error
 
