@@ -31,6 +31,22 @@ def test_links_between_pages_lead_to_files(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_code_that_pages_name_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:utils|config|data|docs|tests|weights)/[\w/]+\.py|models\.py)`", text):
+        assert (ROOT / name).is_file(), f"{page.name} names {name}"
+
+
+def test_functions_and_tables_that_the_map_names_are_where_it_says():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:in|of) `([\w/]+\.py)`", text)
+    assert len(named) > 5
+    for *names, path in named:
+        for name in filter(None, names):
+            assert re.search(rf"^(def |class |){name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M), (name, path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_that_pages_name_exist(page):
     known = set(re.findall(r"`(-{1,2}[\w-]+)`", make_flags().flags_page()))
     text = re.sub(r"torchrun[^\n]*? -- ", "", page.read_text(encoding="utf-8"))

@@ -102,6 +102,21 @@ def test_a_command_line_is_read_once():
             assert "argparse" not in set(imports_of(path)), path
 
 
+def test_the_way_of_a_pruning_enters_each_file_once():
+    """main() of test_prune.py calls what it imports from utils in one order of files, never back."""
+    main = next(node for node in ast.parse((ROOT / "test_prune.py").read_text()).body
+                if isinstance(node, ast.FunctionDef) and node.name == "main")
+    nodes = [node for node in ast.walk(main) if isinstance(node, ast.ImportFrom)]
+    origin = {a.name: node.module if node.module != "utils.pruning" else f"{node.module}.{a.name}"
+              for node in nodes for a in node.names}
+    calls = [node for node in ast.walk(main) if isinstance(node, ast.Call)]
+    done = sorted(calls, key=lambda node: (node.end_lineno, node.end_col_offset))  # an argument before its function
+    names = [getattr(node.func, "id", None) or getattr(node.func.value, "id", None) for node in done]
+    files = [origin[name] for name in names if name in origin and origin[name] != "utils.pruning.iterative"]
+    entered = [file for file, before in zip(files, [None, *files]) if file != before]
+    assert len(entered) == len(set(entered)) > 4, entered
+
+
 def test_model_needs_only_cfg_weights_activations_and_shapes():
     """At the top of the file; `load`, which makes a net ready to detect, imports what it needs itself."""
     top = [node for node in ast.parse((ROOT / "models.py").read_text()).body if isinstance(node, ast.ImportFrom)]
