@@ -9,6 +9,7 @@ import torch
 from conftest import alone, launch, make_dataset, trained
 from utils import cli, processes, torchrun
 from utils.checkpoint import save_checkpoint, weights_content
+from utils.data.datasets import worker_count
 
 
 def errors_of(done, script):
@@ -101,3 +102,12 @@ def test_processes_started_anew_agree_on_a_new_name_whatever_the_earlier_ones_le
             (name,) = {future.result() for future in [early, *others]}
         assert name not in names
         names.append(name)
+
+
+def test_loader_processes_share_the_cores_with_those_of_the_other_processes(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert worker_count(16, 1000) == 8 and worker_count(2, 1000) == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert worker_count(16, 1000) == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert worker_count(16, 1000) == 1 and worker_count(0, 1000) == 0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from utils import processes
+from utils import processes, torchrun
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
 from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
 from utils.data.folders import files_below
@@ -279,8 +279,9 @@ class TrainSampler(Sampler):
 
 
 def worker_count(requested: int, images: int) -> int:
-    """Loader processes worth having: no more than cores or a handful of images can feed."""
-    return min(requested, os.cpu_count() or 1, images // 32)
+    """Loader processes worth having: no more than this process's share of the cores or a handful of images can feed."""
+    cores = max((os.cpu_count() or 1) // torchrun.local_world_size(), 1)
+    return min(requested, cores, images // 32)
 
 
 def _single_threaded(_worker: int) -> None:
