@@ -23,6 +23,7 @@ SCRIPTS = (
     "data/download_egohands.py",
     "data/synthesize_hands.py",
     "weights/download_weights.py",
+    "utils/doctor.py",
 )
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")  # 8-bit products summed by one instruction
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # the same of bfloat16 numbers; the last is ARM's
+# what a processor may have, in words -> the flags of which any says so
+ABILITIES = {"AVX2": ("avx2",), "AVX-512": ("avx512f",), "8-bit products (VNNI)": INT8_FLAGS, "bfloat16": BF16_FLAGS,
+             "AMX": ("amx_tile",)}
 
 
 def instructions(wanted: tuple[str, ...], cpuinfo: str | None = None) -> list[str]:
