@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from utils import torch_archive
 from utils.cfg_keys import SECTION_KEYS
-from utils.darknet_weights import WeightsError, file_classes
+from utils.darknet_weights import LoadReport, WeightsError, file_classes
 from utils.layers import split_key, state_key
 from utils.limits import MOST_SIDE_PX
 from utils.origin import missing
@@ -43,7 +43,6 @@ from utils.text import shown
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
-ALL_LAYERS = "all layers"  # load_weights' words when nothing starts from scratch
 # what a missing key of a section means, besides those of utils.parse_config.explicit
 _DEFAULTS = {"size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_id": "0", "pad": "0", "padding": "0",
              "batch_normalize": "0", "scale_x_y": "1", "new_coords": "0", "scale_wh": "0", "reverse": "0",
@@ -225,11 +224,11 @@ def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
     return counts.pop() if len(counts) == 1 and min(counts) > 0 else None
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True) -> tuple[str, dict]:
+def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True) -> tuple[LoadReport, dict]:
     """Load a .weights file or a checkpoint into `model` (a Darknet), by its content.
 
     strict: a checkpoint must have been made with this very cfg; otherwise (a start for training) anchors and the class
-    count may differ, and heads of another class count start from scratch. Returns (what was loaded in words, the
+    count may differ, and heads of another class count start from scratch. Returns (what was loaded, the
     checkpoint without its weights). Raises CheckpointError, WeightsError, FileNotFoundError.
     """
     path = Path(path)
@@ -237,10 +236,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
         raise missing(path, "weights file")
     if not is_torch_file(path):
         report = model.load_darknet_weights(path)
-        if strict and report.kind != "full":
+        if strict and not report.complete:
             raise WeightsError(f"{path}: holds {report.detail}; expected weights of the whole net: train it first "
                                f"(train.py --weights {path})")
-        return ALL_LAYERS if report.kind == "full" else report.detail, {}
+        return report, {}
     content = read_checkpoint(path)
     state, rest = content["model"], {key: value for key, value in content.items() if key != "model"}
     _check_architecture(model, path, content, strict)
@@ -255,8 +254,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     _check_finite(path, {key: value for key, value in state.items() if key not in wrong})
     model.load_state_dict({key: state[key] for key in own if key not in wrong}, strict=not wrong)
     model.seen = int(content.get("seen") or 0)
-    return (ALL_LAYERS if not wrong else "all but the heads, which start from scratch for "
-            f"{class_count(model.module_defs)} classes"), rest
+    loaded = len({split_key(key)[0] for key in own if key not in wrong})
+    if not wrong:
+        return LoadReport("full", loaded, f"all {loaded} layers with weights"), rest
+    return LoadReport("no heads", loaded, "all but the heads, which start from scratch for "
+                      f"{class_count(model.module_defs)} classes"), rest
 
 
 def _mismatch(own: dict[str, Tensor], state: dict[str, Tensor], wrong: set[str], content: dict) -> str:

@@ -35,12 +35,20 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a weights file held for the net: "full", "backbone" (ends on a layer boundary) or "no heads" (other
-    classes)."""
+    """What a weights file or a checkpoint held for the net: "full", "backbone" (ends on a layer boundary) or "no heads"
+    (other classes). As text it says so in a printed line."""
 
     kind: str
     layers: int  # layers with weights that were loaded
     detail: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing starts from scratch."""
+        return self.kind == "full"
+
+    def __str__(self) -> str:
+        return "all layers" if self.complete else self.detail
 
 
 def conv_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> list[Tensor]:

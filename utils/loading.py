@@ -62,8 +62,8 @@ def load_net(cfg: Path, weights: str | os.PathLike, net: type[nn.Module],
     defs = defs_for_weights(cfg, weights)
     size = checked_size(img_size, defs)
     model = net(defs)
-    words, content = load_weights(model, weights)
-    return TrainedNet(model, names_of(cfg, weights, content, class_count(defs)), size, content, words)
+    report, content = load_weights(model, weights)
+    return TrainedNet(model, names_of(cfg, weights, content, class_count(defs)), size, content, str(report))
 
 
 def names_of(cfg: Path, weights: str | os.PathLike, content: dict, classes: int) -> tuple[str, ...] | None:

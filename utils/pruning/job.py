@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from utils.checkpoint import ALL_LAYERS, load_weights
+from utils.checkpoint import load_weights
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import DataError, ListDataset, TrainSampler, evaluation_loader, training_loader
 from utils.data.prepare import data_of, dataset, defs_to_prune, given_names, labelled_dataset, require_classes
@@ -116,19 +116,20 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     data = parse_data_config(source.data, source.class_path)
     defs = defs_to_prune(cfg, weights, data, scored=not options.no_eval)
     model = net(defs)
-    words, content = load_weights(model, weights, strict=False)
-    if words != ALL_LAYERS:
-        print(f"warning: {weights}: {words}; its mAP means nothing before training (train.py makes heads for the data)")
+    report, content = load_weights(model, weights, strict=False)
+    if not report.complete:
+        print(f"warning: {weights}: {report}; its mAP means nothing before training (train.py makes heads for the "
+              "data)")
     size = checked_size(source.img_size, defs)
     loader = validation_loader(options, data, size)
     options = with_recalibration(replace(options, source=source), data)
-    print(f"{cfg}, {weights}: {words}")
+    print(f"{cfg}, {weights}: {report}")
     model = model.eval().to(device)
     graph = channel_graph(model.module_defs, options.rule.strategy)
     if not graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {options.rule.strategy}")
     fits = class_count(defs) == data.classes
-    known = words == ALL_LAYERS and names_of(cfg, weights, content, class_count(defs))
+    known = report.complete and names_of(cfg, weights, content, class_count(defs))
     about = {"names": known or (given_names(data) if fits else None),
              "data": content.get("data") or (str(data.path) if fits else None)}
     return Job(options, cfg, weights, model, model, graph, size, data, loader, content.get("rescale", 1.0), about=about)
