@@ -1,4 +1,5 @@
-"""config/create_hand_model.py and config/anchors.py: the public networks layer for layer, widths, heads and anchors."""
+"""config/create_hand_model.py, utils/families.py, utils/data/anchors.py: the public networks layer for layer, widths,
+heads and anchors."""
 
 import importlib.util
 import re
@@ -10,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from config.anchors import kmeans_anchors, mean_best_iou
+from utils.data.anchors import kmeans_anchors, letterboxed_sizes, mean_best_iou, used_anchors, with_anchors
 from utils.data.data_config import parse_data_config
+from utils.data.datasets import read_image_list
 from utils.parse_config import format_model_config, head_anchors, head_indices, parse_model_config, write_model_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,9 +193,9 @@ def test_committed_cfg_is_what_the_script_writes(name):
 def test_committed_quarter_width_cfg_is_what_the_script_writes_but_for_the_data_set():
     path = CONFIG / "yolov3-hand-w25.cfg"
     defs = create.build("yolov3", 1, 0.25, (256, 256))
-    anchors = create.used_anchors(parse_model_config(path)).astype(int)
+    anchors = used_anchors(parse_model_config(path)).astype(int)
     anchors = np.array(sorted(anchors.tolist(), key=np.prod))
-    assert path.read_text() == format_model_config(create.with_anchors(defs, anchors))
+    assert path.read_text() == format_model_config(with_anchors(defs, anchors))
     assert (anchors < 256).all()
     assert create.default_out("yolov3", 1, 0.25) == path
 
@@ -258,20 +260,20 @@ def test_kmeans_rejects_too_few_or_impossible_boxes(wh, k):
 
 
 def test_sizes_are_letterboxed_to_the_input(dataset):
-    wh = create.letterboxed_sizes(dataset, (256, 256))
+    wh = letterboxed_sizes(dataset, (256, 256))
     assert wh.shape == (10, 2)
     np.testing.assert_allclose(wh[0], [128, 64])  # 64x64 grows to 256x256
     np.testing.assert_allclose(wh[1], [25.6, 64])  # 128x64 grows to 256x128
-    np.testing.assert_allclose(create.letterboxed_sizes(dataset, (320, 64))[1], [12.8, 32])  # height binds
-    np.testing.assert_allclose(create.letterboxed_sizes(dataset.parent / "images", (256, 256)), wh)  # a folder
+    np.testing.assert_allclose(letterboxed_sizes(dataset, (320, 64))[1], [12.8, 32])  # height binds
+    np.testing.assert_allclose(letterboxed_sizes(dataset.parent / "images", (256, 256)), wh)  # a folder
 
 
 def test_list_entries_are_found_from_the_working_directory_too(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(dataset.parent)
     elsewhere = tmp_path / "list.txt"
     elsewhere.write_text("\ufeffimages/train/a.png\r\n\r\n", encoding="utf-8")
-    assert create.read_image_list(elsewhere) == [Path("images/train/a.png")]
-    assert len(create.letterboxed_sizes(elsewhere, (64, 64))) == 1
+    assert read_image_list(elsewhere) == [Path("images/train/a.png")]
+    assert len(letterboxed_sizes(elsewhere, (64, 64))) == 1
 
 
 @pytest.mark.parametrize("base, masks", [("yolov3-tiny", ["3,4,5", "0,1,2"]), ("yolov4-tiny", ["2,3,4", "0,1,2"])])
@@ -281,11 +283,11 @@ def test_fitted_anchors_replace_the_used_ones(base, masks, dataset, tmp_path, ca
     assert create.main(arguments) == 0
     defs, first = parse_model_config(out), out.read_text()
     assert [section["mask"] for section in defs if section["type"] == "yolo"] == masks
-    wh = create.letterboxed_sizes(dataset, (256, 256))
-    gain = mean_best_iou(wh, create.used_anchors(defs)) - mean_best_iou(wh, create.used_anchors(create.build(base)))
+    wh = letterboxed_sizes(dataset, (256, 256))
+    gain = mean_best_iou(wh, used_anchors(defs)) - mean_best_iou(wh, used_anchors(create.build(base)))
     assert gain > 0.1
     printed = capsys.readouterr().out
-    assert f"{mean_best_iou(wh, create.used_anchors(defs)):.3f}" in printed and "before" in printed
+    assert f"{mean_best_iou(wh, used_anchors(defs)):.3f}" in printed and "before" in printed
     assert create.main(arguments) == 0 and out.read_text() == first
 
 

@@ -124,6 +124,7 @@ strength = number("a number over 0, at most 100", lambda value: 0 < value <= 100
 ratio = number("a ratio from 0 to 1", lambda value: 0 <= value <= 1)
 fraction = number("a number from 0 to below 1, such as 0.85", lambda value: 0 <= value < 1)  # --percent's range is
 # that of the method's published description
+width_multiplier = number("a factor in (0, 4]", lambda value: 0 < value <= 4)
 
 
 def rescaling(text: str) -> str | float:

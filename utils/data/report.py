@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.anchors import kmeans_anchors, mean_best_iou
+from utils.data.anchors import kmeans_anchors, mean_best_iou
 from utils.data.annotations import PARTS, Annotations
 from utils.data.duplicates import NEAR, near_duplicates
 from utils.data.labels import Entry
