@@ -2,6 +2,7 @@
 
     python train.py --model_def config/yolov3-hand.cfg
     python train.py --model_def config/yolov3-hand.cfg -sr --s 0.01
+    python train.py --data new.yaml                     # makes a cfg for these classes
 """
 
 import argparse
@@ -20,6 +21,7 @@ def main() -> None:
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
     from models import Darknet
+    from utils.training.new_cfg import cfg_for_data
     from utils.training.restart import continued
     from utils.training.resume import resumed_arguments
     from utils.training.trainer import Trainer
@@ -28,7 +30,8 @@ def main() -> None:
         return
     if args.resume:
         args = resumed_arguments(args)
-    trainer = Trainer(args, Darknet)
+    with cfg_for_data(args) as args:
+        trainer = Trainer(args, Darknet)
     trainer.announce()
     for epoch in range(trainer.epoch + 1, args.epochs + 1):
         losses = trainer.train_one_epoch(epoch)

@@ -3,6 +3,7 @@
 import argparse
 
 from utils import cli
+from utils.families import BASES
 
 DEFAULT_WEIGHTS = "weights/yolov3.weights"
 
@@ -13,6 +14,7 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from; none: from scratch "
                         f"(default: {DEFAULT_WEIGHTS}, if it exists and fits the cfg)")
+    _add_new_cfg_flags(model)
     cli.add_data_flags(model)
     cli.add_run_flags(model, batch_size=16)
     _add_training_flags(p.add_argument_group("training"))
@@ -25,9 +27,19 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     if bool(args.teacher_cfg) != bool(args.teacher_weights):
         p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
     args.typed = p.typed(argv)
+    if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
+        p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
     args.weights_named = "weights" in args.typed
     args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args
+
+
+def _add_new_cfg_flags(model) -> None:
+    model.add_argument("--base", choices=tuple(BASES),
+                       help="make a cfg of this net for the classes and box sizes of --data (default, where no --cfg is "
+                       "given and the data's classes are not those of the default: yolov3-tiny --width 0.5)")
+    model.add_argument("--width", type=cli.width_multiplier, metavar="FACTOR",
+                       help="of the cfg that is made: times the filters of every layer but the heads")
 
 
 def _add_training_flags(t) -> None:

@@ -1,0 +1,132 @@
+"""A cfg made for the data of a run, where the command line names none: base, width, classes, clustered anchors."""
+
+import argparse
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Iterator
+
+from utils import torchrun
+from utils.data.anchors import mean_best_iou, sizes_at, used_anchors, with_fitted_anchors
+from utils.data.data_config import DataConfig, parse_data_config
+from utils.data.datasets import ListDataset
+from utils.families import build
+from utils.loading import picture_defs, stem
+from utils.parse_config import class_count, format_model_config, input_size, write_model_config
+from utils.training.resume import refuse_existing
+from utils.training.run_folder import new_run_path
+
+BASE, WIDTH = "yolov3-tiny", 0.5  # learns in hours on a CPU, and is there to be pruned
+MOST_IMAGES = 2000  # whose boxes are clustered: each is decoded, since its header does not tell how it is turned
+PLAIN_NAMES = ("data", "dataset")  # of data files that only their folder tells apart
+
+
+@dataclass(frozen=True)
+class NewCfg:
+    """A cfg that was made. words: of what; name: its file name without .cfg."""
+
+    defs: list[dict]
+    name: str
+    words: str
+
+
+@contextmanager
+def cfg_for_data(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Arguments of train.py with a cfg: `args` themselves, or with one that is made where none was named and the
+    default does not fit the data's classes, or --base or --width asks for it.
+
+    It is written into the run's folder and, unless --no-publish, config/; one line says so when the block has ended.
+    What was written goes again when the block raises, and always in the further processes of torchrun.
+    """
+    made = None if args.resume else _made(args)
+    if made is None:
+        yield args
+        return
+    first = torchrun.rank() == 0
+    run = Path("logs") / args.name if args.name else new_run_path(stem(made.name), "sr" if args.sr else "train")
+    if first:
+        refuse_existing(run)
+    folder, written = run if first else Path(tempfile.mkdtemp()), []
+    try:
+        for path in [folder / f"{made.name}.cfg"] + [_place(made)] * (first and not args.no_publish):
+            written += [] if path.exists() else [path]
+            write_model_config(path, made.defs)
+        start = {} if args.weights_named or _public(args) else {"weights": None}
+        name = run.relative_to("logs").as_posix()
+        yield argparse.Namespace(**vars(args) | start | {"cfg": str(path), "name": name})
+    except BaseException:
+        _remove(written, folder)
+        raise
+    if first:
+        print(_how_to_use(made, path, run))
+    else:
+        shutil.rmtree(folder)
+
+
+def _public(args: argparse.Namespace) -> bool:
+    """Whether the net is one that the default start, the public YOLOv3, has weights for."""
+    return args.base == "yolov3" and args.width in (None, 1.0)
+
+
+def _made(args: argparse.Namespace) -> NewCfg | None:
+    """The cfg that the arguments ask for; None where one was named, or the default is right."""
+    if "cfg" in args.typed:
+        return None
+    data = parse_data_config(args.data, args.class_path)
+    if args.base is None and args.width is None and Path(args.cfg).is_file() and (
+            class_count(picture_defs(Path(args.cfg))) == data.classes):
+        return None
+    # a base by itself is the public net; without one the small default
+    base, width = args.base or BASE, args.width or (1.0 if args.base else WIDTH)
+    size = (args.img_size, args.img_size) if args.img_size else (416, 416)
+    defs, fitted = _fitted(build(base, data.classes, width, size), data, args.skip_bad)
+    slim = "" if width == 1 else f"-w{100 * width:02.0f}"
+    about = f"{base}{f' of width {width:g}' * (width != 1)} for {data.classes} class{'es' * (data.classes > 1)}"
+    return NewCfg(defs, f"{base}{slim}-{_data_name(data)}", f"{about} of {data.path}, {fitted}")
+
+
+def _data_name(data: DataConfig) -> str:
+    """What a data file is about, as a part of file names."""
+    path = data.path.resolve()
+    name = path.parent.name if path.stem.lower() in PLAIN_NAMES and path.parent.name else path.stem
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "data"
+
+
+def _fitted(defs: list[dict], data: DataConfig, skip_bad: bool) -> tuple[list[dict], str]:
+    """module_defs with anchors clustered from training boxes, and that in words; as they are where there are too few."""
+    images = ListDataset(data.lists("train"), input_size(defs), data.classes, skip_bad=skip_bad)
+    step = -(-len(images) // MOST_IMAGES)
+    wh = sizes_at(images.images[::step], images.labels[::step], input_size(defs))
+    anchors = len(used_anchors(defs))
+    if len(wh) < anchors:
+        return defs, f"the base's own {anchors} anchors (of {len(wh)} boxes none can be clustered)"
+    fitted = with_fitted_anchors(defs, wh)
+    overlap = mean_best_iou(wh, used_anchors(fitted))
+    return fitted, f"{anchors} anchors from {len(wh):,} boxes (mean best IoU {overlap:.2f})"
+
+
+def _place(made: NewCfg) -> Path:
+    """config/NAME.cfg, or NAME-2, NAME-3, ... where another net has that name."""
+    names = (Path("config") / f"{made.name}{f'-{number}' * (number > 1)}.cfg" for number in count(1))
+    text = format_model_config(made.defs)
+    return next(path for path in names if not path.exists() or path.read_text(encoding="utf-8") == text)
+
+
+def _remove(written: list[Path], folder: Path) -> None:
+    """Take back what was written, and the folder where nothing else is in it."""
+    for path in written:
+        path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _how_to_use(made: NewCfg, path: Path, run: Path) -> str:
+    kept, weights = f", a copy in {run}", ""
+    if path.parent == run:
+        kept, weights = "", f" --weights {run / 'best.pth'}"
+    return (f"made {path} ({made.words}){kept}; once trained: python test.py --cfg {path}{weights}, likewise detect.py "
+            "and test_prune.py")
