@@ -39,7 +39,8 @@ def test_data_of_other_classes_gets_a_small_net_with_anchors_of_its_boxes(argume
 
 
 def test_a_run_with_a_made_cfg_is_trained_and_found_by_its_cfg_alone(arguments, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py", *"--data fruit.yaml --img_size 64 --n_cpu 0 --epochs 1 --name a".split(),
+    monkeypatch.setattr("sys.argv", ["train.py",
+                                     *"--data fruit.yaml --img_size 64 --n_cpu 0 --epochs 1 --name a".split(),
                                      "--batch_size", "4", "--base", "yolov3-tiny", "--width", "0.1"])
     train.main()
     content = read_checkpoint("weights/yolov3-tiny-w10-fruit_ckpt.pth")

@@ -36,8 +36,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
 
 def _add_new_cfg_flags(model) -> None:
     model.add_argument("--base", choices=tuple(BASES),
-                       help="make a cfg of this net for the classes and box sizes of --data (default, where no --cfg is "
-                       "given and the data's classes are not those of the default: yolov3-tiny --width 0.5)")
+                       help="make a cfg of this net for the classes and box sizes of --data (default, where no --cfg "
+                       "is given and the data's classes are not those of the default: yolov3-tiny --width 0.5)")
     model.add_argument("--width", type=cli.width_multiplier, metavar="FACTOR",
                        help="of the cfg that is made: times the filters of every layer but the heads")
 

@@ -97,7 +97,7 @@ def _data_name(data: DataConfig) -> str:
 
 
 def _fitted(defs: list[dict], data: DataConfig, skip_bad: bool) -> tuple[list[dict], str]:
-    """module_defs with anchors clustered from training boxes, and that in words; as they are where there are too few."""
+    """module_defs with anchors clustered from training boxes, and that in words; its own where they are too few."""
     images = ListDataset(data.lists("train"), input_size(defs), data.classes, skip_bad=skip_bad)
     step = -(-len(images) // MOST_IMAGES)
     wh = sizes_at(images.images[::step], images.labels[::step], input_size(defs))
