@@ -21,6 +21,8 @@ def main() -> None:
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
     from models import Darknet
+    from utils.deploy.drawing import draw
+    from utils.training import pictures
     from utils.training.new_cfg import cfg_for_data
     from utils.training.restart import continued
     from utils.training.resume import resumed_arguments
@@ -33,11 +35,14 @@ def main() -> None:
     with cfg_for_data(args) as args:
         trainer = Trainer(args, Darknet)
     trainer.announce()
+    pictures.show_data(trainer, draw)
+    result = None
     for epoch in range(trainer.epoch + 1, args.epochs + 1):
         losses = trainer.train_one_epoch(epoch)
         result = trainer.evaluate(epoch)
         trainer.record(epoch, losses, result)
         trainer.save(epoch, result)
+    pictures.show_net(trainer, result, draw)
     trainer.finish()
 
 

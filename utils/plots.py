@@ -1,4 +1,4 @@
-"""Pictures of numbers, as PNG files."""
+"""Pictures of numbers, as PNG or JPG files."""
 
 import itertools
 import math
@@ -9,14 +9,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+import numpy as np  # noqa: E402
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
 from utils.output import replacing  # noqa: E402
 
+MOST_TICKS = 30  # classes that can be named, and counted, beside each other
+
 
 def _save(figure, path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="jpg" if path.suffix == ".jpg" else "png")
     plt.close(figure)
 
 
@@ -164,3 +167,51 @@ def plot_sensitivity(rows: list, shares: tuple[float, ...], path: Path) -> None:
     axis.set(title="mAP@.5 when one layer alone loses channels (+: with the layers tied to it)", xlabel="layer")
     figure.colorbar(image, ax=axis)
     _save(figure, path)
+
+
+def plot_labels(labels: np.ndarray, names: list[str], path: Path) -> None:
+    """What is labelled: boxes per class, their outlines about one centre, their places and their sizes. labels: (n, 5)
+    class, cx, cy, w, h as fractions of the picture."""
+    figure, ((counts, outlines), (places, sizes)) = plt.subplots(2, 2, figsize=(9, 8.4), layout="constrained")
+    per_class = np.bincount(labels[:, 0].astype(int), minlength=len(names))
+    counts.bar(range(len(names)), per_class, color=[f"C{i % 10}" for i in range(len(names))], width=0.8)
+    counts.set(title=f"{len(labels):,} boxes", ylabel="boxes", xlim=(-0.9, len(names) - 0.1))
+    few = len(names) <= MOST_TICKS
+    ticks = (range(len(names)), _short_names(names)) if few else ([], [])
+    counts.set_xticks(*ticks, rotation=90 if len(names) > 4 else 0)
+    shown = labels[np.random.default_rng(0).permutation(len(labels))[:500]]
+    for label, _, _, w, h in shown:
+        outlines.add_patch(plt.Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h, fill=False, linewidth=0.5,
+                                         edgecolor=f"C{int(label) % 10}", alpha=0.5))
+    outlines.set(title="sizes, about one centre", xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
+    places.hist2d(labels[:, 1], labels[:, 2], bins=50, range=((0, 1), (0, 1)), cmap="Blues")
+    places.set(title="centres", xlabel="x, share of the width", ylabel="y, share of the height")
+    places.invert_yaxis()
+    sizes.hist2d(labels[:, 3], labels[:, 4], bins=50, range=((0, 1), (0, 1)), cmap="Blues")
+    sizes.set(title="sizes", xlabel="width, share of the picture's", ylabel="height, share of the picture's")
+    _save(figure, path)
+
+
+def plot_confusion(counts: np.ndarray, names: list[str], path: Path) -> None:
+    """Confusion matrix, (K + 1, K + 1) counts of utils.evaluation.confusion, coloured by the share of a column."""
+    labels = [*_short_names(names), "nothing"]
+    side = min(max(4.2, 0.42 * len(labels) + 2.4), 16)
+    figure, axis = plt.subplots(figsize=(side * 1.15, side), layout="constrained")
+    shares = counts / counts.sum(axis=0, keepdims=True).clip(min=1)
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(labels) <= MOST_TICKS:
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                axis.text(j, i, f"{count:,}", ha="center", va="center", fontsize=8,
+                          color="white" if shares[i, j] > 0.6 else "black")
+    font = 9 if len(labels) <= MOST_TICKS else 5
+    axis.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 4 else 0, fontsize=font)
+    axis.set_yticks(range(len(labels)), labels, fontsize=font)
+    axis.set(xlabel="labelled as", ylabel="detected as", title="boxes; colour: share of the column")
+    figure.colorbar(image, ax=axis)
+    _save(figure, path)
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Class names as labels of an axis: no formula, at most 16 letters."""
+    return [name.replace("$", r"\$") if len(name) <= 16 else name[:14].replace("$", r"\$") + "..." for name in names]

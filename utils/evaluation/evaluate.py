@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from utils import processes
 from utils.boxes import cxcywh_to_xyxy
 from utils.evaluation.args import ScoreOptions
+from utils.evaluation.confusion import MOST_CLASSES, confusion_matrix
 from utils.evaluation.metrics import EvalResult, score
 from utils.evaluation.nms import non_max_suppression
 from utils.evaluation.reference_scorer import merge_nms, score_compat
@@ -67,5 +68,9 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
     if options.scorer != "standard":
         unbounded = dataclasses.replace(options, max_candidates=None)  # merge_nms has no bound
         result = score_compat(detections, truths, len(names), list(names), unbounded)
-        return dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
-    return score(detections, truths, len(names), list(names), options)
+        result = dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
+    else:
+        result = score(detections, truths, len(names), list(names), options)
+    if len(names) > MOST_CLASSES:
+        return result
+    return dataclasses.replace(result, confusion=confusion_matrix(detections, truths, len(names), options.iou_thres))

@@ -51,10 +51,11 @@ class EvalResult:
     cap: str  # the limits on the number of detections, in words
     curve: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)  # recall, precision at IoU 0.5, (P,) each
     sure: OperatingPoint | None = None  # the lowest score of SURE precision; None where no score has it
+    confusion: np.ndarray | None = field(default=None, repr=False, compare=False)  # utils.evaluation.confusion
 
     def to_dict(self) -> dict:
-        """Everything but the curve, ready for json.dump."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "curve"}
+        """Everything but the curve and the matrix, ready for json.dump."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("curve", "confusion")}
         per_class = [result.to_dict() for result in self.per_class]
         return plain | {"per_class": per_class, "sure": asdict(self.sure) if self.sure else None}
 

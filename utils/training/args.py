@@ -131,6 +131,8 @@ def _add_output_flags(o) -> None:
     o.add_argument("--checkpoint_interval", type=cli.count, default=0, metavar="EPOCHS",
                    help="keep a numbered checkpoint of every EPOCHS epochs; 0: only the last and the best")
     o.add_argument("--tensorboard", action="store_true", help="also write numbers and gamma histograms for TensorBoard")
+    o.add_argument("--no-pictures", dest="pictures", action="store_false",
+                   help="leave out the pictures of labels, batches, detections and confused classes in the run folder")
     o.add_argument("--no-publish", action="store_true",
                    help="write to the run folder only, not to checkpoints/ and weights/")
     cli.add_score_flags(o)
