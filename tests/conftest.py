@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from models import Darknet
+from utils.checkpoint import save_checkpoint, weights_content
+from utils.pruning import job, plan
+from utils.pruning.args import PruneOptions, parse_prune_args, prune_options
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG = 900  # seconds after which a process of a test is taken to hang; never a matter of speed: the machine may be busy
@@ -412,3 +416,45 @@ def alone(folder, script, *flags):
                           text=True, timeout=HANG, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     return done
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Darknet:
+    """A net of MIXED, leaky, in double precision, no gamma 0."""
+    (tmp_path / "m.cfg").write_text(MIXED.format(act="leaky"))
+    return trained(tmp_path / "m.cfg", zero_share=0.0)
+
+
+def options_of(words) -> PruneOptions:
+    """What a command line of test_prune.py asks for."""
+    return prune_options(parse_prune_args("", list(map(str, words))))
+
+
+@pytest.fixture
+def job_of(tiny_cfg, tiny_data, tmp_path):
+    """flags of test_prune.py -> Job of a small net whose gammas are all different."""
+    model = trained(tiny_cfg, zero_share=0.0).float()
+    save_checkpoint(tmp_path / "net.pth", weights_content(model, str(tiny_cfg), "test"))
+
+    def make(flags: str = "") -> job.Job:
+        words = ["--cfg", tiny_cfg, "--weights", tmp_path / "net.pth", "--data", tiny_data, "--n_cpu", 0]
+        return job.load(options_of([*words, *flags.split()]), Darknet)
+    return make
+
+
+def fake_score(monkeypatch, loss_of):
+    """Scores fall by loss_of(parameters left); returns, for each net that was recalibrated, on how many training
+    images."""
+    calls = []
+    original = plan.recalibrate
+
+    def spy(model, batches):
+        batches = list(batches)
+        calls.append(sum(len(images) for images, _ in batches))
+        return original(model, batches)
+
+    monkeypatch.setattr(plan, "recalibrate", spy)
+    for module in (job, plan):
+        monkeypatch.setattr(module, "evaluate", lambda model, *args, **options: SimpleNamespace(
+            map50=0.9 - loss_of(sum(p.numel() for p in model.parameters())), map=0.0, precision=0.0, recall=0.0))
+    return calls

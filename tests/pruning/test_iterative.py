@@ -1,0 +1,40 @@
+"""Pruning in steps."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import options_of, without_labels
+from utils.data.datasets import DataError
+from utils.pruning import iterative
+from utils.pruning.args import parse_prune_args, prune_options
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_steps_stop_before_the_first_one_without_labels(tiny_cfg, tiny_data, tmp_path, part):
+    place = without_labels(tiny_data, part)
+    with pytest.raises(DataError, match=re.escape(str(place))):
+        iterative.run_steps(
+            options_of(["--cfg", tiny_cfg, "--data", tiny_data, "--steps", 2, "--out", tmp_path / "out"]), []
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_path):
+    words = "--steps 3 --percent 0.488 --layer-keep 0.125 --layers 2 --img_size 64 --skip-bad --device cpu".split()
+    options = prune_options(parse_prune_args("", words))
+    assert iterative.step_shares(options) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
+    assert iterative.without(words, iterative.OF_THE_WHOLE) == "--img_size 64 --skip-bad --device cpu".split()
+    assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, iterative.training_flags(options)))
+    assert iterative.run_name(Path("a/cut")) != iterative.run_name(Path("b/cut"))
+    iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
+    iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
+    with pytest.raises(ValueError, match="epochs 1.*epochs 2.*another --out"):
+        iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 2"})
+    (tmp_path / "w.pth").write_bytes(b"one")
+    before = iterative.sha256(tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(b"two")  # other weights under the same name are another start
+    assert iterative.sha256(tmp_path / "w.pth") != before
+    with pytest.raises(SystemExit):  # a shortened flag would escape `without`
+        parse_prune_args("", ["--step", "3"])

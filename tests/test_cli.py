@@ -1,0 +1,44 @@
+"""Sizes and times to reach, as the command line takes them."""
+
+import argparse
+import pytest
+
+from utils import cli
+
+
+SIZE, TIME = cli.size_target, cli.time_target
+
+
+@pytest.mark.parametrize("kind, text, value, ratio", [
+    (SIZE, "0.2", 0.2, True), (SIZE, "1.2M", 1.2e6, False), (SIZE, "350K", 3.5e5, False), (SIZE, "0.8G", 8e8, False),
+    (SIZE, "2500000", 2.5e6, False), (SIZE, "220k", 2.2e5, False), (SIZE, "1.2m", 1.2e6, False),
+    (SIZE, "0.8g", 8e8, False), (TIME, "12MS", 0.012, False),
+    (TIME, "0.5", 0.5, True), (TIME, "12ms", 0.012, False), (TIME, "2s", 2.0, False)])
+def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
+    target = kind(text)
+    assert target.value == pytest.approx(value) and target.is_ratio == ratio
+    assert target.of(100) == pytest.approx(100 * value if ratio else value)
+
+
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        (SIZE, ""),
+        (SIZE, "-1"),
+        (SIZE, "0"),
+        (SIZE, "12"),
+        (SIZE, "12ms"),
+        (SIZE, "12 parsecs"),
+        (SIZE, "9" * 400 + "k"),
+        (SIZE, "\u0663k"),
+        (SIZE, "1.2.3"),
+        (SIZE, "1e9x"),
+        (TIME, "2500"),
+        (TIME, "1.2M"),
+        (TIME, "0ms"),
+        (TIME, "2"),
+    ],
+)
+def test_other_targets_are_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a ratio"):
+        kind(text)
