@@ -72,7 +72,7 @@ def of_net(args: argparse.Namespace) -> Run:
     from utils import processes
     from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
-    from utils.data.prepare import data_of, labelled_dataset, require_classes, scored_names
+    from utils.data.prepare import data_for_net, data_of, labelled_dataset, require_classes, scored_names
     from utils.deploy.backends import same_backend
     from utils.loading import default_weights, load_net, resolve_cfg, select_device, stem
 
@@ -82,6 +82,7 @@ def of_net(args: argparse.Namespace) -> Run:
     data = parse_data_config(args.data or data_of(weights), args.class_path)
     net = load_net(cfg, weights, Darknet, args.img_size)
     model, size = net.model.to(device), net.size
+    data = data_for_net(net, data)
     require_classes(model.module_defs, weights, data)
     names = scored_names(net, data)
     valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", size)

@@ -132,6 +132,14 @@ def rescaling(text: str) -> str | float:
     return text if text in ("none", "auto") else positive_float(text)
 
 
+def class_names(text: str) -> tuple[str, ...]:
+    """argparse type: names of classes, divided by commas."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected names divided by commas: person,car")
+    return tuple(dict.fromkeys(names))
+
+
 def run_name(text: str) -> str:
     """argparse type: a folder below logs/, as RUN or GROUP/RUN."""
     parts = text.split("/")
@@ -199,6 +207,11 @@ def add_data_flags(parser: argparse.ArgumentParser, trained: bool = False) -> No
                         help="skip and count unreadable images and labels instead of stopping")
     parser.add_argument("--cache-gb", type=amount, default=0.5, metavar="GB",
                         help="memory for decoded images, per loader process")
+
+
+def add_keep_classes_flag(parser: argparse.ArgumentParser, words: str) -> None:
+    """--keep-classes."""
+    parser.add_argument("--keep-classes", type=class_names, default=(), metavar="NAMES", help=words)
 
 
 def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -28,11 +29,20 @@ class DataConfig:
     train: tuple[Path, ...]
     valid: tuple[Path, ...]
     names: tuple[str, ...]
+    written: tuple[str, ...] | None = None  # the classes of the label files, where `names` are some of them
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    def keeping(self, wanted: tuple[str, ...]) -> "DataConfig":
+        """The same less the labels of other classes than `wanted`; its own order stays. Raises CfgError on an unknown
+        name."""
+        kept = set(named_classes(wanted, self.names, str(self.path)))
+        if len(kept) == len(self.names):
+            return self
+        return replace(self, names=tuple(name for name in self.names if name in kept), written=self.names)
 
     def lists(self, part: str) -> tuple[Path, ...]:
         """The image lists (or folders) of "train" or "valid". Raises CfgError when none is named or one is missing."""
@@ -46,8 +56,23 @@ class DataConfig:
         return values
 
 
-def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | None = None) -> DataConfig:
-    """Read a Darknet .data file (key=value) or a YAML one (train, val or valid, nc, names); `class_path` names others.
+def named_classes(wanted: tuple[str, ...], names: tuple[str, ...], owner: str) -> tuple[str, ...]:
+    """`wanted`, found among `names` as written or else in other capitals, each once. Raises CfgError that lists near
+    ones."""
+    small, found = {name.lower(): name for name in reversed(names)}, []
+    for name in wanted:
+        if (own := name if name in names else small.get(name.lower())) is None:
+            near = [small[close] for close in get_close_matches(name.lower(), small, n=3, cutoff=0.6)]
+            words = f"did you mean {' or '.join(near)}?" if near else f"it has {shown(', '.join(names))}"
+            raise CfgError(f"--keep-classes: found {shown(name)}, expected classes of {owner}; {words}")
+        found.append(own)
+    return tuple(dict.fromkeys(found))
+
+
+def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | None = None,
+                      keep: tuple[str, ...] = ()) -> DataConfig:
+    """Read a Darknet .data file (key=value) or a YAML one (train, val or valid, nc, names); `class_path` names others;
+    of classes that `keep` names, where it does, alone.
 
     Raises CfgError or TextError ("file: found, expected", with the line where one is to blame) or FileNotFoundError.
     """
@@ -58,7 +83,8 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
     bases = _bases(path, options.get("path"), _is_yaml(path))
     names = _names(path, options, bases, class_path)
     train, valid = (_part(path, options, part, bases) for part in PARTS)
-    return DataConfig(path, train, valid, names)
+    config = DataConfig(path, train, valid, names)
+    return config.keeping(keep) if keep else config
 
 
 # ---- reading

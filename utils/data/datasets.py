@@ -153,6 +153,15 @@ class ListDataset(Dataset):
         """Its lists and folders, as a message may name them."""
         return ", ".join(map(str, self.source)) if isinstance(self.source, (list, tuple)) else str(self.source)
 
+    def keep_classes(self, kept: list[int]) -> None:
+        """Leave out the boxes of other classes; class kept[i] becomes class i."""
+        number = {label: i for i, label in enumerate(kept)}
+        for image_i, rows in enumerate(self.labels):
+            rows = rows[np.isin(rows[:, 0], kept)]
+            rows[:, 0] = [number[int(label)] for label in rows[:, 0]]
+            self.labels[image_i] = rows
+        self.classes = len(kept)
+
     def describe(self) -> str:
         """How many images and boxes there are, in words."""
         empty = sum(not len(labels) for labels in self.labels)

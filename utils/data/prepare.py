@@ -1,6 +1,7 @@
 """A net and the data it meets: heads, class names and datasets that fit each other."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from utils import cli
@@ -71,10 +72,20 @@ def scored_names(net: TrainedNet, data: DataConfig) -> tuple[str, ...]:
     return data.names if own or not net.names else net.names
 
 
-def model_and_data(cfg: str, data: str, class_path: str | None = None,
-                   quiet: bool = False) -> tuple[Path, list[dict], DataConfig]:
-    """(cfg path, module_defs, data description) of what --cfg, --data and --class_path name."""
-    described = parse_data_config(data, class_path)
+def data_for_net(net: TrainedNet, data: DataConfig) -> DataConfig:
+    """The data for a trained net: where its classes are some of the data's, by their names, these alone (and says
+    so)."""
+    if not net.names or len(net.names) >= data.classes or not set(net.names) <= set(data.names):
+        return data
+    print(f"{data.path}: of its {data.classes} classes the net's count: {', '.join(net.names)}")
+    kept = data.keeping(tuple(net.names))
+    return replace(kept, names=tuple(net.names), written=data.names)
+
+
+def model_and_data(cfg: str, data: str, class_path: str | None = None, quiet: bool = False,
+                   keep: tuple[str, ...] = ()) -> tuple[Path, list[dict], DataConfig]:
+    """(cfg path, module_defs, data description) of what --cfg, --data, --class_path and --keep-classes name."""
+    described = parse_data_config(data, class_path, keep)
     found = resolve_cfg(cfg)
     return found, defs_for_data(found, described, quiet), described
 
@@ -86,7 +97,10 @@ def dataset(read: ReadOptions, data: DataConfig, part: str, size: tuple[int, int
             raise ValueError(f"--scorer reference: found an input of {size[0]}x{size[1]}, expected a square, as the "
                              "reference's is; --img_size makes it one")
         options["to_canvas"] = reference_square
-    made = ListDataset(data.lists(part), size, data.classes, skip_bad=read.skip_bad, cache_gb=read.cache_gb, **options)
+    names = data.written or data.names
+    made = ListDataset(data.lists(part), size, len(names), skip_bad=read.skip_bad, cache_gb=read.cache_gb, **options)
+    if data.written:
+        made.keep_classes([names.index(name) for name in data.names])
     for note in made.notes:
         print(f"{part}: {note}")
     for message in made.skipped:

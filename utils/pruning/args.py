@@ -25,6 +25,7 @@ class Source:
     n_cpu: int
     device: str
     threads: int
+    keep_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, "to prune (default: checkpoints/STEM_ckpt.pth)")
     cli.add_data_flags(model, trained=True)
+    cli.add_keep_classes_flag(model, "first cut the heads to these classes, such as person,car; --data may have all of "
+                              "the net's classes or these")
     cli.add_run_flags(model, batch_size=16)
     _add_cut_flags(p.add_argument_group("what goes"))
     _add_aim_flags(p.add_argument_group("aim (instead of --percent)"))

@@ -85,7 +85,7 @@ def checked(options: PruneOptions) -> PruneOptions:
     source = options.source
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))
-    _, defs, data = model_and_data(source.cfg, source.data, source.class_path, quiet=True)
+    _, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
     for part in ("train", "valid"):
         labelled_dataset(options.read, data, part, checked_size(source.img_size, defs))
     return replace(options, source=source)
@@ -120,6 +120,7 @@ def training_flags(options: PruneOptions) -> list:
     for flag, value in (("--class_path", source.class_path), ("--img_size", source.img_size),
                         ("--device", source.device)):
         flags += [flag, value] if value else []
+    flags += ["--keep-classes", ",".join(source.keep_classes)] if source.keep_classes else []
     return flags + ["--skip-bad"] * read.skip_bad
 
 
@@ -135,7 +136,7 @@ def step_shares(options: PruneOptions) -> list[str]:
         if not target.is_ratio:
             if name == "target_latency":
                 raise ValueError("--steps: found a --target-latency in milliseconds, expected a ratio such as 0.5")
-            _, defs, _ = model_and_data(source.cfg, source.data, source.class_path, quiet=True)
+            _, defs, _ = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
             cost = total_cost(defs, *checked_size(source.img_size, defs))
             ratio = target.value / (cost.parameters if name == "target_params" else 2 * cost.macs)
         flags += [f"--{name.replace('_', '-')}", f"{min(ratio, 1.0) ** (1 / steps):.6f}"]

@@ -29,6 +29,7 @@ from utils.parse_config import class_count
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
 from utils.pruning.channel_graph import ChannelGraph, channel_graph
+from utils.pruning.keep_classes import kept_net
 from utils.pruning.selection import Cut
 from utils.pruning.surgery import Surgery, compact_net
 
@@ -113,6 +114,30 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     cfg = resolve_cfg(source.cfg)
     weights = Path(source.weights or default_weights(cfg, "checkpoints"))
     source = replace(source, data=source.data or data_of(weights))
+    model, data, about, rescale = _net_and_data(replace(options, source=source), net, cfg, weights)
+    size = checked_size(source.img_size, model.module_defs)
+    model = model.eval().to(device)
+    loader = validation_loader(options, data, size)
+    options = with_recalibration(replace(options, source=source), data)
+    graph = channel_graph(model.module_defs, options.rule.strategy)
+    if not graph.prunable:
+        raise PruneError(f"{cfg}: no layer can be pruned with --strategy {options.rule.strategy}")
+    return Job(options, cfg, weights, model, model, graph, size, data, loader, rescale, about=about)
+
+
+def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
+                  weights: Path) -> tuple[nn.Module, DataConfig, dict, float]:
+    """(the net as loaded, or cut to --keep-classes, the data for it, Job.about, the factor of its gammas)."""
+    source = options.source
+    if source.keep_classes:
+        data = parse_data_config(source.data)
+        if given_names(data) is None and source.class_path:
+            data = parse_data_config(source.data, source.class_path)
+        model, content, names = kept_net(source, net, cfg, weights, data)
+        if not options.no_eval or set(names) <= set(data.names):
+            data = data.keeping(names)
+        about = {"names": list(names), "data": content.get("data") or str(data.path)}
+        return model, data, about, content.get("rescale", 1.0)
     data = parse_data_config(source.data, source.class_path)
     defs = defs_to_prune(cfg, weights, data, scored=not options.no_eval)
     model = net(defs)
@@ -120,19 +145,12 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     if not report.complete:
         print(f"warning: {weights}: {report}; its mAP means nothing before training (train.py makes heads for the "
               "data)")
-    size = checked_size(source.img_size, defs)
-    loader = validation_loader(options, data, size)
-    options = with_recalibration(replace(options, source=source), data)
     print(f"{cfg}, {weights}: {report}")
-    model = model.eval().to(device)
-    graph = channel_graph(model.module_defs, options.rule.strategy)
-    if not graph.prunable:
-        raise PruneError(f"{cfg}: no layer can be pruned with --strategy {options.rule.strategy}")
     fits = class_count(defs) == data.classes
     known = report.complete and names_of(cfg, weights, content, class_count(defs))
     about = {"names": known or (given_names(data) if fits else None),
              "data": content.get("data") or (str(data.path) if fits else None)}
-    return Job(options, cfg, weights, model, model, graph, size, data, loader, content.get("rescale", 1.0), about=about)
+    return model, data, about, content.get("rescale", 1.0)
 
 
 def validation_loader(options: PruneOptions, data: DataConfig, size: tuple[int, int]) -> DataLoader | None:

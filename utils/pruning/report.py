@@ -1,6 +1,7 @@
 """What a pruning leaves behind: tables on the screen, the compact net's files, pictures and numbers."""
 
 import csv
+import shlex
 from pathlib import Path
 
 import torch
@@ -44,7 +45,14 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
     write_json(base.with_name(base.name + "-report.json"), numbers(job, plan, compact, scores, times))
     print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
-    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.options.source.data}")
+    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.options.source.data}"
+          f"{kept_flag(job)}")
+
+
+def kept_flag(job: Job) -> str:
+    """What train.py has to be told of --keep-classes."""
+    kept = job.options.source.keep_classes
+    return f" --keep-classes {shlex.quote(','.join(kept))}" if kept else ""
 
 
 def comparison_rows(

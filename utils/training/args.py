@@ -16,6 +16,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
                         f"(default: {DEFAULT_WEIGHTS}, if it exists and fits the cfg)")
     _add_new_cfg_flags(model)
     cli.add_data_flags(model)
+    cli.add_keep_classes_flag(model, "of the data's classes these alone, such as person,car; boxes of others do not "
+                              "count")
     cli.add_run_flags(model, batch_size=16)
     _add_training_flags(p.add_argument_group("training"))
     _add_loss_flags(p.add_argument_group("loss"))

@@ -76,7 +76,7 @@ def _made(args: argparse.Namespace) -> NewCfg | None:
     """The cfg that the arguments ask for; None where one was named, or the default is right."""
     if "cfg" in args.typed:
         return None
-    data = parse_data_config(args.data, args.class_path)
+    data = parse_data_config(args.data, args.class_path, args.keep_classes)
     if args.base is None and args.width is None and Path(args.cfg).is_file() and (
             class_count(picture_defs(Path(args.cfg))) == data.classes):
         return None
@@ -98,7 +98,9 @@ def _data_name(data: DataConfig) -> str:
 
 def _fitted(defs: list[dict], data: DataConfig, skip_bad: bool) -> tuple[list[dict], str]:
     """module_defs with anchors clustered from training boxes, and that in words; its own where they are too few."""
-    images = ListDataset(data.lists("train"), input_size(defs), data.classes, skip_bad=skip_bad)
+    images = ListDataset(data.lists("train"), input_size(defs), len(data.written or data.names), skip_bad=skip_bad)
+    if data.written:
+        images.keep_classes([data.written.index(name) for name in data.names])
     step = -(-len(images) // MOST_IMAGES)
     wh = sizes_at(images.images[::step], images.labels[::step], input_size(defs))
     anchors = len(used_anchors(defs))

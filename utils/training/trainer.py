@@ -58,7 +58,8 @@ class Trainer:
         self.rank, self.world_size, self.device = processes.start(select_device(args.device, args.threads))
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
-        self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, quiet=not self.main)
+        self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, not self.main,
+                                                  args.keep_classes)
         if args.resume:  # the cfg's name may belong to another pruning by now
             defs = read_checkpoint(args.resume)["module_defs"]
         self.size = checked_size(args.img_size, defs)

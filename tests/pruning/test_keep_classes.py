@@ -1,0 +1,101 @@
+"""test_prune.py --keep-classes: heads cut to some classes, exact; names and data follow."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import test as scoring
+import test_prune
+import train
+from conftest import FOREIGN, ODD, TINY_YOLO, make_dataset, randomise
+from models import Darknet
+from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils.data.data_config import parse_data_config
+from utils.data.prepare import ReadOptions, dataset
+from utils.loading import read_names
+from utils.parse_config import CfgError, class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.pruning.keep_classes import cut_heads
+
+NAMES = ["person", "bicycle", "car", "cat", "traffic light"]
+KEPT = [2, 0]  # car, person
+
+
+@pytest.mark.parametrize("text", [TINY_YOLO, ODD.format(act="leaky", joined="[route]\nlayers=8,10\n"),
+                                  FOREIGN.format(act="leaky")], ids=["yolo", "region", "gaussian"])
+def test_kept_logits_boxes_and_objectness_are_those_of_the_whole_net(text, tmp_path):
+    (tmp_path / "net.cfg").write_text(text)
+    torch.manual_seed(0)
+    whole = Darknet(rebuild_heads(parse_model_config(tmp_path / "net.cfg"), len(NAMES))).double().eval()
+    randomise(whole)
+    defs, state = cut_heads(whole.module_defs, whole.state_dict(), KEPT)
+    few = Darknet(defs).double().eval()
+    few.load_state_dict(state)
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    assert class_count(defs) == 2
+    for head, small, raw, own in zip(whole.heads(), few.heads(), whole.raw_maps(image), few.raw_maps(image)):
+        kept = [*range(5), *(5 + label for label in KEPT)]
+        torch.testing.assert_close(small.split(own), head.split(raw)[..., kept], rtol=0, atol=1e-12)
+        torch.testing.assert_close(small.decode(own, 64, 64)[..., :5], head.decode(raw, 64, 64)[..., :5])
+
+
+@pytest.fixture
+def net(tiny_cfg, tmp_path, monkeypatch):
+    """A folder with a trained net of five classes, all.data of these and some.data of car and person alone."""
+    monkeypatch.chdir(tmp_path)
+    write_model_config("net.cfg", rebuild_heads(parse_model_config(tiny_cfg), len(NAMES)))
+    torch.manual_seed(0)
+    model = Darknet("net.cfg")
+    randomise(model)
+    save_checkpoint("net.pth", weights_content(model, "net.cfg", "", names=NAMES))
+    Path("all.names").write_text("\n".join(NAMES))
+    Path("some.names").write_text("car\nperson\n")
+    for name, classes, labels in (("all", 5, (2, 0, 4)), ("some", 2, (0, 1))):
+        listing = make_dataset(tmp_path / name, 6)
+        for i, path in enumerate(sorted((tmp_path / name / "labels").iterdir())):
+            path.write_text(f"{labels[i % len(labels)]}{path.read_text()[1:]}")
+        Path(f"{name}.data").write_text(f"classes={classes}\ntrain={listing}\nvalid={listing}\nnames={name}.names\n")
+    return model
+
+
+def prune(monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["test_prune.py", "--cfg", "net.cfg", "--weights", "net.pth", "--n_cpu", "0",
+                                     "--percent", "0.3", "--repeats", "0", "--out", "out", *flags])
+    test_prune.main()
+    return read_checkpoint("out/checkpoints/prune_net_ckpt.pth")
+
+
+@pytest.mark.parametrize("data, names", [("all.data", ["person", "car"]), ("some.data", ["car", "person"])])
+def test_names_and_labels_follow_the_classes_that_are_kept(net, monkeypatch, capsys, data, names):
+    content = prune(monkeypatch, "--data", data, "--keep-classes", "car,Person")
+    assert list(content["names"]) == names and class_count(content["module_defs"]) == 2
+    assert read_names("out/net-pruned.names") == names
+    assert f"next: python train.py --model_def out/prune_net.cfg" in (said := capsys.readouterr().out)
+    assert "--keep-classes car,Person" in said and "cut from 5 to 2 classes" in said
+    monkeypatch.setattr("sys.argv", ["test.py", "--cfg", "out/prune_net.cfg", "--weights", "out/weights/x", "--data",
+                                     data, "--n_cpu", "0", "--weights", "out/prune_net_ckpt.pth"])
+    scoring.main()
+    assert ("of its 5 classes the net's count: person, car" in capsys.readouterr().out) == (data == "all.data")
+
+
+def test_the_labels_of_kept_classes_alone_count_under_their_new_numbers(net):
+    config = parse_data_config("all.data", keep=("car", "person"))
+    assert config.names == ("person", "car") and config.classes == 2
+    images = dataset(ReadOptions(), config, "train", (64, 64))
+    assert [rows[:, 0].tolist() for rows in images.labels] == [[1], [0], [], [1], [0], []]
+
+
+def test_an_unknown_class_is_one_line_that_lists_near_ones(net, monkeypatch):
+    with pytest.raises(CfgError, match="found 'persn', expected classes of net.pth; did you mean person"):
+        prune(monkeypatch, "--data", "all.data", "--keep-classes", "car,persn")
+    assert not Path("out").exists()
+
+
+def test_training_goes_on_with_the_kept_classes(net, monkeypatch, capsys):
+    prune(monkeypatch, "--data", "all.data", "--keep-classes", "person,car")
+    monkeypatch.setattr("sys.argv", ["train.py", "--cfg", "out/prune_net.cfg", "--data", "all.data", "--n_cpu", "0",
+                                     "-pre", "out/checkpoints/prune_net_ckpt.pth", "--keep-classes", "person,car", "--epochs",
+                                     "1", "--no-publish", "--no-pictures", "--name", "tuned"])
+    train.main()
+    assert "heads" not in capsys.readouterr().out.split("next:")[1]
+    assert list(read_checkpoint("logs/tuned/last.pth")["names"]) == ["person", "car"]
