@@ -94,8 +94,8 @@ def test_an_unknown_class_is_one_line_that_lists_near_ones(net, monkeypatch):
 def test_training_goes_on_with_the_kept_classes(net, monkeypatch, capsys):
     prune(monkeypatch, "--data", "all.data", "--keep-classes", "person,car")
     monkeypatch.setattr("sys.argv", ["train.py", "--cfg", "out/prune_net.cfg", "--data", "all.data", "--n_cpu", "0",
-                                     "-pre", "out/checkpoints/prune_net_ckpt.pth", "--keep-classes", "person,car", "--epochs",
-                                     "1", "--no-publish", "--no-pictures", "--name", "tuned"])
+                                     "-pre", "out/checkpoints/prune_net_ckpt.pth", "--keep-classes", "person,car",
+                                     "--epochs", "1", "--no-publish", "--no-pictures", "--name", "tuned"])
     train.main()
     assert "heads" not in capsys.readouterr().out.split("next:")[1]
     assert list(read_checkpoint("logs/tuned/last.pth")["names"]) == ["person", "car"]
