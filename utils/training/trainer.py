@@ -58,8 +58,8 @@ class Trainer:
         self.rank, self.world_size, self.device = processes.start(select_device(args.device, args.threads))
         self.main = self.rank == 0
         torch.manual_seed(args.seed)
-        self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, not self.main,
-                                                  args.keep_classes)
+        quiet, keep = not self.main, args.keep_classes
+        self.cfg, defs, self.data = model_and_data(args.cfg, args.data, args.class_path, quiet, keep)
         if args.resume:  # the cfg's name may belong to another pruning by now
             defs = read_checkpoint(args.resume)["module_defs"]
         self.size = checked_size(args.img_size, defs)
@@ -88,9 +88,8 @@ class Trainer:
         if self.main:
             restart.remember(self.folder.path)
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
-        self.teacher = None
-        if args.teacher_weights:
-            self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build)
+        self.teacher = (load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build)
+                        if args.teacher_weights else None)
         self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = cli.options_of(ScoreOptions, args)
