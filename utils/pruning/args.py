@@ -81,6 +81,7 @@ class PruneOptions:
     repeats: int
     no_eval: bool
     given: dict
+    unlabelled: bool = False
 
     @property
     def recalibration_batches(self) -> int:
@@ -132,6 +133,9 @@ def _add_cut_flags(cut) -> None:
         help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
         "taylor: first-order change of the loss; l1, l2: norm of its kernel; random: chance, for comparison",
     )
+    cut.add_argument("--unlabelled", action="store_true",
+                     help="the boxes that the dense net finds are the labels, for --score taylor and every mAP, which "
+                     "then is agreement with the dense net")
     cut.add_argument("--group-norm", choices=("max", "mean", "l2"), default="max",
                      help="how the importances of coupled channels become one")
     cut.add_argument("--layer-keep", type=cli.fraction, default=0.0, metavar="SHARE",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.checkpoint import read_checkpoint
-from utils.data.prepare import data_of, labelled_dataset, model_and_data
+from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
 from utils.loading import checked_size, default_weights, resolve_cfg, stem
 from utils.origin import missing
 from utils.output import ascii_table, write_json
@@ -87,7 +87,7 @@ def checked(options: PruneOptions) -> PruneOptions:
     source = replace(source, weights=weights, data=source.data or data_of(weights))
     _, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
     for part in ("train", "valid"):
-        labelled_dataset(options.read, data, part, checked_size(source.img_size, defs))
+        (dataset if options.unlabelled else labelled_dataset)(options.read, data, part, checked_size(source.img_size, defs))
     return replace(options, source=source)
 
 
@@ -120,6 +120,8 @@ def training_flags(options: PruneOptions) -> list:
     for flag, value in (("--class_path", source.class_path), ("--img_size", source.img_size),
                         ("--device", source.device)):
         flags += [flag, value] if value else []
+    if options.unlabelled:
+        flags += ["--unlabelled", "--teacher-cfg", source.cfg, "--teacher-weights", source.weights]
     flags += ["--keep-classes", ",".join(source.keep_classes)] if source.keep_classes else []
     return flags + ["--skip-bad"] * read.skip_bad
 

@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader
 from utils.checkpoint import load_weights
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import DataError, ListDataset, TrainSampler, evaluation_loader, training_loader
+from utils.data.keep_classes import kept_net
 from utils.data.prepare import data_of, dataset, defs_to_prune, given_names, labelled_dataset, require_classes
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
+from utils.evaluation.own_labels import SCORE, label_by
 from utils.loading import (
     checked_size,
     default_weights,
@@ -29,7 +31,6 @@ from utils.parse_config import class_count
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
 from utils.pruning.channel_graph import ChannelGraph, channel_graph
-from utils.pruning.keep_classes import kept_net
 from utils.pruning.selection import Cut
 from utils.pruning.surgery import Surgery, compact_net
 
@@ -101,8 +102,13 @@ class Job:
         if not count:
             return []
         require_classes(self.dense.module_defs, self.weights, self.data)
-        images = (labelled_dataset if labelled else dataset)(self.options.read, self.data, "train", self.size)
+        by_itself = labelled and self.options.unlabelled
+        read = labelled_dataset if labelled and not by_itself else dataset
+        images = read(self.options.read, self.data, "train", self.size)
         sampler = TrainSampler(len(images), self.options.source.batch_size, self.size)
+        if by_itself:
+            drawn = [draw.index for batch in itertools.islice(sampler, count) for draw in batch]
+            label_by(self.dense, images, drawn, self.options.scoring.nms_thres)
         return itertools.islice(training_loader(images, sampler, 0), count)
 
 
@@ -117,7 +123,7 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     model, data, about, rescale = _net_and_data(replace(options, source=source), net, cfg, weights)
     size = checked_size(source.img_size, model.module_defs)
     model = model.eval().to(device)
-    loader = validation_loader(options, data, size)
+    loader = validation_loader(options, data, size, model)
     options = with_recalibration(replace(options, source=source), data)
     graph = channel_graph(model.module_defs, options.rule.strategy)
     if not graph.prunable:
@@ -133,7 +139,7 @@ def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
         data = parse_data_config(source.data)
         if given_names(data) is None and source.class_path:
             data = parse_data_config(source.data, source.class_path)
-        model, content, names = kept_net(source, net, cfg, weights, data)
+        model, content, names = kept_net(source.keep_classes, net, (cfg, weights), data, source.class_path)
         if not options.no_eval or set(names) <= set(data.names):
             data = data.keeping(names)
         about = {"names": list(names), "data": content.get("data") or str(data.path)}
@@ -153,11 +159,12 @@ def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
     return model, data, about, content.get("rescale", 1.0)
 
 
-def validation_loader(options: PruneOptions, data: DataConfig, size: tuple[int, int]) -> DataLoader | None:
+def validation_loader(options: PruneOptions, data: DataConfig, size: tuple[int, int],
+                      model: nn.Module) -> DataLoader | None:
     """What nets are scored on; None with --no-eval. Raises PruneError where --no-eval stands beside a flag that needs
     scores, and what validation_images raises."""
     if not options.no_eval:
-        images = validation_images(options, data, size)
+        images = validation_images(options, data, size, model)
         return evaluation_loader(images, options.source.batch_size, options.source.n_cpu)
     by_score = (("--max-drop", options.aims.max_drop is not None), ("--curve", options.curve),
                 ("--sensitivity", options.sensitivity))
@@ -177,15 +184,22 @@ def with_recalibration(options: PruneOptions, data: DataConfig) -> PruneOptions:
     return options
 
 
-def validation_images(options: PruneOptions, data: DataConfig, size: tuple[int, int]) -> ListDataset:
-    """What nets are scored on. Raises DataError or PruneError where no image, or none of the first --sensitivity
-    ones, has a box."""
+def validation_images(options: PruneOptions, data: DataConfig, size: tuple[int, int], model: nn.Module) -> ListDataset:
+    """What nets are scored on, with --unlabelled by the boxes that the dense `model` finds. Raises DataError or
+    PruneError where no image, or none of the first --sensitivity ones, has a box."""
     count = options.sensitivity
+    if options.unlabelled:
+        valid = dataset(options.read, data, "valid", size)
+        label_by(model, valid, nms_thres=options.scoring.nms_thres)
+        print(f"--unlabelled: {valid.describe()} of score {SCORE} or more that the dense net finds: mAP is agreement "
+              "with it")
+        return valid
     try:
         valid = labelled_dataset(options.read, data, "valid", size)
     except DataError as error:
         by_score = options.aims.max_drop is not None or options.curve or count
-        raise DataError(f"{error}" if by_score else f"{error} (--no-eval prunes without a score)") from None
+        ways = "--unlabelled takes the net's own boxes" + "; --no-eval prunes without a score" * (not by_score)
+        raise DataError(f"{error} ({ways})") from None
     if count and not any(map(len, valid.labels[:count])):
         first = next(i for i, labels in enumerate(valid.labels, start=1) if len(labels))
         raise PruneError(f"--sensitivity {count}: found no box in so many images of {valid.source}, "

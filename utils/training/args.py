@@ -28,6 +28,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     args = p.parse_args(argv)
     if bool(args.teacher_cfg) != bool(args.teacher_weights):
         p.error("--teacher-cfg and --teacher-weights belong together; found one of them")
+    if args.unlabelled and not args.teacher_cfg:
+        p.error("--unlabelled: found no teacher, expected --teacher-cfg and --teacher-weights")
     args.typed = p.typed(argv)
     if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
         p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
@@ -119,6 +121,9 @@ def _add_recovery_flags(r) -> None:
     r.add_argument("--distill-gain", type=cli.positive_float, default=1.0,
                    help="weight of the teacher's loss, that of the labels being 1; the two are averaged, so that --lr "
                    "means the same with a teacher")
+    r.add_argument("--unlabelled", action="store_true",
+                   help="learn from the teacher's maps alone, and score by its boxes (also without this flag, where no "
+                   "image has a label)")
     r.add_argument("--rewind", type=cli.count, default=0, metavar="N",
                    help="learning-rate rewinding: the learning rate is that of the last --epochs of a run of N epochs "
                    "(Renda et al. 2020)")

@@ -19,7 +19,7 @@ from utils.darknet_weights import WeightsError, file_bytes
 from utils.data.args import ReadOptions
 from utils.data.augmentations import AUGMENTATIONS, Augmentation
 from utils.data.datasets import TrainSampler, evaluation_loader, training_loader
-from utils.data.prepare import given_names, labelled_dataset, model_and_data
+from utils.data.prepare import dataset, given_names, labelled_dataset, model_and_data
 from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.evaluation.metrics import EvalResult
 from utils.letterbox import to_input
@@ -39,6 +39,7 @@ from utils.training.ema import ModelEma
 from utils.training.resume import refuse_existing
 from utils.training.run_folder import MARK, RunFolder, new_run_path, publish, require_tensorboard
 from utils.training.schedule import learning_rate
+from utils.training.unlabelled import by_teacher_alone
 
 AUTO_RESCALE = 0.05
 
@@ -88,8 +89,7 @@ class Trainer:
         if self.main:
             restart.remember(self.folder.path)
         self.penalty = sparsity.Penalty(args.sparsity, args.s, args.s_schedule, self._channel_weights())
-        self.teacher = (load_teacher(args.teacher_cfg, args.teacher_weights, self.model, build)
-                        if args.teacher_weights else None)
+        self._load_teacher()
         self.forward = distributed.wrap(self.model, self.device)
         self.loss_options = LossOptions(box=args.box_loss, several_iou=args.several_iou, ignore_iou=args.ignore_iou)
         self.score_options = cli.options_of(ScoreOptions, args)
@@ -141,9 +141,9 @@ class Trainer:
         if args.tensorboard and self.main:
             require_tensorboard()
         read = cli.options_of(ReadOptions, args)
-        self.train_set = labelled_dataset(read, self.data, "train", self.size, seed=args.seed,
-                                          augmentation=self._augmentation())
-        self.valid_set = labelled_dataset(read, self.data, "valid", self.size)
+        images = dataset if args.teacher_weights else labelled_dataset
+        self.train_set = images(read, self.data, "train", self.size, seed=args.seed, augmentation=self._augmentation())
+        self.valid_set = images(read, self.data, "valid", self.size)
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed,
                                     largest_stride(defs) if args.multiscale_training else None,
                                     (self.rank, self.world_size))
@@ -151,6 +151,12 @@ class Trainer:
         self.valid_loader = evaluation_loader(self.valid_set, args.batch_size, args.n_cpu)
         self.steps_per_epoch = math.ceil(len(self.sampler) / args.accumulate)
         self.total_steps = self.steps_per_epoch * args.epochs
+
+    def _load_teacher(self) -> None:
+        args, self.teacher = self.args, None
+        if args.teacher_weights:
+            self.teacher = load_teacher(args.teacher_cfg, args.teacher_weights, self.model, self.build, self.data)
+        self.by_teacher = by_teacher_alone(args.unlabelled, self.teacher, self.train_set, self.valid_set, not self.main)
 
     def _augmentation(self) -> Augmentation:
         return dataclasses.replace(AUGMENTATIONS[self.args.augment], mosaic=self.args.mosaic)
@@ -269,7 +275,8 @@ class Trainer:
                 soft = distillation_loss(raws, taught, self.model.heads(), size, self.loss_options)
                 # a mean, not a sum: gradients twice as large would be another learning rate
                 gain = self.args.distill_gain
-                parts = LossParts(*((hard + gain * term) / (1 + gain) for hard, term in zip(parts, soft)))
+                parts = soft if self.by_teacher else LossParts(
+                    *((hard + gain * term) / (1 + gain) for hard, term in zip(parts, soft)))
             # processes are averaged: one with fewer images counts less
             own_share = len(images) * self.world_size / self.sampler.images_per_step
             parts = LossParts(*(part * own_share for part in parts))

@@ -15,7 +15,7 @@ from utils.data.data_config import parse_data_config
 from utils.data.prepare import ReadOptions, dataset
 from utils.loading import read_names
 from utils.parse_config import CfgError, class_count, parse_model_config, rebuild_heads, write_model_config
-from utils.pruning.keep_classes import cut_heads
+from utils.data.keep_classes import cut_heads
 
 NAMES = ["person", "bicycle", "car", "cat", "traffic light"]
 KEPT = [2, 0]  # car, person

@@ -1,6 +1,7 @@
 """--keep-classes: a net of many classes as one of a few, its heads cut before anything else is pruned."""
 
 from pathlib import Path
+from typing import Callable
 
 from torch import Tensor, nn
 
@@ -47,22 +48,24 @@ def cut_heads(defs: list[dict], state: dict[str, Tensor], kept: list[int]) -> tu
     return rebuild_heads(defs, len(kept)), fresh
 
 
-def kept_net(source, net: type[nn.Module], cfg: Path, weights: Path,
-             data: DataConfig) -> tuple[nn.Module, dict, tuple[str, ...]]:
-    """(net less all classes but --keep-classes, the checkpoint without its weights, the names kept).
+def kept_net(wanted: tuple[str, ...], net: Callable, files: tuple[Path, Path], data: DataConfig,
+             class_path: str | None = None) -> tuple[nn.Module, dict, tuple[str, ...]]:
+    """(the net of `files`, its cfg and weights, less all classes but `wanted`, the checkpoint without its weights, the
+    names kept).
 
-    source: utils.pruning.args.Source; data: as its file says, whose order of the kept classes counts where it has them.
-    Raises CfgError on an unknown name, and where nothing names the net's classes.
+    net: module_defs -> Darknet; data: as its file says, whose order of the kept classes counts where it has them;
+    class_path: a file of all names of the net. Raises CfgError on an unknown name, and where nothing names the classes.
     """
+    cfg, weights = files
     whole = net(defs_for_weights(cfg, weights))
     _, content = load_weights(whole, weights)
-    names = _all_names(source.class_path, cfg, weights, content, data, class_count(whole.module_defs))
-    wanted = named_classes(source.keep_classes, names, str(weights))
+    names = _all_names(class_path, cfg, weights, content, data, class_count(whole.module_defs))
+    wanted = named_classes(wanted, names, str(weights))
     if set(wanted) <= set(data.names):
         wanted = tuple(name for name in data.names if name in wanted)
     kept = [names.index(name) for name in wanted]
     defs, state = cut_heads(whole.module_defs, whole.state_dict(), kept)
-    model = net(defs, initialise=False)
+    model = net(defs)
     model.load_state_dict(state, assign=True)
     model.seen = whole.seen
     print(f"{weights}: heads cut from {len(names)} to {len(kept)} classes: {', '.join(wanted)}")
