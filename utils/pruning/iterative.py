@@ -86,8 +86,9 @@ def checked(options: PruneOptions) -> PruneOptions:
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))
     _, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
+    read = dataset if options.unlabelled else labelled_dataset
     for part in ("train", "valid"):
-        (dataset if options.unlabelled else labelled_dataset)(options.read, data, part, checked_size(source.img_size, defs))
+        read(options.read, data, part, checked_size(source.img_size, defs))
     return replace(options, source=source)
 
 
