@@ -72,6 +72,12 @@ def test_the_dense_net_agrees_with_itself_and_gradients_come_from_its_boxes(net,
     assert sum(len(targets) for _, targets in job.train_batches(1, labelled=True)) > 0
 
 
+def test_labels_that_lie_there_are_not_read(net):
+    Path("set/labels/0.txt").write_text("79 no label of these classes")
+    job = load(options("--unlabelled", "--score", "taylor"), Darknet)
+    assert (score_groups(job) > 0).any()
+
+
 def test_without_labels_the_error_names_the_way(net):
     with pytest.raises(DataError, match="--unlabelled takes the net's own boxes"):
         load(options(), Darknet)

@@ -120,6 +120,7 @@ class ListDataset(Dataset):
     skip_bad: bool = False
     cache_gb: float = 0.0
     to_canvas: Callable = letterbox  # for what is not augmented: (image, size) -> (input, its `to_input` for boxes)
+    labelled: bool = True  # False: what lies there as labels is not read
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -128,7 +129,8 @@ class ListDataset(Dataset):
         finder, doubtful = LabelFinder(), Doubtful()
         for path in read_image_list(self.source, self.notes):
             try:
-                labels = read_labels(finder.find(path), self.classes, doubtful)
+                labels = (read_labels(finder.find(path), self.classes, doubtful) if self.labelled else
+                          np.zeros((0, 5), np.float32))
                 if self.skip_bad:
                     read_image(path)
             except (DataError, TextError) as error:

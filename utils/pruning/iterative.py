@@ -88,7 +88,7 @@ def checked(options: PruneOptions) -> PruneOptions:
     _, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
     read = dataset if options.unlabelled else labelled_dataset
     for part in ("train", "valid"):
-        read(options.read, data, part, checked_size(source.img_size, defs))
+        read(options.read, data, part, checked_size(source.img_size, defs), labelled=not options.unlabelled)
     return replace(options, source=source)
 
 

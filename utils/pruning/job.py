@@ -104,7 +104,7 @@ class Job:
         require_classes(self.dense.module_defs, self.weights, self.data)
         by_itself = labelled and self.options.unlabelled
         read = labelled_dataset if labelled and not by_itself else dataset
-        images = read(self.options.read, self.data, "train", self.size)
+        images = read(self.options.read, self.data, "train", self.size, labelled=not self.options.unlabelled)
         sampler = TrainSampler(len(images), self.options.source.batch_size, self.size)
         if by_itself:
             drawn = [draw.index for batch in itertools.islice(sampler, count) for draw in batch]
@@ -189,7 +189,7 @@ def validation_images(options: PruneOptions, data: DataConfig, size: tuple[int, 
     PruneError where no image, or none of the first --sensitivity ones, has a box."""
     count = options.sensitivity
     if options.unlabelled:
-        valid = dataset(options.read, data, "valid", size)
+        valid = dataset(options.read, data, "valid", size, labelled=False)
         label_by(model, valid, nms_thres=options.scoring.nms_thres)
         print(f"--unlabelled: {valid.describe()} of score {SCORE} or more that the dense net finds: mAP is agreement "
               "with it")

@@ -142,8 +142,9 @@ class Trainer:
             require_tensorboard()
         read = cli.options_of(ReadOptions, args)
         images = dataset if args.teacher_weights else labelled_dataset
-        self.train_set = images(read, self.data, "train", self.size, seed=args.seed, augmentation=self._augmentation())
-        self.valid_set = images(read, self.data, "valid", self.size)
+        self.train_set = images(read, self.data, "train", self.size, seed=args.seed, augmentation=self._augmentation(),
+                                labelled=not args.unlabelled)
+        self.valid_set = images(read, self.data, "valid", self.size, labelled=not args.unlabelled)
         self.sampler = TrainSampler(len(self.train_set), args.batch_size, self.size, args.seed,
                                     largest_stride(defs) if args.multiscale_training else None,
                                     (self.rank, self.world_size))
