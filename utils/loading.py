@@ -152,7 +152,7 @@ def default_weights(cfg: str | os.PathLike, folder: str = "weights") -> str:
 def read_names(path: str | os.PathLike) -> list[str]:
     """Class names, one a line; blank lines are skipped. Raises FileNotFoundError, TextError, or CfgError when empty."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file() raises on a name that is too long
         raise missing(path, "class names file")
     names = [line.strip() for line in read_lines(path, "class names", most_bytes=MOST_NAMES_BYTES) if line.strip()]
     if not names:

@@ -120,3 +120,17 @@ def test_a_value_of_a_data_file_may_hold_a_hash(tmp_path, monkeypatch):
                                      "valid = #v.txt # as before\n")
     data = parse_data_config("d.data")
     assert [str(path) for path in data.lists("train") + data.lists("valid")] == ["take #2/train.txt", "#v.txt"]
+
+
+@pytest.mark.parametrize("key", ["names", "train", "valid", "path"])
+@pytest.mark.parametrize("suffix", [".data", ".yaml"])
+def test_a_name_that_no_file_system_takes_is_one_that_is_not_there(tmp_path, key, suffix):
+    """Path.is_file() and Path.exists() raise on it, without the data file's name."""
+    long = "a/" + "x" * 5000
+    line = f"{key}: {long}\n" if suffix == ".yaml" else f"{key}={long}\n"
+    (tmp_path / f"a{suffix}").write_text(line)
+    try:
+        config = parse_data_config(tmp_path / f"a{suffix}")
+        config.lists("train" if key != "valid" else "valid")
+    except CfgError as error:
+        assert str(error).startswith(str(tmp_path))

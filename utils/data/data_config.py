@@ -77,7 +77,7 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
     Raises CfgError or TextError ("file: found, expected", with the line where one is to blame) or FileNotFoundError.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise missing(path, "data file")
     options = read_options(path)
     bases = _bases(path, options.get("path"), _is_yaml(path))
@@ -188,7 +188,7 @@ def _names(data_file: Path, options: dict, bases: list[Path], class_path: str | 
     names = read_names(class_path) if class_path else options.get("names")
     count = _count(data_file, options.get("classes", options.get("nc")))
     if isinstance(names, str):
-        if not (found := _find(names, bases)).is_file():
+        if not os.path.isfile(found := _find(names, bases)):
             raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}; there is no such file")
         names = read_names(found)
     if isinstance(names, dict):

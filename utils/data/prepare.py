@@ -54,7 +54,7 @@ def data_of(weights: str | os.PathLike) -> str:
     """The data description that the checkpoint `weights` was trained on, where it is still there; else the default."""
     known = Path(weights).is_file() and is_torch_file(weights)
     stored = read_checkpoint(weights, mapped=True).get("data") if known else None
-    return stored if stored and Path(stored).is_file() else cli.DEFAULT_DATA
+    return stored if stored and os.path.isfile(stored) else cli.DEFAULT_DATA
 
 
 def given_names(data: DataConfig) -> list[str] | None:
