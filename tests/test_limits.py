@@ -21,6 +21,7 @@ from utils.data.datasets import read_image
 from utils.data.decoding import TooLargeError, decode
 from utils.data.yolo_labels import DataError, read_labels
 from utils.deploy.sources import is_film, read_picture
+from utils.loading import load_net
 from utils.parse_config import CfgError, checked_defs, parse_model_config
 from utils.shapes import layer_shapes, live_values
 from utils.text import TextError
@@ -146,10 +147,13 @@ def test_a_sparse_weights_file_is_refused_by_its_size(tiny_cfg, tmp_path):
         file.truncate(9 << 30)
     with pytest.raises(WeightsError, match="floats, expected"):
         Darknet(tiny_cfg).load_darknet_weights(tmp_path / "a.weights")
-    with open(tmp_path / "a.weights", "r+b") as file:
-        file.write(b"PK\x03\x04")
-    with pytest.raises(CheckpointError, match="a.weights"):
-        read_checkpoint(tmp_path / "a.weights")
+    for start in (b"PK\x03\x04", b"\x80\x02P", b"PQ"):  # P: a pickle's word up to the end of the line
+        with open(tmp_path / "a.weights", "r+b") as file:
+            file.write(start)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(CheckpointError, match="a.weights"):
+            read_checkpoint(tmp_path / "a.weights")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
 
 
 @pytest.mark.parametrize("text", ["classes=99999999999", "classes=\u00b2"])
@@ -208,3 +212,12 @@ def test_published_nets_are_far_from_the_bounds(families):
         width, height = 1024, 1024
         assert max(live_values(defs, layer_shapes(defs, width, height), (3, height, width))) < (
             limits.MOST_LIVE_VALUES / 2)
+
+
+def test_weights_that_do_not_fit_are_refused_before_the_net_is_made(tiny_cfg, tmp_path):
+    (tmp_path / "a.weights").write_bytes(bytes(4000))
+
+    def never(*_, **__):
+        raise AssertionError("made a net")
+    with pytest.raises(WeightsError, match="a.weights: found"):
+        load_net(tiny_cfg, tmp_path / "a.weights", never)

@@ -57,7 +57,7 @@ _KEY = re.compile(r"(?:^|\.)(?:module_list|models|layers)\.(\d+)\.(conv|batch|bn
                   r"(weight|bias|running_mean|running_var|num_batches_tracked)$", re.IGNORECASE)
 # what a checkpoint of ours may hold beside weights, and its type
 _TYPES = {"cfg": str, "run": str, "seen": int, "rescale": (int, float), "names": (list, tuple), "size": (list, tuple),
-          "data": str}
+          "data": str, "epoch": int, "map50": (int, float), "args": dict}
 # what such a value has to be, besides
 _VALUES = {"seen": ("a count of images", lambda seen: 0 <= seen < 1 << 63),
            "rescale": ("a factor over 0", lambda factor: 0 < factor < math.inf),

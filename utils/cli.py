@@ -309,6 +309,8 @@ def input_fault(error: Exception) -> str | None:
     text = str(error)
     name, _, worker = text.strip().rpartition("\n")[2].partition(": ") if "Original Traceback" in text else ("", "", "")
     kind = name.rpartition(".")[2] or type(error).__name__
+    if "DataLoader worker" in text and not worker:  # the system ended it, for want of memory as a rule
+        return NO_MEMORY
     if kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text or "out of memory" in text:
         return NO_MEMORY
     message = worker or text

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from utils.checkpoint import is_torch_file, load_weights, read_checkpoint, weights_classes
+from utils.darknet_weights import file_classes
 from utils.limits import MOST_NAMES_BYTES
 from utils.origin import missing
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads, resized
@@ -61,6 +62,8 @@ def load_net(cfg: Path, weights: str | os.PathLike, net: type[nn.Module],
     """
     defs = defs_for_weights(cfg, weights)
     size = checked_size(img_size, defs)
+    if Path(weights).is_file() and not is_torch_file(weights):
+        file_classes(weights, defs)  # raises where its size does not fit, before memory is reserved for the net
     model = net(defs)
     report, content = load_weights(model, weights)
     return TrainedNet(model, names_of(cfg, weights, content, class_count(defs)), size, content, str(report))

@@ -105,10 +105,13 @@ def _check_legacy(path: Path) -> None:
     """Of the format before torch 1.6: pickles one after another, then the bytes of the storages."""
     held = os.stat(path).st_size
     with open(path, "rb") as file:
-        storages = {}
-        for _ in range(_LEGACY_PICKLES):
-            storages |= _storages(file)
-        _check_header(file.tell())
+        if file.read(1) != b"\x80":
+            return
+        file.seek(0)
+        header = io.BytesIO(file.read(MOST_HEADER_BYTES))  # some opcodes read to the next line end, wherever that is
+    storages = {}
+    for _ in range(_LEGACY_PICKLES):
+        storages |= _storages(header)
     if (claimed := sum(storages.values())) > held:
         raise ArchiveError(f"found tensors of {claimed:,} bytes in a file of {held:,}, expected as many bytes")
 

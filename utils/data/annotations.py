@@ -54,6 +54,7 @@ class Faults:
     """Counts what is wrong with a source, one line each on stderr."""
 
     SHOWN = 20
+    MOST = 1000  # then it is over, unless faults are skipped
 
     def __init__(self, skip_bad: bool = False):
         self.skip_bad, self.count, self.first = skip_bad, 0, ""
@@ -66,6 +67,8 @@ class Faults:
             print(("left out: " if self.skip_bad else "") + " ".join(str(error).split()), file=sys.stderr)
         elif self.count == self.SHOWN + 1:
             print("... further faults are counted, not shown", file=sys.stderr)
+        if self.count >= self.MOST:
+            self.stop()
 
     def stop(self) -> None:
         """Raise DataError if there was a fault and faults are not to be skipped."""

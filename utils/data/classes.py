@@ -23,10 +23,11 @@ def rename(annotations: Annotations, renamed: dict[str, str]) -> None:
 def choose(annotations: Annotations, names: list[str]) -> Counter:
     """Keep these classes alone, in this order. Returns how many boxes of each other class went."""
     _check_names(names, annotations.names, "--classes")
-    left_out = Counter(box.name for sample in annotations.samples for box in sample.boxes if box.name not in names)
+    chosen = set(names)
+    left_out = Counter(box.name for sample in annotations.samples for box in sample.boxes if box.name not in chosen)
     annotations.names = list(dict.fromkeys(names))
     for sample in annotations.samples:
-        sample.boxes = [box for box in sample.boxes if box.name in names]
+        sample.boxes = [box for box in sample.boxes if box.name in chosen]
     return left_out
 
 
@@ -61,7 +62,8 @@ def join_repeated(annotations: Annotations) -> tuple[int, list[str]]:
 
 
 def _check_names(wanted, names: list[str], flag: str) -> None:
-    unknown = [name for name in wanted if name not in names]
+    known = set(names)
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise DataError(f"{flag}: found {', '.join(unknown)}, expected classes of the source: "
                         f"{', '.join(names)[:300] or 'none'}")

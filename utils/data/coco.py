@@ -39,7 +39,7 @@ def read(source: Source) -> Annotations:
         except DataError as error:
             source.faults.add(error)
             continue
-        names += [name for name in found_names if name not in names]
+        names = list(dict.fromkeys([*names, *found_names]))
         samples += found_samples
     return Annotations(names, samples, notes)
 

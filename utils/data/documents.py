@@ -11,7 +11,7 @@ from utils.data.yolo_labels import DataError
 from utils.text import MARKS
 
 MAX_JSON_BYTES = 2 << 30
-MAX_XML_BYTES = 64 << 20
+MAX_XML_BYTES = 8 << 20  # of one picture's annotation
 
 
 def read_bytes(path: str | os.PathLike, limit: int) -> bytes:

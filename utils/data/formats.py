@@ -6,6 +6,7 @@ from utils.data import classes, coco, csv_table, egohands, labelme, voc, yolo_fo
 from utils.data.annotations import Annotations
 from utils.data.source import Source
 from utils.data.yolo_labels import DataError
+from utils.limits import MOST_CLASSES
 
 FORMATS: dict[str, ModuleType] = {"egohands": egohands, "coco": coco, "voc": voc, "labelme": labelme, "csv": csv_table,
                                   "yolo": yolo_folder}
@@ -27,6 +28,8 @@ def read(name: str, source: Source) -> Annotations:
     """Read all of a source. Faults of single files go to source.faults; raises DataError when nothing is left."""
     annotations = FORMATS[name].read(source)
     source.faults.stop()
+    if len(annotations.names) > MOST_CLASSES:
+        raise DataError(f"{source.path}: found {len(annotations.names):,} classes, expected at most {MOST_CLASSES:,}")
     classes.rename(annotations, {name: classes.one_line(name) for name in annotations.names})
     if not all(annotations.names):
         raise DataError(f"{source.path}: found a class without a name, expected one for each of "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from utils.data.annotations import Box, Sample
 from utils.data.pictures import Picture
 from utils.data.yolo_labels import DataError
+from utils.limits import MOST_BOXES
 
 MIN_SIDE_PX = 1e-3  # a box thinner than this has no area
 BORDER_PX = 0.01  # how far over the border is rounding
@@ -53,10 +54,15 @@ def fit(sample: Sample, picture: Picture, exif: str, counts: Counter) -> Entry:
         _check_shape(sample, frame, entry.size)
         counts["resized"] += 1
     counts["turned"] += as_stored
+    if len(sample.boxes) > MOST_BOXES:
+        raise DataError(f"{sample.place}: found {len(sample.boxes):,} boxes for {sample.image}, expected at most "
+                        f"{MOST_BOXES:,}")
+    seen = set()
     for box in sample.boxes:
         row = _row(box, width, height, entry.size, counts)
         if row is not None:
-            counts["repeated"] += row in entry.rows
+            counts["repeated"] += row in seen
+            seen.add(row)
             entry.rows.append(row)
     return entry
 
@@ -90,4 +96,5 @@ def _row(box: Box, width: float, height: float, pixels: tuple[int, int], counts:
 
 def label_text(rows: list[Row], names: list[str]) -> str:
     """A label file: `class cx cy w h` a line."""
-    return "".join(f"{names.index(row.name)} {row.cx:.8f} {row.cy:.8f} {row.w:.8f} {row.h:.8f}\n" for row in rows)
+    number = {name: i for i, name in enumerate(names)}
+    return "".join(f"{number[row.name]} {row.cx:.8f} {row.cy:.8f} {row.w:.8f} {row.h:.8f}\n" for row in rows)

@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_FILE_BYTES = 1 << 30
-MAX_MEMORY_BYTES = 8 << 30  # address space of the reader: a damaged size field asks for anything
+MAX_MEMORY_BYTES = 3 << 30  # address space of the reader: a damaged size field asks for anything
+MAX_CPU_S = 10  # per file: of processor time, which a busy machine does not stretch
 TIMEOUT_S = 120
 _SERVE = (f"import sys; sys.path[0] = {str(ROOT)!r}; from utils.data.matlab import serve; "
           "serve(sys.stdin.buffer, sys.stdout.buffer)")
@@ -97,6 +98,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             path = pickle.load(requests)
         except EOFError:
             return
+        _limit_time()
         try:
             content = loadmat(path, simplify_cells=True)
             answer = pickle.dumps((None, {name: value for name, value in content.items() if not name.startswith("__")}))
@@ -105,6 +107,19 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             answer = pickle.dumps((f"{type(error).__name__}: {text}", None))
         answers.write(answer)
         answers.flush()
+
+
+def _limit_time() -> None:
+    """End this process once it has computed for MAX_CPU_S more, where the system can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limit = int(used.ru_utime + used.ru_stime) + 1 + MAX_CPU_S
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
 
 
 def _limit_memory() -> None:

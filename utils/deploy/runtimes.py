@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils import torch_archive
 from utils.deploy.metadata import Metadata
 from utils.deploy.onnx_export import require_packages
 from utils.deploy.openvino_export import KEY
@@ -231,6 +232,7 @@ def _ncnn(path: Path):
 
 
 def _torchscript(path: Path):
+    torch_archive.check(path)
     extra = {EXTRA: ""}
     net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     if not extra[EXTRA]:

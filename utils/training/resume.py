@@ -23,6 +23,7 @@ def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
     state = read_checkpoint(last)
     if (stored := state.get("args")) is None:
         raise ValueError(f"{last}: holds no state of a run, expected the last.pth of a run folder")
+    _check_state(args, state, last)
     typed, begun = getattr(args, "typed", {}), stored["epochs"]
     if "epochs" in typed and args.epochs > begun:
         stored = {**stored, "epochs": args.epochs}
@@ -36,6 +37,16 @@ def resumed_arguments(args: argparse.Namespace) -> argparse.Namespace:
               f"{stored['schedule']} schedule over {epochs} epochs")
     here = {name: getattr(args, name) for name in {*MACHINE, *(name for name in typed if name in FREE)}}
     return argparse.Namespace(**{**vars(args), **stored, **here, "resume": str(last), "typed": typed})
+
+
+def _check_state(args: argparse.Namespace, state: dict, last: Path) -> None:
+    """Raise ValueError where the arguments or the epoch that `last` holds are not those of a run."""
+    stored = state["args"]
+    wrong = [name for name in ("epochs", "schedule", "seed", "batch_size")
+             if type(stored.get(name)) is not type(getattr(args, name, stored.get(name)))]
+    if wrong or "epoch" not in state:
+        raise ValueError(f"{last}: found no usable {', '.join(wrong) or 'epoch'}, expected the last.pth of a run "
+                         "folder: the file is damaged")
 
 
 def _refuse_changes(args: argparse.Namespace, typed: dict[str, str], stored: dict, last: Path) -> None:
