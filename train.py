@@ -8,7 +8,7 @@
 import argparse
 
 from utils import cli
-from utils.training.args import parse_train_args
+from utils.training.args import parse_train_args, train_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -21,29 +21,32 @@ def main() -> None:
     args = parse_args()
     # heavy imports come after parsing, so that --help and typing errors answer at once
     from models import Darknet
+    from utils.deploy.darknet_export import export_darknet
     from utils.deploy.drawing import draw
+    from utils.pruning.prospect import Prospect
     from utils.training import pictures
     from utils.training.new_cfg import cfg_for_data
-    from utils.training.restart import continued
-    from utils.training.resume import resumed_arguments
+    from utils.training.restart import continued, remember
+    from utils.training.resume import resumed_options
     from utils.training.trainer import Trainer
 
-    if (args := continued(args)) is None:
+    if (options := continued(train_options(vars(args)))) is None:
         return
-    if args.resume:
-        args = resumed_arguments(args)
-    with cfg_for_data(args) as args:
-        trainer = Trainer(args, Darknet)
+    if options.output.resume:
+        options = resumed_options(options)
+    with cfg_for_data(options) as options:
+        trainer = Trainer(options, Darknet, Prospect)
+    remember(trainer.folder)
     trainer.announce()
     pictures.show_data(trainer, draw)
     result = None
-    for epoch in range(trainer.epoch + 1, args.epochs + 1):
+    for epoch in range(trainer.state.epoch + 1, options.steps.epochs + 1):
         losses = trainer.train_one_epoch(epoch)
         result = trainer.evaluate(epoch)
         trainer.record(epoch, losses, result)
         trainer.save(epoch, result)
     pictures.show_net(trainer, result, draw)
-    trainer.finish()
+    trainer.finish(export_darknet)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,14 @@ def train_when_told(words: list[str], fixed_steps: int | None, count: int, rank:
         dist.init_process_group("gloo", init_method=f"file://{Path.cwd() / 'group'}", rank=rank, world_size=count)
     from benchmarks.run_training import fixed_batches
     from models import Darknet
-    from utils.training.args import parse_train_args
+    from utils.pruning.prospect import Prospect
+    from utils.training.args import parse_train_args, train_options
     from utils.training.trainer import Trainer
 
     args = parse_train_args(__doc__, words)
-    trainer = Trainer(args, Darknet)
+    trainer = Trainer(train_options(vars(args)), Darknet, Prospect)
     if fixed_steps:
-        trainer.loader = fixed_batches(trainer.data.train, args.img_size, args.batch_size, fixed_steps)
+        trainer.batches.loader = fixed_batches(trainer.data.train, args.img_size, args.batch_size, fixed_steps)
     pipe.send("ready")
     while True:
         try:

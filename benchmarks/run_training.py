@@ -15,7 +15,8 @@ from utils.boxes import wh_iou
 from utils.data.augmentations import Augmentation
 from utils.data.datasets import Draw, ListDataset, TrainSampler, collate, read_image_list, training_loader
 from utils.data.yolo_labels import label_path
-from utils.training.args import parse_train_args
+from utils.pruning.prospect import Prospect
+from utils.training.args import parse_train_args, train_options
 from utils.training.trainer import Trainer
 
 # B images, A anchors of a head, G cells a side, K classes, T targets
@@ -89,15 +90,15 @@ def fixed_batches(train_list: str, size: int, batch: int, steps: int) -> list[tu
 def our_training(cfg: str, data: str, loader: bool, change: str = "", **batches):
     """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting
     by its default number of processes; without, the same batches again and again. batches: size, batch and steps, see
-    fixed_batches; change: something that was tried instead, see CHANGES."""
+    fixed_batches; change: something that was tried instead, see CHANGES, or --bf16."""
     words = ["--model_def", cfg, "--data", data, "--img_size", str(batches["size"]), "--batch_size",
-             str(batches["batch"]), "--name", "step", "--no-publish"]
-    trainer = Trainer(parse_train_args(__doc__, words), Darknet)
+             str(batches["batch"]), "--name", "step", "--no-publish", *["--bf16"] * (change == "bfloat16")]
+    trainer = Trainer(train_options(vars(parse_train_args(__doc__, words))), Darknet, Prospect)
     if not loader:
-        trainer.loader = fixed_batches(trainer.data.train, **batches)
-    if change:
+        trainer.batches.loader = fixed_batches(trainer.data.train, **batches)
+    if change in CHANGES:
         CHANGES[change](trainer)
-    epochs, facts = itertools.count(1), {"loader processes": trainer.loader.num_workers if loader else 0}
+    epochs, facts = itertools.count(1), {"loader processes": trainer.batches.loader.num_workers if loader else 0}
 
     def run() -> None:
         """One epoch of so many steps."""
@@ -111,7 +112,7 @@ def _contiguous(trainer: Trainer) -> None:
 
 
 def _unfused(trainer: Trainer) -> None:
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.state.optimizer.param_groups:
         group.update(fused=False, foreach=True)
 
 
@@ -119,11 +120,7 @@ def _compiled(trainer: Trainer) -> None:
     trainer.forward = torch.compile(trainer.model)
 
 
-def _bfloat16(trainer: Trainer) -> None:
-    trainer.args.bf16 = trainer.amp = True
-
-
-CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled, "bfloat16": _bfloat16}
+CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled}
 
 
 def plain_training(cfg: str, train_list: str, size: int, batch: int, steps: int):

@@ -29,11 +29,6 @@ def imports_of(path):
 ROOMS = {"": 0, "data": 1, "evaluation": 2, "training": 3, "deploy": 3, "pruning": 4}  # of utils: who stands on whom
 RUN_AS_MODULES = ("utils.doctor",)  # python -m ...: scripts, which stand on all rooms
 FLOORS = 7  # of one room, at most
-# what training still takes from above
-MOVING = {("utils.training.run_folder", "utils.deploy.darknet_export"),
-          ("utils.training.trainer", "utils.pruning.channel_graph"),
-          ("utils.training.trainer", "utils.pruning.importance"),
-          ("utils.training.trainer", "utils.pruning.selection")}
 
 
 def module_of(path):
@@ -59,7 +54,7 @@ def imports_in_utils():
 def test_a_room_of_utils_imports_none_that_stands_above_or_beside_it():
     upward = {(module, other) for module, others in imports_in_utils().items() for other in others
               if room_of(module) != room_of(other) and ROOMS[room_of(other)] >= ROOMS[room_of(module)]}
-    assert upward <= MOVING
+    assert not upward
 
 
 def test_imports_of_utils_run_in_no_circle_and_a_room_has_few_floors():
@@ -192,3 +187,9 @@ def test_no_test_takes_a_fixed_port(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     assert not [text for text in numbers if re.match(r"--(master|rdzv)[-_]\w+=.*[1-9]", text)], path
+
+
+def test_options_are_made_once():
+    """Below the scripts and the args modules nobody reads argparse's namespace."""
+    for path in ROOT.glob("utils/training/*.py"):
+        assert path.name == "args.py" or "argparse" not in set(imports_of(path)), path

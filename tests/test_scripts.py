@@ -88,7 +88,7 @@ def test_first_family_of_commands(project):
     exists(project, "checkpoints/yolov3_ckpt.pth", "weights/yolov3_ckpt.pth", "weights/best.pt")
 
     out, _ = python("train.py --model_def config/yolov3-hand.cfg -sr --s 0.01 --epochs 1", project)
-    assert "epochs are too few" in out and "go on training with -sr" in out
+    assert "1 epoch is too few" in out and "go on training with -sr" in out
     run = next((project / "logs").glob("yolov3-sr-*"))
     exists(run, "args.json", "metrics.csv", "last.pth", "best.pth", "curves.png")
 
@@ -289,8 +289,10 @@ def test_steps_prune_and_tune_in_turn_and_go_on_where_they_were_stopped(project,
     assert "steps begun with" in error and "another --out" in error
     flags = out.split("$ python train.py ")[2].splitlines()[0]
     (project / "stopped.py").write_text(
-        "import shlex, train\nfrom models import Darknet\nfrom utils.training.trainer import Trainer\n"
-        f"trainer = Trainer(train.parse_args(shlex.split({flags!r})), Darknet)\n"
+        "import shlex, train\nfrom models import Darknet\nfrom utils.pruning.prospect import Prospect\n"
+        "from utils.training.args import train_options\nfrom utils.training.trainer import Trainer\n"
+        f"options = train_options(vars(train.parse_args(shlex.split({flags!r}))))\n"
+        "trainer = Trainer(options, Darknet, Prospect)\n"
         "losses = trainer.train_one_epoch(1)\n"
         "result = trainer.evaluate(1)\n"
         "trainer.record(1, losses, result)\n"

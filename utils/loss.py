@@ -57,6 +57,10 @@ class LossParts(NamedTuple):
         """What is minimised."""
         return self.box + self.objectness + self.classes
 
+    def describe(self) -> str:
+        """"box 1.5, objectness 0.2, classes 0"."""
+        return ", ".join(f"{name} {float(value):g}" for name, value in self._asdict().items())
+
 
 def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int, int]], image_size: tuple[int, int],
                    several_iou: float = 1.0) -> list[Positives]:

@@ -99,6 +99,6 @@ def change(before: float, after: float) -> str:
     return f"{100 * (after / before - 1):+.1f} % ({before / after:.2f}x)"
 
 
-def counted(count: int, noun: str) -> str:
-    """"1 epoch", "2,000 epochs": a count and its noun."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """"1 epoch", "2,000 epochs": a count and its noun; plural: where it is not the noun and an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from utils import torchrun
+from utils.output import counted
 
 # how long one process waits for the others: process 0 scores and writes alone meanwhile
 PATIENCE = datetime.timedelta(hours=1)
@@ -36,8 +37,8 @@ def _join(device: torch.device) -> None:
 
 def _own_gpu(gpus: int) -> int:
     if torchrun.local_world_size() > gpus:
-        raise ValueError(f"torchrun started {torchrun.local_world_size()} processes on a machine of {gpus} GPU(s), "
-                         f"expected one per GPU: --nproc_per_node={gpus}, or --device cpu")
+        raise ValueError(f"torchrun started {torchrun.local_world_size()} processes on a machine of "
+                         f"{counted(gpus, 'GPU')}, expected one per GPU: --nproc_per_node={gpus}, or --device cpu")
     return torchrun.local_rank()
 
 

@@ -3,6 +3,7 @@
 import copy
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from utils import torchrun
 from utils.batch_norm import gammas_of
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.pruning.channel_graph import prunable_layers
+from utils.pruning.prospect import Prospect
+from utils.training.args import train_options
 from utils.training.distributed import SyncBatchNorm2d, synchronise_batch_norms
 from utils.training.restart import continued, remember
 from utils.training.run_folder import MARK
@@ -109,8 +112,9 @@ TRAINED = ("--n_cpu", "0", "--device", "cpu", "--epochs", "3", "--no-publish", "
 
 def run_here(*words):
     """train.py by this process."""
-    trainer = Trainer(train.parse_args(list(map(str, words))), Darknet)
-    for epoch in range(1, trainer.args.epochs + 1):
+    options = train_options(vars(train.parse_args(list(map(str, words)))))
+    trainer = Trainer(options, Darknet, Prospect)
+    for epoch in range(1, options.steps.epochs + 1):
         losses, result = trainer.train_one_epoch(epoch), trainer.evaluate(epoch)
         trainer.record(epoch, losses, result)
         trainer.save(epoch, result)
@@ -159,14 +163,15 @@ def test_a_process_that_is_killed_is_started_anew_and_the_run_ends_as_if_it_had_
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
-    """What processes that torchrun started anew find: the folder of the run that the first ones began, and its
-    arguments."""
+    """What processes that torchrun started anew find: the folder of the run that the first ones began, and their
+    options."""
     monkeypatch.chdir(tmp_path)
     store = dist.HashStore()
     monkeypatch.setattr(torchrun, "launcher_store", lambda: store)
     torchrun.attempt.cache_clear()
-    remember(Path("logs/tiny-train-0102-030405"))
-    return Path("logs/tiny-train-0102-030405"), train.parse_args(["--epochs", "3"])
+    remember(SimpleNamespace(path=Path("logs/tiny-train-0102-030405")))
+    options = train_options(vars(train.parse_args(["--epochs", "3"])))
+    return Path("logs/tiny-train-0102-030405"), options
 
 
 def store_run(folder, cfg, epoch, **changes):
@@ -176,25 +181,25 @@ def store_run(folder, cfg, epoch, **changes):
 
 
 def test_processes_started_anew_go_on_with_the_run_whose_name_came_from_the_time(begun, tiny_cfg):
-    folder, args = begun
+    folder, options = begun
     store_run(folder, tiny_cfg, 1)
-    assert continued(args).resume == str(folder)
+    assert continued(options).output.resume == str(folder)
 
 
 def test_processes_started_anew_before_the_first_checkpoint_begin_again_in_the_same_folder(begun):
-    folder, args = begun
-    found = continued(args)
-    assert not found.resume and found.name == folder.name
+    folder, options = begun
+    found = continued(options)
+    assert not found.output.resume and found.output.name == folder.name
 
 
 @pytest.mark.parametrize("published, no_publish, done", [(True, False, True), (False, False, False),
                                                          (False, True, True)])
 def test_processes_started_anew_after_the_last_epoch_only_publish(begun, tiny_cfg, published, no_publish, done):
-    folder, args = begun
+    folder, options = begun
     store_run(folder, tiny_cfg, 3, no_publish=no_publish)
     if published:
         (folder / MARK).write_text("x")
-    assert (continued(args) is None) == done
+    assert (continued(options) is None) == done
 
 
 def test_processes_that_are_started_for_the_first_time_take_their_own_arguments(begun, monkeypatch):

@@ -1,6 +1,5 @@
 """The training run: exact resume, sparsity steps, averages, schedule, rescaling, refusals."""
 
-import argparse
 import copy
 import csv
 import json
@@ -21,25 +20,34 @@ from utils.batch_norm import RescaleError, gammas_of, rescale_gammas, rescale_ob
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import file_bytes
 from utils.data.datasets import DataError
+from utils.deploy.darknet_export import export_darknet
 from utils.deploy.detector import Detector
 from utils.loss import LossParts
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
 from utils.parse_config import CfgError, parse_model_config, rebuild_heads
 from utils.pruning.channel_graph import channel_graph, prunable_layers
 from utils.pruning.importance import saved_macs
+from utils.pruning.prospect import Prospect
 from utils.pruning.selection import COSTLY, describe_sparsity
 from utils.training import sparsity
 from utils.training import trainer as trainer_module
+from utils.training.args import TrainOptions, train_options
+from utils.training.divergence import TrainingError
 from utils.training.distillation import distillation_loss
 from utils.training.ema import ModelEma
-from utils.training.resume import resumed_arguments
+from utils.training.resume import resumed_options
 from utils.training.schedule import learning_rate
-from utils.training.trainer import TrainingError
 
 
-def Trainer(args):
-    """A run of the real network."""
-    return trainer_module.Trainer(args, Darknet)
+def Trainer(options):
+    """A run of the real network, by options or parsed arguments."""
+    options = options if isinstance(options, TrainOptions) else train_options(vars(options))
+    return trainer_module.Trainer(options, Darknet, Prospect)
+
+
+def resuming(*flags):
+    """Options of a command line that resumes a run."""
+    return resumed_options(train_options(vars(train.parse_args([*flags]))))
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def arguments(tiny_cfg, tiny_data, tmp_path, monkeypatch):
 
 
 def run_epochs(trainer, last):
-    for epoch in range(trainer.epoch + 1, last + 1):
+    for epoch in range(trainer.state.epoch + 1, last + 1):
         losses = trainer.train_one_epoch(epoch)
         result = trainer.evaluate(epoch)
         trainer.record(epoch, losses, result)
@@ -85,12 +93,11 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
     whole = run_epochs(Trainer(arguments("--name", "whole", *flags)), 3)
     run_epochs(Trainer(arguments("--name", "broken", *flags)), 1)
     torch.manual_seed(99)  # whatever happened in between
-    resumed = run_epochs(Trainer(resumed_arguments(train.parse_args(["--resume", "logs/broken", "--n_cpu", "0"]))), 3)
+    resumed = run_epochs(Trainer(resuming("--resume", "logs/broken", "--n_cpu", "0")), 3)
     for (key, one), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
         assert torch.equal(one, other), key
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.averaged.state_dict().values(), resumed.averaged.state_dict().values())
-    )
+    averages = [trainer.state.averaged.state_dict().values() for trainer in (whole, resumed)]
+    assert all(torch.equal(a, b) for a, b in zip(*averages))
     rows = [list(csv.DictReader(open(f"logs/{name}/metrics.csv"))) for name in ("whole", "broken")]
     timed = ("seconds", "images_per_s")
     strip = lambda table: [{key: value for key, value in row.items() if key not in timed} for row in table]
@@ -161,12 +168,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(arguments):
 
 def test_training_learns_the_bright_boxes(arguments):
     trainer = Trainer(arguments("--epochs", "60", "--lr", "5e-3", "--augment", "flip", "--evaluation_interval", "60"))
-    assert run_epochs(trainer, 60).best > 0.5
+    assert run_epochs(trainer, 60).state.best > 0.5
 
 
 def test_accumulating_two_batches_takes_half_the_steps(arguments):
-    assert run_epochs(Trainer(arguments("--accumulate", "2")), 1).step == 1
-    assert run_epochs(Trainer(arguments("--name", "b")), 1).step == 2
+    assert run_epochs(Trainer(arguments("--accumulate", "2")), 1).state.step == 1
+    assert run_epochs(Trainer(arguments("--name", "b")), 1).state.step == 2
 
 
 def test_a_non_finite_loss_stops_and_names_its_parts(arguments):
@@ -191,18 +198,18 @@ def test_bfloat16_runs_the_net_in_it_and_keeps_weights_and_penalty_in_single_pre
     for name, flags in (("single", ()), ("half", ("--bf16",))):
         trainer = Trainer(arguments("--name", name, "-sr", "--s", "0.05", *flags))
         trainer.model.module_list[2].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
-        gammas.append(torch.cat([gamma.detach() for gamma in run_epochs(trainer, 1).penalised]))
+        gammas.append(torch.cat([gamma.detach() for gamma in run_epochs(trainer, 1).sparsifier.gammas]))
     assert kinds[0] == torch.float32 and kinds[-1] == torch.bfloat16
     assert gammas[1].dtype == torch.float32 and not torch.equal(*gammas)
     assert torch.allclose(*gammas, rtol=0.02, atol=1e-4)
 
 
 def test_multi_scale_training_runs(arguments):
-    assert run_epochs(Trainer(arguments("--multiscale_training", "--mosaic", "1")), 1).step == 2
+    assert run_epochs(Trainer(arguments("--multiscale_training", "--mosaic", "1")), 1).state.step == 2
 
 
 def test_a_list_shorter_than_a_batch_trains(arguments):
-    assert run_epochs(Trainer(arguments("--batch_size", "64")), 1).step == 1
+    assert run_epochs(Trainer(arguments("--batch_size", "64")), 1).state.step == 1
 
 
 def test_a_run_is_not_written_over(arguments):
@@ -230,7 +237,7 @@ def test_named_weights_that_are_missing_stop_and_the_default_only_warns(argument
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         Trainer(arguments("--weights", "nowhere.pth"))
     # no word of a download that would not fit this cfg either
-    assert Trainer(arguments()).start_words == "from scratch"
+    assert Trainer(arguments()).start.words == "from scratch"
 
 
 def test_the_public_start_is_advised_where_it_fits_the_cfg():
@@ -242,9 +249,9 @@ def test_the_public_start_is_advised_where_it_fits_the_cfg():
 def test_a_default_start_of_another_net_only_warns_and_none_is_none(arguments):
     Path("weights").mkdir()
     Path("weights/yolov3.weights").write_bytes(bytes(20 + 4 * 1000))
-    words = Trainer(arguments("--name", "a")).start_words
+    words = Trainer(arguments("--name", "a")).start.words
     assert "does not fit" in words and "from scratch" in words
-    assert Trainer(arguments("--name", "b", "-pre", "none")).start_words == "from scratch"
+    assert Trainer(arguments("--name", "b", "-pre", "none")).start.words == "from scratch"
     with pytest.raises(ValueError, match="yolov3.weights"):
         Trainer(arguments("--name", "c", "-pre", "weights/yolov3.weights"))
 
@@ -252,13 +259,13 @@ def test_a_default_start_of_another_net_only_warns_and_none_is_none(arguments):
 def test_a_run_resumes_after_its_cfg_was_replaced(arguments, tiny_cfg):
     run_epochs(Trainer(arguments()), 1)
     tiny_cfg.write_text(tiny_cfg.read_text().replace("filters=8", "filters=4"))
-    resumed = Trainer(resumed_arguments(train.parse_args(["--resume", "logs/run", "--n_cpu", "0"])))
-    assert resumed.epoch == 1 and run_epochs(resumed, 2).epoch == 2
+    resumed = Trainer(resuming("--resume", "logs/run", "--n_cpu", "0"))
+    assert resumed.state.epoch == 1 and run_epochs(resumed, 2).state.epoch == 2
 
 
 def test_a_net_without_batch_norm_trains_but_not_with_sr(arguments, tiny_cfg):
     tiny_cfg.write_text(tiny_cfg.read_text().replace("batch_normalize=1", "batch_normalize=0"))
-    assert run_epochs(Trainer(arguments("--name", "plain")), 1).epoch == 1
+    assert run_epochs(Trainer(arguments("--name", "plain")), 1).state.epoch == 1
     with pytest.raises(ValueError, match="no batch norm"):
         Trainer(arguments("--name", "sr", "-sr"))
     assert not Path("logs/sr").exists()
@@ -283,11 +290,11 @@ def test_sr_alone_is_l1_at_001_by_its_proximal_step_on_rescaled_gammas(arguments
     args = train.parse_args(["-sr"])
     assert (args.s, args.sparsity, args.rescale) == (0.01, "prox", "auto")
     trainer = Trainer(arguments("-sr", "--augment", "none", "--warmup", "0", "--schedule", "constant"))
-    before = trainer.penalised[0].detach().clone()
+    before = trainer.sparsifier.gammas[0].detach().clone()
     with torch.no_grad():
-        trainer.penalty.shrink(trainer.penalised, 0.0, trainer.args.lr, trainer.args.momentum)
-    assert trainer.rescale == 0.05 and torch.allclose(
-        before - trainer.penalised[0], torch.full_like(before, 1e-3 * 0.01 / 0.1), atol=1e-8
+        trainer.sparsifier.after_step(0.0, trainer.options.steps.lr, trainer.options.steps.momentum)
+    assert trainer.state.rescale == 0.05 and torch.allclose(
+        before - trainer.sparsifier.gammas[0], torch.full_like(before, 1e-3 * 0.01 / 0.1), atol=1e-8
     )
 
 
@@ -306,21 +313,23 @@ def test_l1_adds_s_times_sign_once_whatever_the_accumulation(arguments, monkeypa
 @pytest.mark.parametrize("kind", ["l1", "prox", "polarize"])
 def test_a_step_left_out_for_infinite_gradients_moves_no_gamma(arguments, kind):
     trainer = Trainer(arguments("-sr", "--sparsity", kind, "--s", "1", "--rescale", "none"))
-    before = [gamma.detach().clone() for gamma in trainer.penalised]
+    before = [gamma.detach().clone() for gamma in trainer.sparsifier.gammas]
     # the first steps of float16 training overflow like this
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 127)
-    images, targets = next(iter(trainer.loader))
+    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 127)
+    images, targets = next(iter(trainer.batches.loader))
     trainer._backward(images, targets, 1, True)
-    trainer._optimiser_step()
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.penalised)) and trainer.scaler.get_scale() < 2.0 ** 127
+    trainer._optimiser_step(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.sparsifier.gammas))
+    assert trainer.state.scaler.get_scale() < 2.0 ** 127
 
 
 def test_schedule_and_weight_flags_reach_the_penalty(arguments):
     trainer = Trainer(arguments("-sr", "--s-schedule", "decay", "--sparsity-weight", "flops", "--s", "0.02"))
-    gammas = torch.cat([gamma.detach() for gamma in trainer.penalised])
-    pull = trainer.penalty.pull(gammas, 0.25)
-    assert torch.allclose(pull, 0.02 * 0.75 * trainer.penalty.weights)
-    assert trainer.penalty.weights.mean().item() == pytest.approx(1) and trainer.penalty.weights.std() > 0.1
+    gammas = torch.cat([gamma.detach() for gamma in trainer.sparsifier.gammas])
+    pull = trainer.sparsifier.penalty.pull(gammas, 0.25)
+    assert torch.allclose(pull, 0.02 * 0.75 * trainer.sparsifier.penalty.weights)
+    weights = trainer.sparsifier.penalty.weights
+    assert weights.mean().item() == pytest.approx(1) and weights.std() > 0.1
 
 
 @pytest.mark.parametrize("schedule", ["constant", "decay", "ease"])
@@ -328,7 +337,8 @@ def test_schedule_and_weight_flags_reach_the_penalty(arguments):
 def test_the_s_that_would_fit_takes_a_gamma_to_zero_at_the_end_of_the_run(schedule, rates):
     args = train.parse_args(["-sr", "--s", "0.01", "--s-schedule", schedule, "--epochs", "20"])
     steps = [learning_rate(step, 400, args.lr, 40, rates) for step in range(400)]
-    line = sparsity.describe_budget([torch.ones(5)], args, steps)[0]
+    options = train_options(vars(args))
+    line = sparsity.describe_budget([torch.ones(5)], options.sparsity, options.steps, steps)[0]
     assert "at lr 0.001 it moves a gamma from 1 to 0 in 500.0 epochs" in line  # 1e-4 a step, 20 steps an epoch
     s = float(re.search(r"s = ([0-9.]+) would fit", line)[1])
 
@@ -345,7 +355,7 @@ def test_the_budget_is_of_this_runs_rates_and_of_the_gammas_that_are_left(argume
     fitting = []
     for schedule in ("constant", "cosine"):
         trainer = Trainer(arguments("--name", schedule, *flags, schedule))
-        for gamma in trainer.penalised:  # most are gone: they have no way to go
+        for gamma in trainer.sparsifier.gammas:  # most are gone: they have no way to go
             gamma.data[: 2 * len(gamma) // 3] = 0
         trainer.announce()
         out = capsys.readouterr().out
@@ -414,13 +424,13 @@ def test_schedules_of_s():
 
 def test_prox_gives_exact_zeros_that_the_average_keeps(arguments):
     trainer = run_epochs(Trainer(arguments("-sr", "--s", "60", "--rescale", "none", "--warmup", "0")), 2)
-    for gammas in (gammas_of(trainer.model, trainer.prunable), gammas_of(trainer.averaged, trainer.prunable)):
+    for gammas in (trainer.sparsifier.gammas_of(net) for net in (trainer.model, trainer.state.averaged)):
         assert zero_share(gammas) == 1.0
 
 
 def test_skip_penalises_only_the_layers_of_the_reference_rule(arguments):
     trainer = Trainer(arguments("-sr", "--strategy", "skip"))
-    assert trainer.prunable == prunable_layers(trainer.model.module_defs, "skip") == [0, 2, 5, 6, 13]
+    assert trainer.sparsifier.prospect.layers == prunable_layers(trainer.model.module_defs, "skip") == [0, 2, 5, 6, 13]
 
 
 def test_training_lets_kernels_decay_and_no_gamma(arguments):
@@ -429,7 +439,7 @@ def test_training_lets_kernels_decay_and_no_gamma(arguments):
     before = {key: value.clone() for key, value in trainer.model.named_parameters()}
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    trainer.optimizer.step()
+    trainer.state.optimizer.step()
     for key, value in trainer.model.named_parameters():
         assert torch.equal(value, before[key]) == (value.ndim == 1), key
         assert value.ndim == 1 or torch.allclose(value, before[key] * (1 - 1e-3 * 0.1), atol=1e-7)
@@ -601,7 +611,7 @@ def test_auto_rescaling_says_where_it_cannot_and_goes_on_a_factor_stops(argument
     trainer.announce()
     out = capsys.readouterr().out
     assert (
-        trainer.rescale == 1.0
+        trainer.state.rescale == 1.0
         and "gammas not rescaled: layer 0 [convolutional] has activation mish" in out
         and "selects nothing" in out
     )
@@ -611,12 +621,12 @@ def test_auto_rescaling_says_where_it_cannot_and_goes_on_a_factor_stops(argument
 
 def test_rescaling_happens_once_and_is_recorded(arguments):
     trainer = Trainer(arguments("-sr", "--rescale", "0.1"))
-    assert trainer.rescale == 0.1 and trainer.model.module_list[0][1].weight.max().item() == pytest.approx(0.1)
+    assert trainer.state.rescale == 0.1 and trainer.model.module_list[0][1].weight.max().item() == pytest.approx(0.1)
     run_epochs(trainer, 1)
     assert read_checkpoint("logs/run/last.pth")["rescale"] == 0.1
     again = Trainer(arguments("--name", "next", "-sr", "--rescale", "0.1", "-pre", "logs/run/last.pth"))
-    assert again.rescale == 0.1 and again.model.module_list[0][1].weight.max() < 0.12
-    resumed = Trainer(resumed_arguments(train.parse_args(["--resume", "logs/run", "--n_cpu", "0"])))
+    assert again.state.rescale == 0.1 and again.model.module_list[0][1].weight.max() < 0.12
+    resumed = Trainer(resuming("--resume", "logs/run", "--n_cpu", "0"))
     assert resumed.model.module_list[0][1].weight.max() < 0.12
 
 
@@ -696,7 +706,7 @@ def test_the_penalty_of_a_step_is_the_same_for_any_batches(arguments, kind, expe
             arguments(*ONE_STEP, "--batch_size", str(batch), "--accumulate", str(accumulate), "--name", name, *flags)
         )
         trainer.train_one_epoch(1)
-        assert trainer.step == 1
+        assert trainer.state.step == 1
         gammas.append(live_gammas(trainer.model.state_dict()).clone())
     assert torch.allclose(gammas[1] - gammas[0], torch.full_like(gammas[0], expected), atol=1e-6)
 
@@ -717,26 +727,27 @@ def test_the_penalty_is_added_after_the_loss_scale_is_taken_off(arguments):
     for scaled in (False, True):
         trainer = Trainer(arguments(*L1, "--s", "0.5", "--name", f"scaled{scaled}", "--clip", "0"))
         if scaled:
-            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         trainer.train_one_epoch(1)
-        gammas[scaled] = torch.cat([gamma.detach() for gamma in trainer.penalised])
+        gammas[scaled] = torch.cat([gamma.detach() for gamma in trainer.sparsifier.gammas])
     assert torch.allclose(gammas[False], gammas[True], atol=1e-5)
 
 
 def test_the_penalty_can_weigh_channels_by_cost_and_resumes_with_its_weights(arguments):
     flags = ("-sr", "--sparsity-weight", "flops", "--freeze", "1")
     trainer = run_epochs(Trainer(arguments(*flags)), 1)
-    weights = trainer.penalty.weights
+    weights = trainer.sparsifier.penalty.weights
     assert (
         weights.mean().item() == pytest.approx(1)
-        and len(weights) == sum(len(g) for g in trainer.penalised)
+        and len(weights) == sum(len(g) for g in trainer.sparsifier.gammas)
         and weights.std() > 0
     )
-    cost = saved_macs(trainer.model.module_defs, trainer.graph, trainer.size)
-    root = torch.cat([cost[trainer.graph.outputs[i]] for i in trainer.prunable if i >= 1]).sqrt()
+    graph = trainer.sparsifier.prospect.graph
+    cost = saved_macs(trainer.model.module_defs, graph, trainer.size)
+    root = torch.cat([cost[graph.outputs[i]] for i in graph.prunable if i >= 1]).sqrt()
     assert torch.allclose(weights, (root / root.mean()).float())
-    args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=0))
-    assert torch.equal(Trainer(args).penalty.weights, weights)
+    args = resuming("--resume", "logs/run", "--device", "cpu", "--n_cpu", "0")
+    assert torch.equal(Trainer(args).sparsifier.penalty.weights, weights)
 
 
 # ---- recovery
@@ -827,14 +838,15 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
     rates = {}
     for name, flags in (("long", ("--epochs", "6")), ("rewound", ("--epochs", "2", "--rewind", "6"))):
         trainer = Trainer(arguments("--name", name, *flags))
-        rates[name] = [trainer.train_one_epoch(epoch)["lr"] for epoch in range(1, trainer.args.epochs + 1)]
+        rates[name] = [trainer.train_one_epoch(epoch)["lr"] for epoch in range(1, trainer.options.steps.epochs + 1)]
     assert rates["rewound"] == pytest.approx(rates["long"][-2:])
 
 
 def test_arguments_survive_a_checkpoint(arguments):
     run_epochs(Trainer(arguments("--lr", "0.004")), 1)
-    args = resumed_arguments(argparse.Namespace(resume="logs/run", device="cpu", n_cpu=0, threads=1, lr=9.0))
-    assert args.lr == 0.004 and args.threads == 1 and args.resume == "logs/run/last.pth"
+    options = resuming("--resume", "logs/run", "--n_cpu", "0", "--threads", "1")
+    assert options.steps.lr == 0.004 and options.source.threads == 1
+    assert options.output.resume == "logs/run/last.pth" and options.given["lr"] == 0.004
 
 
 def test_a_restored_net_has_gammas_of_root_mean_square_one_and_the_same_output(tiny_cfg):
@@ -851,7 +863,7 @@ def test_a_restored_net_has_gammas_of_root_mean_square_one_and_the_same_output(t
 
 
 def typed(*flags):
-    return resumed_arguments(train.parse_args(["--resume", "logs/run", "--n_cpu", "0", *flags]))
+    return resuming("--resume", "logs/run", "--n_cpu", "0", *flags)
 
 
 def test_a_finished_run_that_is_resumed_says_so_and_how_to_go_on(arguments):
@@ -862,7 +874,7 @@ def test_a_finished_run_that_is_resumed_says_so_and_how_to_go_on(arguments):
 
 def test_a_finished_run_whose_publishing_was_cut_off_is_published_on_resume(arguments, capsys):
     run_epochs(Trainer(arguments()), 3)
-    Trainer(typed()).finish()
+    Trainer(typed()).finish(export_darknet)
     assert "written: checkpoints/" in capsys.readouterr().out
     with pytest.raises(ValueError, match="finished"):
         typed()
@@ -875,16 +887,16 @@ def test_more_epochs_go_on_by_a_schedule_that_is_said(arguments, capsys):
         "--epochs 3 -> 5: from epoch 4 on, the learning rate is that of a cosine schedule over 5 epochs"
         in capsys.readouterr().out
     )
-    assert resumed.total_steps == 5 * resumed.steps_per_epoch and run_epochs(resumed, 5).epoch == 5
+    assert resumed.schedule.total == 5 * resumed.schedule.steps_per_epoch and run_epochs(resumed, 5).state.epoch == 5
     assert json.loads(Path("logs/run/args.json").read_text())["epochs"] == 5
     with pytest.raises(ValueError, match="--epochs 2 .begun with 5.: a run can be made longer, not shorter"):
         typed("--epochs", "2")
 
 
 def test_a_run_made_longer_that_stops_before_it_is_published_again_is_not_finished(arguments, capsys):
-    run_epochs(Trainer(arguments("--epochs", "1")), 1).finish()
+    run_epochs(Trainer(arguments("--epochs", "1")), 1).finish(export_darknet)
     run_epochs(Trainer(typed("--epochs", "2")), 2)  # and stops
-    run_epochs(Trainer(typed()), 2).finish()
+    run_epochs(Trainer(typed()), 2).finish(export_darknet)
     assert read_checkpoint("checkpoints/tiny_ckpt.pth")["epoch"] == 2
     with pytest.raises(ValueError, match="finished"):
         typed()
@@ -919,15 +931,15 @@ def test_flags_that_a_resumed_run_cannot_take_are_refused_by_name(arguments):
     with pytest.raises(ValueError, match=r"--no-amp False \(begun with True\), -sr True .*-pre logs/run/last.pth"):
         typed("-sr", "--no-amp", "--epochs", "9")
     # the value it has, and flags of the machine, are no change
-    assert typed("--lr", "0.001", "--threads", "1").threads == 1
-    assert typed("--cache-gb", "1").cache_gb == 1 and typed("--epochs", "3").cache_gb == 0.5
+    assert typed("--lr", "0.001", "--threads", "1").source.threads == 1
+    assert typed("--cache-gb", "1").read.cache_gb == 1 and typed("--epochs", "3").read.cache_gb == 0.5
 
 
 def published(arguments, capsys, *flags):
     """Train one epoch and publish; the lines printed about what was replaced."""
     trainer = run_epochs(Trainer(arguments("--epochs", "1", *flags)), 1)
     capsys.readouterr()
-    trainer.finish()
+    trainer.finish(export_darknet)
     return [line for line in capsys.readouterr().out.splitlines() if ": replaces" in line]
 
 
@@ -974,7 +986,7 @@ def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_ar
     published(arguments, capsys)
     longer = run_epochs(Trainer(typed("--epochs", "2")), 2)
     capsys.readouterr()
-    longer.finish()
+    longer.finish(export_darknet)
     assert ": replaces" not in capsys.readouterr().out
     Path("weights/best.pt").write_bytes(b"no checkpoint")
     line = next(
@@ -987,7 +999,7 @@ def test_a_longer_run_replaces_its_own_files_without_a_word_and_foreign_files_ar
 def test_weights_that_were_never_finite_are_named_with_the_start_they_came_from(arguments):
     trainer = Trainer(arguments("-pre", "none"))
     next(trainer.model.parameters()).data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"module_list.0.conv_0.weight and 0 more weights are not finite before the "
+    with pytest.raises(TrainingError, match=r"module_list.0.conv_0.weight is not finite before the "
                                             r"first step: begin from another"):
         trainer.train_one_epoch(1)
 
@@ -1005,9 +1017,9 @@ def test_weights_that_left_the_range_in_training_are_told_from_those_and_a_new_r
 def test_an_output_out_of_range_is_blamed_on_half_precision_only_where_it_runs(arguments, monkeypatch, scaled):
     trainer = Trainer(arguments())
     if scaled:
-        trainer.scaler = torch.amp.GradScaler("cpu")
+        trainer.state.scaler = torch.amp.GradScaler("cpu")
     monkeypatch.setattr(
-        "utils.training.trainer.yolo_loss",
+        "utils.training.objective.yolo_loss",
         lambda *args: LossParts(*(torch.tensor(float("inf"), requires_grad=True) for _ in range(3))),
     )
     with pytest.raises(

@@ -21,6 +21,7 @@ from utils.data.folders import files_below
 from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
 from utils.letterbox import letterbox, planes
 from utils.origin import origin
+from utils.output import counted
 from utils.text import HASH_FIRST, TextError, read_lines, shown
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -168,7 +169,8 @@ class ListDataset(Dataset):
         """How many images and boxes there are, in words."""
         empty = sum(not len(labels) for labels in self.labels)
         boxes = sum(map(len, self.labels))
-        return f"{len(self)} images with {boxes:,} boxes" + (f" ({empty} images without)" if empty else "")
+        without = f" ({counted(empty, 'image')} without)" if empty else ""
+        return f"{counted(len(self), 'image')} with {counted(boxes, 'box', 'boxes')}{without}"
 
     def require_boxes(self) -> None:
         """Raise DataError, naming all places where labels were looked for, when no image has a box."""

@@ -1,11 +1,130 @@
-"""train.py's command line, apart from the script, so that benchmarks train with the same flags."""
+"""train.py's command line and the options that it makes, for the script and for benchmarks that train as it does."""
 
 import argparse
+from dataclasses import dataclass
+from typing import Mapping
 
 from utils import cli
+from utils.data.args import ReadOptions
+from utils.evaluation.args import ScoreOptions
 from utils.families import BASES
 
 DEFAULT_WEIGHTS = "weights/yolov3.weights"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The net, its start and the data, as the command line names them, and where and how images are fed to it."""
+
+    cfg: str
+    base: str | None  # of a cfg to make, as is its width
+    width: float | None
+    weights: str | None
+    weights_named: bool  # rather than the default
+    data: str
+    class_path: str | None
+    keep_classes: tuple[str, ...]
+    img_size: int | None
+    batch_size: int
+    n_cpu: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How many steps the optimiser takes, how large they are, and what they leave alone."""
+
+    epochs: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    warmup: float
+    accumulate: int
+    clip: float
+    ema: float
+    amp: bool
+    bf16: bool
+    sync_bn: bool
+    freeze: int
+    rewind: int
+
+
+@dataclass(frozen=True)
+class LossChoices:
+    """What is learnt: from labels, and from a teacher where there is one."""
+
+    box_loss: str
+    several_iou: float
+    ignore_iou: float
+    teacher_cfg: str | None
+    teacher_weights: str | None
+    distill_gain: float
+    unlabelled: bool
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How training images are varied."""
+
+    augment: str
+    mosaic: float
+    multiscale_training: bool
+
+
+@dataclass(frozen=True)
+class SparsityOptions:
+    """-sr: which gammas are penalised and how; see utils.training.sparsity."""
+
+    sr: bool
+    s: float
+    sparsity: str
+    s_schedule: str
+    sparsity_weight: str
+    rescale: str | float
+    strategy: str
+    percent: float
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the run lies, and what is written how often."""
+
+    name: str | None
+    resume: str | None
+    evaluation_interval: int
+    checkpoint_interval: int
+    tensorboard: bool
+    pictures: bool
+    no_publish: bool
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One run. given: the arguments, by their names, for args.json and --resume; typed: {name: flag} of those that the
+    user typed."""
+
+    source: Source
+    read: ReadOptions
+    images: ImageOptions
+    steps: StepOptions
+    loss: LossChoices
+    sparsity: SparsityOptions
+    output: OutputOptions
+    scoring: ScoreOptions
+    seed: int
+    given: dict
+    typed: dict[str, str]
+
+
+def train_options(given: Mapping) -> TrainOptions:
+    """The options that arguments, by their names, make."""
+    args = argparse.Namespace(**given)
+    kinds = {"source": Source, "read": ReadOptions, "images": ImageOptions, "steps": StepOptions, "loss": LossChoices,
+             "sparsity": SparsityOptions, "output": OutputOptions, "scoring": ScoreOptions}
+    grouped = {name: cli.options_of(kind, args) for name, kind in kinds.items()}
+    return TrainOptions(**grouped, seed=args.seed, given=dict(given), typed=args.typed)
 
 
 def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:

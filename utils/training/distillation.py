@@ -3,7 +3,6 @@ Chen et al. 2017,
 section 3: the teacher's objectness weighs its boxes and classes)."""
 
 from pathlib import Path
-from typing import Callable
 
 from torch import Tensor, nn
 
@@ -18,16 +17,15 @@ from utils.parse_config import class_count
 SURE = 0.05  # teacher objectness under which a cell teaches no box and no class
 
 
-def load_teacher(cfg: str, weights: str, student: nn.Module, build: Callable[[list[dict]], nn.Module],
-                 data: DataConfig | None = None) -> nn.Module:
+def load_teacher(cfg: str, weights: str, student: nn.Module, data: DataConfig | None = None) -> nn.Module:
     """The teacher, ready for inference on the student's device. One of more classes than the student teaches those of
     `data` alone. Raises ValueError when its heads are not the student's."""
     found = resolve_cfg(cfg)
     defs = defs_for_weights(found, weights)
     if data and class_count(defs) > class_count(student.module_defs) == data.classes:
-        teacher, _, _ = kept_net(data.names, build, (found, Path(weights)), data)
+        teacher, _, _ = kept_net(data.names, type(student), (found, Path(weights)), data)
     else:
-        teacher = build(defs)
+        teacher = type(student)(defs)
         load_weights(teacher, weights)
     kinds = [
         [(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()]

@@ -1,6 +1,5 @@
 """A cfg made for the data of a run, where the command line names none: base, width, classes, clustered anchors."""
 
-import argparse
 import re
 import shutil
 import tempfile
@@ -15,10 +14,11 @@ from utils.data.anchors import mean_best_iou, sizes_at, used_anchors, with_fitte
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import ListDataset
 from utils.families import build
-from utils.loading import picture_defs, stem
+from utils.loading import picture_defs
+from utils.output import counted
 from utils.parse_config import class_count, format_model_config, input_size, write_model_config
-from utils.training.resume import refuse_existing
-from utils.training.run_folder import new_run_path
+from utils.training.args import Source, TrainOptions, train_options
+from utils.training.run_folder import refuse_existing, run_path
 
 BASE, WIDTH = "yolov3-tiny", 0.5  # learns in hours on a CPU, and is there to be pruned
 MOST_IMAGES = 2000  # whose boxes are clustered: each is decoded, since its header does not tell how it is turned
@@ -35,29 +35,30 @@ class NewCfg:
 
 
 @contextmanager
-def cfg_for_data(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """Arguments of train.py with a cfg: `args` themselves, or with one that is made where none was named and the
+def cfg_for_data(options: TrainOptions) -> Iterator[TrainOptions]:
+    """Options of train.py with a cfg: `options` themselves, or with one that is made where none was named and the
     default does not fit the data's classes, or --base or --width asks for it.
 
     It is written into the run's folder and, unless --no-publish, config/; one line says so when the block has ended.
     What was written goes again when the block raises, and always in the further processes of torchrun.
     """
-    made = None if args.resume else _made(args)
+    output, source = options.output, options.source
+    made = None if output.resume else _made(options)
     if made is None:
-        yield args
+        yield options
         return
     first = torchrun.rank() == 0
-    run = Path("logs") / args.name if args.name else new_run_path(stem(made.name), "sr" if args.sr else "train")
+    run = run_path(options, made.name)
     if first:
         refuse_existing(run)
     folder, written = run if first else Path(tempfile.mkdtemp()), []
     try:
-        for path in [folder / f"{made.name}.cfg"] + [_place(made)] * (first and not args.no_publish):
+        for path in [folder / f"{made.name}.cfg"] + [_place(made)] * (first and not output.no_publish):
             written += [] if path.exists() else [path]
             write_model_config(path, made.defs)
-        start = {} if args.weights_named or _public(args) else {"weights": None}
+        start = {} if source.weights_named or _public(source) else {"weights": None}
         name = run.relative_to("logs").as_posix()
-        yield argparse.Namespace(**vars(args) | start | {"cfg": str(path), "name": name})
+        yield train_options(options.given | start | {"cfg": str(path), "name": name})
     except BaseException:
         _remove(written, folder)
         raise
@@ -67,25 +68,26 @@ def cfg_for_data(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
         shutil.rmtree(folder)
 
 
-def _public(args: argparse.Namespace) -> bool:
+def _public(source: Source) -> bool:
     """Whether the net is one that the default start, the public YOLOv3, has weights for."""
-    return args.base == "yolov3" and args.width in (None, 1.0)
+    return source.base == "yolov3" and source.width in (None, 1.0)
 
 
-def _made(args: argparse.Namespace) -> NewCfg | None:
-    """The cfg that the arguments ask for; None where one was named, or the default is right."""
-    if "cfg" in args.typed:
+def _made(options: TrainOptions) -> NewCfg | None:
+    """The cfg that the options ask for; None where one was named, or the default is right."""
+    source = options.source
+    if "cfg" in options.typed:
         return None
-    data = parse_data_config(args.data, args.class_path, args.keep_classes)
-    if args.base is None and args.width is None and Path(args.cfg).is_file() and (
-            class_count(picture_defs(Path(args.cfg))) == data.classes):
+    data = parse_data_config(source.data, source.class_path, source.keep_classes)
+    if source.base is None and source.width is None and Path(source.cfg).is_file() and (
+            class_count(picture_defs(Path(source.cfg))) == data.classes):
         return None
     # a base by itself is the public net; without one the small default
-    base, width = args.base or BASE, args.width or (1.0 if args.base else WIDTH)
-    size = (args.img_size, args.img_size) if args.img_size else (416, 416)
-    defs, fitted = _fitted(build(base, data.classes, width, size), data, args.skip_bad)
+    base, width = source.base or BASE, source.width or (1.0 if source.base else WIDTH)
+    size = (source.img_size, source.img_size) if source.img_size else (416, 416)
+    defs, fitted = _fitted(build(base, data.classes, width, size), data, options.read.skip_bad)
     slim = "" if width == 1 else f"-w{100 * width:02.0f}"
-    about = f"{base}{f' of width {width:g}' * (width != 1)} for {data.classes} class{'es' * (data.classes > 1)}"
+    about = f"{base}{f' of width {width:g}' * (width != 1)} for {counted(data.classes, 'class', 'classes')}"
     return NewCfg(defs, f"{base}{slim}-{_data_name(data)}", f"{about} of {data.path}, {fitted}")
 
 

@@ -28,28 +28,29 @@ Draw = Callable[[np.ndarray, np.ndarray, list[str], bool], np.ndarray]
 def show_data(trainer, draw: Draw) -> None:
     """labels.jpg and train_batch0.jpg, the first images of the first batch as the net will see them. Of the main
     process, unless --no-pictures."""
-    if not (trainer.main and trainer.args.pictures):
+    if not (trainer.main and trainer.options.output.pictures):
         return
     folder, names = trainer.folder.path, list(trainer.data.names)
-    plot_labels(np.concatenate(trainer.train_set.labels), names, folder / "labels.jpg")
-    trainer.sampler.epoch = 1
-    draws = next(iter(trainer.sampler))[:MOST]
-    items = [trainer.train_set[one] for one in draws]
+    plot_labels(np.concatenate(trainer.batches.train_set.labels), names, folder / "labels.jpg")
+    trainer.batches.sampler.epoch = 1
+    draws = next(iter(trainer.batches.sampler))[:MOST]
+    items = [trainer.batches.train_set[one] for one in draws]
     _write(folder / "train_batch0.jpg", [draw(_rgb(image), _label_rows(image, boxes), names, False)
                                          for image, boxes in items])
 
 
 def show_net(trainer, result: EvalResult | None, draw: Draw) -> None:
     """val_batch0_labels.jpg, val_batch0_pred.jpg and, where the last epoch was scored, confusion_matrix.png."""
-    if not (trainer.main and trainer.args.pictures):
+    if not (trainer.main and trainer.options.output.pictures):
         return
-    folder, names, valid = trainer.folder.path, list(trainer.data.names), trainer.valid_set
+    folder, names, valid = trainer.folder.path, list(trainer.data.names), trainer.batches.valid_set
     items = [valid[i] for i in range(min(MOST, len(valid)))]
     images = [_rgb(image) for image, _ in items]
     labelled = [draw(picture, _label_rows(image, boxes), names, False)
                 for picture, (image, boxes) in zip(images, items)]
     found = [draw(picture, rows, names, True)
-             for picture, rows in zip(images, _detections(trainer.averaged, items, trainer.args.nms_thres))]
+             for picture, rows in zip(images, _detections(trainer.state.averaged, items,
+                                             trainer.options.scoring.nms_thres))]
     _write(folder / "val_batch0_labels.jpg", labelled)
     _write(folder / "val_batch0_pred.jpg", found)
     if result and result.confusion is not None:

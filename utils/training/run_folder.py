@@ -1,6 +1,5 @@
 """A run's own folder, logs/<run>/: args.json, metrics.csv, last.pth, best.pth and its pictures."""
 
-import argparse
 import csv
 import os
 import time
@@ -8,13 +7,15 @@ from pathlib import Path
 from typing import Callable
 
 import torch
+from torch import nn
 
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
-from utils.deploy.darknet_export import export_darknet
 from utils.loading import stem
-from utils.output import environment, write_json, write_text
+from utils.output import environment, write_csv, write_json, write_text
 from utils.parse_config import explicit, input_size, parse_model_config
+from utils.plots import plot_training
 from utils.replaced import keep_replaced
+from utils.training.args import TrainOptions
 
 # what a published checkpoint holds of a run's last.pth
 KEPT = ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50", "names", "size", "data")
@@ -29,30 +30,61 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.metrics = self.path / "metrics.csv"
         if self.metrics.exists():
-            self._rewrite([row for row in self.rows() if int(row["epoch"]) <= epoch])
+            self._write_rows([row for row in self.rows() if int(row["epoch"]) <= epoch])
+
+    @classmethod
+    def of_run(cls, options: TrainOptions, cfg: Path, epoch: int) -> "RunFolder":
+        """The folder of a run that has `epoch` epochs behind it. Raises ValueError where another run has the name."""
+        output = options.output
+        if output.tensorboard:
+            require_tensorboard()
+        if output.resume:
+            folder = cls(Path(output.resume).parent, epoch)
+            if epoch < options.steps.epochs:  # perhaps more than it was begun with
+                folder.write_arguments(options.given)
+                (folder.path / MARK).unlink(missing_ok=True)  # what was published is no longer its last epoch
+            return folder
+        path = run_path(options, cfg)
+        refuse_existing(path)
+        folder = cls(path)
+        folder.write_arguments(options.given)
+        return folder
 
     @property
     def name(self) -> str:
         """Name of the run."""
         return self.path.name
 
-    def write_arguments(self, args: argparse.Namespace) -> None:
+    def write_arguments(self, given: dict) -> None:
         """args.json: what the run is made with, and where."""
-        write_json(self.path / "args.json", {**vars(args), "environment": environment()})
+        write_json(self.path / "args.json", {**given, "environment": environment()})
 
     def rows(self) -> list[dict]:
-        """Lines of metrics.csv, one an epoch, values as text."""
+        """Lines of metrics.csv, one per epoch, values as text."""
         with open(self.metrics, newline="") as file:
             return list(csv.DictReader(file))
 
-    def add_row(self, row: dict) -> None:
-        """Append one epoch to metrics.csv."""
-        fresh = not self.metrics.exists()
-        with open(self.metrics, "a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    def add_row(self, row: dict, curves: bool = False) -> None:
+        """Add one epoch to metrics.csv; curves: draw curves.png anew as well."""
+        text = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in row.items()}
+        self._write_rows([*(self.rows() if self.metrics.exists() else []), text])
+        if curves:
+            plot_training(self.rows(), self.path / "curves.png")
+
+    def _write_rows(self, rows: list[dict]) -> None:
+        if rows:
+            write_csv(self.metrics, rows)
+        else:
+            self.metrics.unlink(missing_ok=True)
+
+    def save(self, content: dict, resume: dict, best: bool, numbered: bool) -> None:
+        """A whole epoch's checkpoint `content`: last.pth, with what --resume needs; best.pth where it is the best; and
+        epoch_N.pth where it is to be kept."""
+        if best:  # before last.pth, which says that this epoch is done
+            save_checkpoint(self.path / "best.pth", content)
+        save_checkpoint(self.path / "last.pth", content | resume)
+        if numbered:
+            save_checkpoint(self.path / f"epoch_{content['epoch']}.pth", content)
 
     def write_tensorboard(self, row: dict, gammas: torch.Tensor) -> None:
         """The numbers of one epoch and the histogram of gammas (n,), for TensorBoard."""
@@ -62,11 +94,6 @@ class RunFolder:
                     writer.add_scalar(key, value, row["epoch"])
             writer.add_histogram("bn_weights/hist", gammas, row["epoch"])
 
-    def _rewrite(self, rows: list[dict]) -> None:
-        self.metrics.unlink()
-        for row in rows:
-            self.add_row(row)
-
 
 def require_tensorboard() -> type:
     """TensorBoard's SummaryWriter. Raises ValueError, naming the pip command, where it is not installed."""
@@ -75,6 +102,12 @@ def require_tensorboard() -> type:
     except ImportError:
         raise ValueError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
     return SummaryWriter
+
+
+def run_path(options: TrainOptions, cfg: str | os.PathLike) -> Path:
+    """The folder of a new run of `cfg`: that of --name, or one not there yet."""
+    name, kind = options.output.name, "sr" if options.sparsity.sr else "train"
+    return Path("logs") / name if name else new_run_path(stem(cfg), kind)
 
 
 def new_run_path(stem: str, kind: str) -> Path:
@@ -87,15 +120,25 @@ def new_run_path(stem: str, kind: str) -> Path:
     return path
 
 
+def refuse_existing(path: Path) -> None:
+    """Raise ValueError when there is a run in the folder `path`, saying how to go on with it."""
+    if not (path / "last.pth").exists():
+        return
+    state = read_checkpoint(path / "last.pth")
+    longer = f" --epochs {2 * state['epoch']}" if state["epoch"] >= state.get("args", {}).get("epochs", 0) else ""
+    raise ValueError(f"{path}: there is a run of this name; take another --name, or go on with it: "
+                     f"--resume {path}{longer}")
+
+
 def is_published(folder: Path) -> bool:
     """Whether a finished run's files were copied to the fixed names."""
     return (folder / MARK).is_file()
 
 
-def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Callable) -> None:
+def publish(folder: Path, cfg: Path, start: str | None, net: type[nn.Module], export: Callable[..., str]) -> str:
     """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best
-    written back. A start that is replaced is kept as *-init, another run's files as utils.replaced says. build:
-    module_defs -> Darknet."""
+    written back. A start that is replaced is kept as *-init, another run's files as utils.replaced says. Returns
+    what was written. net: Darknet; export: utils.deploy.darknet_export.export_darknet."""
     name = stem(cfg)
     checkpoint = Path("checkpoints") / f"{name}_ckpt.pth"
     targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
@@ -109,9 +152,9 @@ def publish(folder: Path, cfg: Path, start: str | None, best: float, build: Call
         copy_file(folder / "best.pth", target)
     written = [f"{checkpoint} (last)"] + [f"{target} (best)" for target in targets] + kept
     if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
-        written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), build)
+        written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), net, export)
     write_text(folder / MARK, "\n".join(written) + "\n")
-    print("\n".join([f"{folder}: best mAP {best:.4f}; written: {', '.join(written)}", *replaced]))
+    return "\n".join([f"{folder}: best mAP {last['best']:.4f}; written: {', '.join(written)}", *replaced])
 
 
 def _keep_start(start: str | None, path: Path) -> list[str]:
@@ -124,7 +167,7 @@ def _keep_start(start: str | None, path: Path) -> list[str]:
     return [f"{kept} (the start)"]
 
 
-def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
+def _write_back(start: Path, content: dict, net: type[nn.Module], export: Callable[..., str]) -> list[str]:
     """Replace the Darknet pair of `start` by a checkpoint's net when it is that of the cfg beside it, keeping the first
     start as *-init.weights; returns what was done."""
     pair = start.with_suffix(".cfg")
@@ -136,9 +179,9 @@ def _write_back(start: Path, content: dict, build: Callable) -> list[str]:
     kept = start.with_name(f"{start.stem}-init.weights")
     if not kept.exists():  # a second tuning keeps the first start
         copy_file(start, kept)
-    model = build(defs).eval()
+    model = net(defs).eval()
     model.load_state_dict(content["model"])
     model.seen = content["seen"]
     size = content.get("size") or input_size(defs)
-    words = export_darknet(model, content["rescale"], start, size, content.get("names"))
+    words = export(model, content["rescale"], start, size, content.get("names"))
     return [f"{start} (best; the start is kept as {kept.name}; {words})"]

@@ -1,6 +1,10 @@
 """Learning rate as a pure function of the step."""
 
 import math
+from dataclasses import dataclass
+
+from utils.output import counted
+from utils.training.args import StepOptions
 
 
 def learning_rate(
@@ -19,3 +23,36 @@ def learning_rate(
     if kind == "steps":
         return base * (0.1 if step >= 0.8 * total else 1.0) * (0.1 if step >= 0.9 * total else 1.0)
     return base
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run."""
+
+    options: StepOptions
+    steps_per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.options.epochs
+
+    def progress(self, step: int) -> float:
+        """Share of the run that lies before a step, 0 to 1."""
+        return step / self.total
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, from 0."""
+        options = self.options
+        # steps that the rewound run is taken to have behind it
+        before = max(options.rewind - options.epochs, 0) * self.steps_per_epoch
+        warmup = int(options.warmup * self.steps_per_epoch)
+        return learning_rate(before + step, before + self.total, options.lr, warmup, options.schedule)
+
+    def rates(self) -> list[float]:
+        """Learning rate of every step."""
+        return [self.rate(step) for step in range(self.total)]
+
+    def describe(self) -> str:
+        """How long the run is, in words."""
+        return f"{counted(self.options.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}"

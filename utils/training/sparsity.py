@@ -1,11 +1,14 @@
 """Sparsity on batch-norm gammas (Liu et al. 2017, section 3; Ye et al. 2018, section 4), and how far it has come."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from utils.batch_norm import SMALL
+from utils.batch_norm import SMALL, gammas_of
+from utils.output import counted
+from utils.training.args import SparsityOptions, StepOptions
 
 POLARIZE_T = 1.2  # weight of L1 against the spread; the paper tunes it between 1.0 and 1.4
 
@@ -92,26 +95,78 @@ def drift(s: float, rates: list[float], momentum: float, schedule: str = "consta
     )
 
 
-def describe_budget(gammas: list[Tensor], args, rates: list[float]) -> list[str]:
-    """Lines that say how many epochs -sr needs with these arguments, which s would fit the run, and what gammas near 1
-    do.
-    rates: learning rate of every step of the run."""
+class Prospect(Protocol):
+    """What pruning could take from a net in training (utils.pruning.prospect)."""
+
+    layers: list[int]  # convolutions with channels that can be cut
+
+    def macs(self, size: tuple[int, int]) -> dict[int, Tensor]:
+        """layer -> (C_i,) multiply-adds that go with each of its channels, for an image of (width, height) `size`."""
+
+    def describe(self, model: nn.Module, percent: float) -> str:
+        """In words, what a cut of `percent` of the channels would cost now."""
+
+
+class Sparsifier:
+    """The gammas that -sr penalises, and by what. Without -sr there is none, and its steps change nothing."""
+
+    def __init__(self, model: nn.Module, prospect: Prospect, options: SparsityOptions, size: tuple[int, int]):
+        """size: (width, height) of the image that --sparsity-weight counts multiply-adds for. Raises ValueError where
+        -sr finds no gamma that is trained."""
+        self.prospect, self.options = prospect, options
+        self.prunable = self.gammas_of(model)
+        free = [i for i, gamma in zip(prospect.layers, self.prunable) if gamma.requires_grad]
+        self.gammas = gammas_of(model, free) if options.sr else []
+        if options.sr and not self.gammas:
+            raise ValueError("-sr: found no batch norm to penalise (of prunable layers that --freeze leaves free), "
+                             "expected one or more")
+        weights = None
+        if self.gammas and options.sparsity_weight == "flops":
+            macs = prospect.macs(size)
+            weights = torch.cat([macs[i] for i in free]).sqrt()
+            weights = (weights / weights.mean()).float().to(self.gammas[0].device)
+        self.penalty = Penalty(options.sparsity, options.s, options.s_schedule, weights)
+
+    def before_step(self, progress: float) -> None:
+        """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1."""
+        self.penalty.add_gradient(self.gammas, progress)
+
+    def after_step(self, progress: float, learning_rate: float, momentum: float) -> None:
+        """After the optimiser's step."""
+        self.penalty.shrink(self.gammas, progress, learning_rate, momentum)
+
+    def gammas_of(self, model: nn.Module) -> list[nn.Parameter]:
+        """All gammas that can be pruned, of this net or of its average."""
+        return gammas_of(model, self.prospect.layers)
+
+    def describe(self, model: nn.Module) -> str:
+        """In words, what a cut of --percent of the channels of this net, or of its average, would cost now."""
+        return self.prospect.describe(model, self.options.percent)
+
+    def describe_budget(self, steps: StepOptions, rates: list[float]) -> list[str]:
+        """What -sr needs in this run, see describe_budget."""
+        return describe_budget(self.prunable, self.options, steps, rates)
+
+
+def describe_budget(gammas: list[Tensor], options: SparsityOptions, steps: StepOptions,
+                    rates: list[float]) -> list[str]:
+    """Lines that say how many epochs -sr needs to take these gammas to 0, which s would fit the run, and what gammas
+    near 1 do. rates: learning rate of every step of the run."""
     sizes = torch.cat([gamma.detach().abs().flatten() for gamma in gammas])
     start = sizes[sizes > 0].median().item() if sizes.any() else 0.0  # of those that have a way to go
-    epochs = start / (proximal_amount(args.s, args.lr, args.momentum) * len(rates) / args.epochs)
-    moved = drift(args.s, rates, args.momentum, args.s_schedule)
-    line = (f"sparsity: {args.sparsity} with s = {args.s:g} on {len(gammas)} layers ({args.strategy}); at lr "
-            f"{args.lr:g} it moves a gamma from {start:.3g} to 0 in {epochs:.1f} epochs of full learning rate")
+    epochs = start / (proximal_amount(options.s, steps.lr, steps.momentum) * len(rates) / steps.epochs)
+    moved = drift(options.s, rates, steps.momentum, options.s_schedule)
+    line = (f"sparsity: {options.sparsity} with s = {options.s:g} on {counted(len(gammas), 'layer')} "
+            f"({options.strategy}); at lr {steps.lr:g} it moves a gamma from {start:.3g} to 0 in {epochs:.1f} epochs "
+            "of full learning rate")
     if moved < start:
-        line += (
-            f"; {args.epochs} epochs are too few with this run's schedules: s = {args.s * start / moved:.2g} would fit"
-        )
+        line += (f"; {counted(steps.epochs, 'epoch')} {'is' if steps.epochs == 1 else 'are'} too few with this run's "
+                 f"schedules: s = {options.s * start / moved:.2g} would fit")
     lines = [line]
     if start > 0.3:
-        lines.append(
-            "sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"
-            + (" (--rescale auto shrinks them without changing the function)" if args.rescale == "none" else "")
-        )
+        advice = " (--rescale auto shrinks them without changing the function)" * (options.rescale == "none")
+        lines.append("sparsity: gammas start near 1 and will all fall together at first; a short run selects nothing"
+                     + advice)
     return lines
 
 

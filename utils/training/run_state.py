@@ -1,0 +1,81 @@
+"""Everything that training changes, and so what --resume restores."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from utils.checkpoint import weights_content
+from utils.training.args import StepOptions
+from utils.training.ema import ModelEma
+from utils.training.sparsity import parameter_groups
+
+
+@dataclass
+class RunState:
+    """The net, what its optimiser remembers, and how far the run has come."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the loss, in half precision; passes everything through where it is not enabled
+    ema: ModelEma | None
+    rescale: float  # the factor that the gammas carry, see utils.batch_norm
+    epoch: int = 0  # that were trained as a whole
+    step: int = 0  # of the optimiser
+    best: float = -1.0  # mAP
+
+    @classmethod
+    def of(cls, model: nn.Module, options: StepOptions, rescale: float) -> "RunState":
+        """The state that a run begins with."""
+        device = next(model.parameters()).device
+        optimizer = torch.optim.SGD(parameter_groups(model, options.weight_decay), lr=options.lr,
+                                    momentum=options.momentum, nesterov=options.momentum > 0, fused=True)
+        # bfloat16 has the range of float32
+        scaler = torch.amp.GradScaler(device.type, enabled=_is_half(options, device) and not options.bf16)
+        return cls(model, optimizer, scaler, ModelEma(model, options.ema) if options.ema else None, rescale)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The weights to evaluate, save and prune: the average where there is one."""
+        return self.ema.model if self.ema else self.model
+
+    def weights(self, cfg: str, run: str, **about) -> dict:
+        """Content of a checkpoint of the averaged weights. about: what else it says of them."""
+        # the average carries no count of images; the header of a .weights file should
+        self.averaged.seen = self.model.seen
+        return weights_content(self.averaged, cfg, run, epoch=self.epoch, rescale=self.rescale, **about)
+
+    def to_checkpoint(self) -> dict:
+        """What `restore` needs, besides the averaged weights that every checkpoint holds."""
+        return {
+            "live": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema_updates": self.ema.updates if self.ema else 0,
+            "step": self.step,
+            "best": self.best,
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, checkpoint: dict) -> None:
+        """Put back every state from the content of a last.pth."""
+        self.model.load_state_dict(checkpoint["live"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if checkpoint["scaler"]:  # empty when the run was not in half precision so far
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        if self.ema:
+            self.ema.model.load_state_dict(checkpoint["model"])
+            self.ema.updates = checkpoint["ema_updates"]
+        self.epoch, self.step, self.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
+        self.rescale, self.model.seen = checkpoint["rescale"], checkpoint["seen"]
+        torch.set_rng_state(checkpoint["rng"])
+
+
+def half_precision(options: StepOptions, device: torch.device) -> torch.autocast:
+    """The context of a forward pass: mixed precision where --amp or --bf16 asks for it."""
+    dtype = torch.bfloat16 if options.bf16 else torch.float16
+    return torch.autocast(device.type, dtype, enabled=_is_half(options, device))
+
+
+def _is_half(options: StepOptions, device: torch.device) -> bool:
+    return options.bf16 or options.amp and device.type == "cuda"
