@@ -75,7 +75,7 @@ def of_net(args: argparse.Namespace, items: list):
     net = load_net(cfg, weights, Darknet, args.img_size)
     names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
     images = expected_images(items, args.max_frames)
-    backend, predict = make_backend(args.backend, net.model.to(device), net.size, images)
+    backend, predict = make_backend(args.backend, net.model.to(device), net.size, images, weights)
     print(f"{cfg}, {weights}: {net.words}; {net.size[0]}x{net.size[1]} on {device}, by {backend}")
     return Detector(net.model, names, net.size, predict, args.conf_thres, args.nms_thres)
 

@@ -43,6 +43,7 @@ def main() -> None:
     if result is None:  # the first process has it
         return
     print_result(result, args.iou_thres)
+    note_score(run, result, options)
     curve = args.pr or Path("output") / f"pr_{run.stem}.png"
     plot_pr_curves({run.stem: result.curve}, f"{run.stem}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
     print(f"precision-recall curve: {curve}")
@@ -86,7 +87,7 @@ def of_net(args: argparse.Namespace) -> Run:
     require_classes(model.module_defs, weights, data)
     names = scored_names(net, data)
     valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", size)
-    backend, predict = same_backend(args.backend, model, size, len(valid))
+    backend, predict = same_backend(args.backend, model, size, len(valid), weights)
     words = (f"{cfg}, {weights}: {net.words}; {data.path}, "
              f"{len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
     return Run(str(cfg), weights, stem(cfg), data.path, names, valid, model, backend, predict, words)
@@ -110,6 +111,28 @@ def of_file(args: argparse.Namespace) -> Run:
     valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", file.size)
     words = f"{file.words()}; {data.path}, {len(valid)} images at {file.size[0]}x{file.size[1]}"
     return Run(None, file.path, file.path.stem, data.path, names, valid, file, file.runtime, file.predict, words)
+
+
+def note_score(run: Run, result, options) -> None:
+    """Keep the score of a net in bfloat16 or float32 beside its weights, for --backend auto, where the processor
+    computes in bfloat16."""
+    from dataclasses import asdict
+
+    from utils.deploy.backends import BF16, FLOATS
+    from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
+    from utils.deploy.processor import computes_bf16
+
+    if run.cfg is None or run.backend not in (*FLOATS, BF16) or not computes_bf16():
+        return
+    note = ScoreNote.of(run.weights)
+    conditions = {"data": str(run.data), "images": len(run.valid), "size": list(run.valid.size), **asdict(options)}
+    precision = BFLOAT16 if run.backend == BF16 else FLOAT32
+    try:
+        note.add(run.model, precision, (result.map50, result.map), conditions)
+    except OSError as error:
+        print(f"warning: the score could not be noted for --backend auto: {error}")
+    else:
+        print(f"{precision} score noted for --backend auto: {note.path}")
 
 
 def print_result(result, iou_thres: float) -> None:

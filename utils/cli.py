@@ -258,7 +258,9 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "torch", "compile", "onnxruntime", "openvino", "openvino-bf16"),
         default="auto",
-        help="what runs the network; auto: on a CPU onnxruntime or else openvino, if it is installed "
+        help="what runs the network; auto: on a CPU an int8 file that export.py made of these very weights (beside "
+        "them or in output/), where the processor has instructions for it; bfloat16, where it has those and "
+        "test.py scored it as no worse; else onnxruntime or openvino, if it is installed "
         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
         "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes "
         "in bfloat16: score it before use",

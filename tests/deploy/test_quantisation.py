@@ -13,7 +13,7 @@ from utils.data.datasets import ListDataset
 from utils.deploy import processor, quantisation
 from utils.deploy.formats import FORMATS, Order, describe, export_int8
 from utils.deploy.quantisation import Limits, Pictures, QuantisationError, alternate_seconds, judge, verdict
-from utils.deploy.runtimes import open_exported
+from utils.deploy.runtimes import int8_files, open_exported
 from utils.deploy.sensitivity import layer_errors, quantised_map, quantised_weight
 
 SIZE = (64, 64)
@@ -110,6 +110,19 @@ def test_an_8_bit_file_is_small_close_and_says_what_it_is(tiny_cfg, tiny_data, t
         expected, found = net(images), file.predict(images)
     assert found.shape == expected.shape and not torch.equal(found, expected)
     assert (found - expected)[..., :2].abs().mean() < 1  # centres, in pixels
+
+
+@pytest.mark.parametrize("allow_slower", [False, True])
+def test_auto_finds_an_8_bit_file_of_the_net_unless_it_may_be_slower(
+    tiny_cfg, tiny_data, tmp_path, monkeypatch, allow_slower
+):
+    need("openvino")
+    monkeypatch.setattr(quantisation, "alternate_seconds", lambda *_: [0.1, 0.01])
+    monkeypatch.setattr(quantisation, "KEPT", (0,))
+    net, path = trained(tiny_cfg, dtype=torch.float32), tmp_path / "net.xml"
+    limits = Limits(max_drop=1, allow_slower=allow_slower)
+    export_int8(net, "openvino", path, Order(None, SIZE, "int8", None), pictures(tiny_data), limits)
+    assert [file.path for file in int8_files(net, SIZE, [tmp_path])] == ([] if allow_slower else [path])
 
 
 def test_a_refused_file_leaves_nothing_behind(tiny_cfg, tiny_data, tmp_path, monkeypatch):

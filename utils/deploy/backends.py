@@ -3,9 +3,9 @@ mode.
 
 "torch": batch norms folded, channels-last, on any device. "compile": the same through torch.compile. "onnxruntime" and
 "openvino": on the CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
-installed and runs, where there is work enough to pay for its start; else "torch". "openvino-bf16": in bfloat16, where
-the processor computes with it; never taken by "auto", since what it costs is told by a score alone (test.py --backend
-openvino-bf16).
+installed and runs, where there is work enough to pay for its start; else "torch". Before these, an 8-bit file that
+export.py made and scored of these very weights, on a processor with instructions for it. "openvino-bf16": in bfloat16,
+where the processor computes with it; taken by "auto" where test.py noted that it costs no score.
 """
 
 import importlib.util
@@ -20,24 +20,29 @@ from torch import Tensor, nn
 
 from utils import processes
 from utils.deploy.onnx_export import export_onnx
-from utils.deploy.processor import require_bf16
+from utils.deploy.processor import computes_bf16, computes_int8, require_bf16
+from utils.deploy.runtimes import int8_files
+from utils.deploy.score_note import NEGLIGIBLE, ScoreNote
 
 FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
 BF16 = "openvino-bf16"
+FLOATS = ("torch", "compile", *FROM_ONNX)
 # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half
 # (narrow nets)
 WORTH_IT = 120.0
 Predict = Callable[[Tensor], Tensor]
 
 
-def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf) -> tuple[str, Predict]:
+def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf,
+                 weights=None) -> tuple[str, Predict]:
     """(name of the backend taken, its function) for a Darknet, which stays as it is.
 
-    size: (width, height) of the input; images: how many will be run, for "auto". Raises ValueError where a package is
-    missing, naming the pip command, or where the backend cannot run on the model's device.
+    size: (width, height) of the input; images: how many will be run, for "auto"; weights: the file
+    that the model was loaded from, beside which "auto" looks for what was made of it. Raises ValueError where a package
+    is     missing, naming the pip command, or where the backend cannot run on the model's device.
     """
     if name == "auto":
-        return _first_that_runs(model, size, images)
+        return _made_before(model, size, weights) or _first_that_runs(model, size, images)
     device = next(model.parameters()).device
     if name in (*FROM_ONNX, BF16) and device.type != "cpu":
         raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take "
@@ -52,11 +57,35 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
         raise ValueError(f"--backend {name} does not work here ({first_line(error)}); take --backend torch") from error
 
 
-def same_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf) -> tuple[str, Predict]:
+def same_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf,
+                 weights=None) -> tuple[str, Predict]:
     """`make_backend` by several processes: what process 0 takes for "auto", which depends on a time, all take."""
+    if processes.world_size() == 1:
+        return make_backend(name, model, size, images, weights)
     made = make_backend(name, model, size, images) if processes.rank() == 0 else None
     taken = processes.from_first(made and made[0])
     return made or make_backend(taken, model, size)
+
+
+def _made_before(model: nn.Module, size: tuple[int, int], weights) -> tuple[str, Predict] | None:
+    """What "auto" takes of what was made or scored of these very weights before; None where that is nothing."""
+    if weights is None or next(model.parameters()).device.type != "cpu":
+        return None
+    if computes_int8():
+        for file in int8_files(model, size, (Path(weights).parent, Path("output"))):
+            return f"{file.runtime} (int8, {file.path.name}: made and scored of these weights)", file.predict
+    if not computes_bf16() or missing_packages(BF16):
+        return None
+    drop = ScoreNote.of(weights).bf16_drop(model)
+    if drop is not None and drop <= NEGLIGIBLE:
+        try:
+            return make_backend(BF16, model, size)
+        except ValueError as error:
+            print(f"warning: {first_line(error)}")
+    elif drop is None:
+        print("this processor computes in bfloat16; float32 is taken until test.py --backend openvino and test.py "
+              "--backend openvino-bf16 have scored both on the same data")
+    return None
 
 
 def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float) -> tuple[str, Predict]:

@@ -1,5 +1,6 @@
 """What an exported file says about itself: all that a program needs besides the file to find objects in a picture."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Metadata:
     precision: str = "float32"
     free_size: bool = False  # whether inputs of other sizes are taken
     nms: BuiltInNms | None = None
+    made_from: str = ""  # net_hash of the net; empty: not known, or not to be taken by --backend auto
 
     def to_text(self) -> dict[str, str]:
         """Every field as JSON text, as ONNX and OpenVINO keep it."""
@@ -42,6 +44,7 @@ class Metadata:
     def from_text(cls, fields: dict[str, str], path: Path) -> "Metadata":
         """The inverse of to_text. Raises ValueError, naming the file, when a field is missing or wrong."""
         try:
+            fields = {"made_from": '""', **fields}  # files of earlier versions have none
             found = {key: json.loads(fields[key]) for key in cls.__dataclass_fields__}
             nms = BuiltInNms(**found["nms"]) if found["nms"] else None
             anchors = tuple(tuple((float(w), float(h)) for w, h in head) for head in found["anchors"])
@@ -51,7 +54,8 @@ class Metadata:
             if not all(1 <= value <= most for value, most in bounds):
                 raise ValueError(f"width, height, stride, channels, classes: {[value for value, _ in bounds]}")
             return cls(tuple(str(name) for name in found["names"]), (width, height), int(found["stride"]), anchors,
-                       int(found["channels"]), str(found["precision"]), bool(found["free_size"]), nms)
+                       int(found["channels"]), str(found["precision"]), bool(found["free_size"]), nms,
+                       str(found["made_from"]))
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}: found no usable names, size and stride in it ({type(error).__name__}: "
                              f"{str(error)[:200]}), "
@@ -77,9 +81,23 @@ class Metadata:
                              f"({', '.join(self.names[:5])}); name its data with --data")
 
 
+def net_hash(model: nn.Module) -> str:
+    """SHA-256 of what a Darknet computes: its layers and its weights, of whatever device; neither the input size nor
+    the training settings of [net]."""
+    digest = hashlib.sha256()
+    for section in model.module_defs[1:]:
+        digest.update(json.dumps(sorted(section.items()), default=str).encode())
+    for key, value in sorted(model.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def metadata_of(model: nn.Module, names: tuple[str, ...] | None, size: tuple[int, int], precision: str) -> Metadata:
     """Of a Darknet; classes without names are called class0, class1, ..."""
     defs = model.module_defs
     names = tuple(names or (f"class{i}" for i in range(class_count(defs))))
     anchors = tuple(tuple((float(w), float(h)) for w, h in head.anchors.tolist()) for head in model.heads())
-    return Metadata(names, size, largest_stride(defs), anchors, input_channels(model), precision)
+    return Metadata(names, size, largest_stride(defs), anchors, input_channels(model), precision,
+                    made_from=net_hash(model))

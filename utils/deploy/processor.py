@@ -29,6 +29,16 @@ def int8_words() -> str:
             "int8 makes the file small, but will not pay here in time")
 
 
+def computes_int8() -> bool:
+    """Whether the processor is known to sum 8-bit products by one instruction (VNNI and its like)."""
+    return bool(instructions(INT8_FLAGS))
+
+
+def computes_bf16() -> bool:
+    """Whether the processor is known to compute with bfloat16 (AVX-512 BF16, AMX, ARM's)."""
+    return bool(instructions(BF16_FLAGS))
+
+
 def require_bf16() -> None:
     """Raise ValueError on a Linux machine whose processor would only imitate bfloat16."""
     if platform.system() == "Linux" and not instructions(BF16_FLAGS):

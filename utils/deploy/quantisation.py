@@ -142,7 +142,9 @@ def quantise(
     the pip command, where a package is missing."""
     inputs = pictures.inputs(reference.channels)
     errors = layer_errors(model, torch.cat(inputs[:MEASURED]))
-    make = _maker(reference, inputs, replace(reference.metadata, precision="int8"))
+    # one that may be slower is nothing for --backend auto
+    made_from = "" if limits.allow_slower else reference.metadata.made_from
+    make = _maker(reference, inputs, replace(reference.metadata, precision="int8", made_from=made_from))
     kept = _fewest_in_float(make, reference, path, pictures.held_out(), list(errors), limits.max_drop / 2)
     made = replace(open_exported(path, size=reference.size), path=called)
     words = judge(reference, made, pictures.valid, limits, lambda: _worst(model, errors))

@@ -3,16 +3,17 @@ eval mode."""
 
 import contextlib
 import json
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils import torch_archive
-from utils.deploy.metadata import Metadata
+from utils.deploy.metadata import Metadata, net_hash
 from utils.deploy.onnx_export import require_packages
 from utils.deploy.openvino_export import KEY
 from utils.deploy.processor import require_bf16
@@ -20,6 +21,7 @@ from utils.deploy.torchscript_export import EXTRA
 from utils.loading import select_device
 
 Predict = Callable[[Tensor], Tensor]
+INT8_SUFFIXES = (".xml", ".onnx")  # that export.py writes 8-bit numbers in
 BF16 = "openvino-bf16"  # openvino, computing in bfloat16
 # default first
 RUNTIMES = {
@@ -113,6 +115,29 @@ def _blamed_on(path: Path, words: str) -> Iterator[None]:
             raise  # it is named already
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: {words} ({reason})") from error
+
+
+def int8_files(model: nn.Module, size: tuple[int, int], folders: Iterable[Path]) -> Iterator[Exported]:
+    """The 8-bit files of `folders` made of these very weights that run here on (width, height) `size`."""
+    mark = net_hash(model).encode()
+    for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            if path.suffix in INT8_SUFFIXES and _holds(path, mark):
+                try:
+                    file = open_exported(path, size=size)
+                except (ValueError, FileNotFoundError):
+                    continue  # of another size, without its runtime or its .bin: no file to use here
+                if file.metadata.precision == "int8" and file.metadata.made_from == mark.decode():
+                    yield file
+
+
+def _holds(path: Path, mark: bytes) -> bool:
+    """Whether the file holds these bytes; faster than having a runtime parse what was made of other weights."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(mark) >= 0
+    except (OSError, ValueError):  # not readable, or empty
+        return False
 
 
 def open_on_cpu(path, backend: str, img_size: int | None, device: str = "", threads: int = 0) -> Exported:
