@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help=".data or .yaml file that names the classes")
     p.add_argument("--class_path", metavar="FILE", help="file of class names, one per line; replaces those of --data "
                    "(default: those of the checkpoint, or of the .names file beside the weights or the cfg)")
-    p.add_argument("--conf_thres", type=cli.ratio, default=0.5,
+    p.add_argument("--conf_thres", type=cli.ratio, default=cli.CONF_THRES,
                    help="boxes of a lower score (objectness x class) are dropped")
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help=cli.NMS_HELP)
     p.add_argument("--img_size", type=cli.pixels, metavar="PX",

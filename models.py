@@ -441,13 +441,13 @@ class Darknet(nn.Module):
 
 
 def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", img_size: int | None = None,
-         conf_thres: float = 0.5, nms_thres: float = 0.5):
+         **thresholds: float):
     """A trained net to detect with: `load("X.cfg", "X.weights").detect(image)`.
 
     weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
-    training, else the cfg's). Returns a utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8 or a
-    path and returns (n, 6) x1, y1, x2, y2 in pixels, score, class; names are the class names. Raises CfgError,
-    CheckpointError, WeightsError, FileNotFoundError.
+    training, else the cfg's); thresholds: conf_thres and nms_thres. Returns a utils.deploy.detector.Detector:
+    detect(image) takes (H, W, 3) RGB uint8 or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score, class; names
+    are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
     """
     from utils.deploy.detector import Detector
     from utils.loading import load_net, numbered_names, resolve_cfg, select_device
@@ -455,4 +455,4 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
     net = load_net(resolve_cfg(cfg), weights, Darknet, img_size)
     names = net.names or numbered_names(net.model.heads()[0].classes)
     model = net.model.to(select_device(device))
-    return Detector(model, names, net.size, conf_thres=conf_thres, nms_thres=nms_thres)
+    return Detector(model, names, net.size, **thresholds)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.cli import CONF_THRES
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import DataError
 from utils.deploy.backends import Predict
@@ -32,7 +33,7 @@ class Detector:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
-                 conf_thres: float = 0.5, nms_thres: float = 0.5):
+                 conf_thres: float = CONF_THRES, nms_thres: float = 0.5):
         self.names, self.size = list(names), size
         self.device, self.channels = input_device(model), input_channels(model)
         self.predict = model.optimize() if predict is None else predict
