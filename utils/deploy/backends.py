@@ -37,9 +37,9 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
                  weights=None) -> tuple[str, Predict]:
     """(name of the backend taken, its function) for a Darknet, which stays as it is.
 
-    size: (width, height) of the input; images: how many will be run, for "auto"; weights: the file
-    that the model was loaded from, beside which "auto" looks for what was made of it. Raises ValueError where a package
-    is     missing, naming the pip command, or where the backend cannot run on the model's device.
+    size: (width, height) of the input; images: how many will be run, for "auto"; weights: the file that the model was
+    loaded from, beside which "auto" looks for what was made of it. Raises ValueError where a package is missing, naming
+    the pip command, or where the backend cannot run on the model's device.
     """
     if name == "auto":
         return _made_before(model, size, weights) or _first_that_runs(model, size, images)
