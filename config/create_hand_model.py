@@ -17,6 +17,7 @@ from utils import cli  # noqa: E402
 from utils.data.anchors import fit_anchors  # noqa: E402
 from utils.families import BASES, COCO_CLASSES, STRIDE, build  # noqa: E402
 from utils.parse_config import write_model_config  # noqa: E402
+from utils.shapes import layer_shapes  # noqa: E402
 
 
 def pixel_size(text: str) -> tuple[int, int]:
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.anchors_from:
             defs = fit_anchors(defs, args.anchors_from)
+        layer_shapes(defs)  # raises where the net is larger than can be built
         write_model_config(out, defs)
     except (OSError, ValueError) as error:
         print(f"create_hand_model.py: error: {error}", file=sys.stderr)

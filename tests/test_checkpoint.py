@@ -19,6 +19,8 @@ from utils.checkpoint import (
     weights_content,
 )
 from utils.parse_config import parse_model_config, rebuild_heads
+from utils.training.args import parse_train_args
+from utils.training.resume import resumed_arguments
 
 
 @pytest.fixture
@@ -165,3 +167,12 @@ def test_the_class_count_is_that_of_the_weights_whatever_the_kind_of_file(tiny_c
     save_checkpoint(tmp_path / "a.pth", weights_content(source, "a.cfg", "r") if wrapped else source.state_dict())
     source.save_darknet_weights(tmp_path / "a.weights")
     assert weights_classes(tmp_path / "a.pth", defs) == weights_classes(tmp_path / "a.weights", defs) == 5
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"args": 3}, "found args of type int"), ({"args": {}}, "found no usable epochs"), ({}, "holds no state of a run"),
+    ({"args": {"epochs": "x"}}, "found no usable epochs"), ({"epoch": "1"}, "found epoch of type str")])
+def test_a_damaged_run_is_not_resumed(tiny_cfg, tmp_path, change, words):
+    torch.save(weights_content(Darknet(tiny_cfg), "a.cfg", "r") | change, tmp_path / "last.pth")
+    with pytest.raises(ValueError, match=f"{tmp_path}/last.pth: {words}"):
+        resumed_arguments(parse_train_args("", ["--resume", str(tmp_path)]))

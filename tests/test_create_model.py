@@ -337,3 +337,8 @@ def test_bad_values_are_refused(arguments):
 def test_sizes_are_width_by_height():
     assert create.parse_args([]).size == (416, 416)
     assert create.parse_args(["--size", "320x256"]).size == (320, 256)
+
+
+def test_a_net_that_is_too_large_to_build_is_not_written(tmp_path, capsys):
+    assert create.main(["--classes", "99999", "--out", str(tmp_path / "a.cfg")]) == 2
+    assert "expected at most 500,000,000" in capsys.readouterr().err and not (tmp_path / "a.cfg").exists()

@@ -198,6 +198,16 @@ def test_wrong_input_is_one_line_and_exit_status_2(error, capsys, monkeypatch):
     assert status == 2 and text.count("\n") == 1 and ("a.cfg" in text or "--batch_size" in text)
 
 
+def test_a_loader_process_that_the_system_ended_is_said_to_lack_memory(capsys):
+    status, text = ended(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), capsys)
+    assert status == 2 and "--n_cpu" in text and text.count("\n") == 1
+
+
+def test_an_endless_line_of_a_damaged_file_is_cut(capsys):
+    status, text = ended(ValueError("a.cfg:1: found " + "x" * 10**6 + ", expected less"), capsys)
+    assert status == 2 and len(text) < 2000 and "a.cfg:1: found" in text and text.endswith("expected less\n")
+
+
 def test_a_fault_of_the_program_shows_its_traceback_and_how_to_report_it(capsys):
     status, text = ended(KeyError("x"), capsys)
     assert status == 1 and "Traceback" in text and "KeyError: 'x'" in text and text.rstrip().endswith("prints")
