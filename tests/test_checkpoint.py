@@ -19,8 +19,8 @@ from utils.checkpoint import (
     weights_content,
 )
 from utils.parse_config import parse_model_config, rebuild_heads
-from utils.training.args import parse_train_args
-from utils.training.resume import resumed_arguments
+from utils.training.args import parse_train_args, train_options
+from utils.training.resume import resumed_options
 
 
 @pytest.fixture
@@ -175,4 +175,4 @@ def test_the_class_count_is_that_of_the_weights_whatever_the_kind_of_file(tiny_c
 def test_a_damaged_run_is_not_resumed(tiny_cfg, tmp_path, change, words):
     torch.save(weights_content(Darknet(tiny_cfg), "a.cfg", "r") | change, tmp_path / "last.pth")
     with pytest.raises(ValueError, match=f"{tmp_path}/last.pth: {words}"):
-        resumed_arguments(parse_train_args("", ["--resume", str(tmp_path)]))
+        resumed_options(train_options(vars(parse_train_args("", ["--resume", str(tmp_path)]))))

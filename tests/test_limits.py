@@ -221,3 +221,16 @@ def test_weights_that_do_not_fit_are_refused_before_the_net_is_made(tiny_cfg, tm
         raise AssertionError("made a net")
     with pytest.raises(WeightsError, match="a.weights: found"):
         load_net(tiny_cfg, tmp_path / "a.weights", never)
+
+
+def test_a_zip_directory_that_the_zip_reader_itself_refuses_is_left_to_torch(tmp_path):
+    """zipfile.is_zipfile raises where the directory claims to span several disks."""
+    torch.save({"module_list.0.conv_0.weight": torch.zeros(9)}, tmp_path / "a.pth")
+    content = (tmp_path / "a.pth").read_bytes()
+    end = content.rindex(b"PK\x05\x06")
+    locator = b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 9)  # of a zip64 directory; 9 disks
+    (tmp_path / "a.pth").write_bytes(content[:end] + locator + content[end:])
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.is_zipfile(tmp_path / "a.pth")
+    for mapped in (True, False):
+        assert len(read_checkpoint(tmp_path / "a.pth", mapped=mapped)["model"]) == 1

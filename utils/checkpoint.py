@@ -14,7 +14,6 @@ import math
 import os
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Mapping
 
@@ -110,7 +109,7 @@ def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
     path = Path(path)
     if not path.is_file():
         raise missing(path, "checkpoint")
-    content = _unpickled(path, mapped and zipfile.is_zipfile(path))
+    content = _unpickled(path, mapped and torch_archive.is_zip(path))
     if "module_defs" in content:
         _check_own(path, content)
         return content | {"model": _named_state(path, content["model"])}

@@ -68,11 +68,19 @@ class _Sizes(pickle.Unpickler):
         return _Stub()
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip archive, as torch.save makes since 1.6. zipfile.is_zipfile raises on some damaged ones."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 def check(path: Path) -> None:
     """Raise ArchiveError where the file would take more memory than it is worth. What is damaged otherwise is left to
     torch, which says so."""
     try:
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             _check_zip(path)
         else:
             _check_legacy(path)
