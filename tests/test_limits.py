@@ -8,6 +8,7 @@ import sys
 import zipfile
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -234,3 +235,15 @@ def test_a_zip_directory_that_the_zip_reader_itself_refuses_is_left_to_torch(tmp
         zipfile.is_zipfile(tmp_path / "a.pth")
     for mapped in (True, False):
         assert len(read_checkpoint(tmp_path / "a.pth", mapped=mapped)["model"]) == 1
+
+
+@pytest.mark.parametrize("place", ["first", "later"])
+def test_a_png_whose_chunk_claims_more_than_the_file_holds_is_not_decoded(tmp_path, monkeypatch, place):
+    """OpenCV would reserve four gigabytes for 300 bytes."""
+    picture = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    assert decode(picture).shape == (9, 9, 3) and decode(picture + b"more").shape == (9, 9, 3)
+    start = picture.index(b"IDAT") - 4 if place == "later" else 8
+    (tmp_path / "a.png").write_bytes(picture[:start] + b"\xff\xff\x04\x9b" + picture[start + 4:])
+    monkeypatch.setattr(cv2, "imdecode", None)  # never asked
+    with pytest.raises(DataError, match="a.png: found a file that cannot be decoded"):
+        read_image(tmp_path / "a.png")

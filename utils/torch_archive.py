@@ -69,7 +69,7 @@ class _Sizes(pickle.Unpickler):
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is a zip archive, as torch.save makes since 1.6. zipfile.is_zipfile raises on some damaged ones."""
+    """Whether a file is a zip archive, as torch.save makes. zipfile.is_zipfile raises on some damaged ones."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import warnings
 
 import cv2
@@ -22,7 +23,7 @@ def decode(content: bytes | np.ndarray, flags: int = cv2.IMREAD_COLOR) -> np.nda
     """The picture in a file's bytes as OpenCV gives it by its `flags`, (H, W, 3) BGR or (H, W); None where it cannot
     be decoded or is a JPEG cut short. Raises TooLargeError."""
     content = np.frombuffer(content, np.uint8)
-    if cut_short(content) or not len(content):
+    if cut_short(content) or chunks_overrun(content) or not len(content):
         return None
     require_size(content)
     try:
@@ -42,6 +43,19 @@ def read_bytes(path: str | os.PathLike) -> np.ndarray:
 def cut_short(content: np.ndarray) -> bool:
     """Whether a JPEG lacks its end marker: OpenCV fills what is missing with grey and says nothing."""
     return content[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in content[len(content) // 2:].tobytes()
+
+
+def chunks_overrun(content: np.ndarray) -> bool:
+    """Whether a PNG's chunk claims to reach beyond the file: OpenCV reserves what it claims, up to 4 GB."""
+    if content[:8].tobytes() != b"\x89PNG\r\n\x1a\n":
+        return False
+    start = 8
+    while start + 12 <= len(content):
+        length, kind = struct.unpack(">I4s", content[start:start + 8].tobytes())
+        if kind == b"IEND":
+            return False
+        start += 12 + length  # length, kind and checksum are 12 bytes
+    return start > len(content)
 
 
 def require_size(content: bytes | np.ndarray) -> None:
