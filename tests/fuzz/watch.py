@@ -89,8 +89,11 @@ class Watcher:
         if self._process is None:
             self._process = self._start()
         place = self._folder / "case"
-        self._process.stdin.write(f"{case} {place}\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(f"{case} {place}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:  # it has ended since its last answer
+            return self._dead(case)
         ended = self._wait()
         if ended is None:
             verdict = json.loads(self._process.stdout.readline() or "null") or self._dead(case)
