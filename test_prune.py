@@ -19,11 +19,13 @@ def main() -> None:
     """Load -> blocks and threshold -> evaluate -> masked mAP -> compact -> verify -> other cuts -> table and files."""
     options = prune_options(parse_args())
     from models import Darknet
-    from utils.pruning import analysis, iterative, report
+    from utils.pruning import analysis, iterative, report, road
     from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_and_eval
     from utils.pruning.job import load
     from utils.pruning.plan import plan_cut, remove_layers, warn_before
 
+    if options.road:
+        return road.run_road(options, sys.argv[1:])
     if options.steps > 1:
         return iterative.run_steps(options, sys.argv[1:])
     job = remove_layers(load(options, Darknet))

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from utils import cli
 from utils.output import ascii_table, write_csv
-from utils.pruning import iterative
+from utils.pruning import stages
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {
@@ -56,9 +56,9 @@ def measure(args: argparse.Namespace, variant: str, s: float, seed: int) -> dict
     name = f"{args.name}/{variant.replace(',', '').replace(' ', '-')}-s{s:g}-seed{seed}"
     folder, pruned = Path("logs") / name, Path("logs") / name / "pruned"
     common = "--cfg", args.cfg, "--data", args.data, "--threads", args.threads
-    iterative.tune(folder, [*common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]),
+    stages.tune(folder, [*common, "-pre", args.weights, "-sr", "--s", s, *shlex.split(VARIANTS[variant]),
                             *shlex.split(args.train), "--seed", seed, "--no-publish"])
-    report = iterative.prune(pruned, [*common, "--weights", folder / "best.pth", "--target-flops", args.target_flops,
+    report = stages.prune(pruned, [*common, "--weights", folder / "best.pth", "--target-flops", args.target_flops,
                                       "--recalibrate", 20, "--repeats", 0])
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]

@@ -33,7 +33,7 @@ from utils.loading import select_device
 from utils.output import ascii_table, write_csv, write_json
 from utils.parse_config import section_of, write_model_config
 from utils.plots import plot_tradeoff
-from utils.pruning import iterative
+from utils.pruning import stages
 from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.job import Job, compact_of, load
 from utils.pruning.plan import Ranking, cost_of, cut_at
@@ -250,8 +250,8 @@ def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], 
 def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, float]:
     """(mAP@.5, AP) of the best epoch of one net fine-tuned with the flags of --tune; a run that was made is not made
     again, one that was stopped goes on."""
-    run = Path("logs") / f"{iterative.run_name(folder)}-seed{seed}"
-    iterative.tune(
+    run = Path("logs") / f"{stages.run_name(folder)}-seed{seed}"
+    stages.tune(
         run,
         [
             "--model_def",

@@ -15,6 +15,7 @@ import export
 import test as scoring
 from conftest import ADD, FAMILIES, MIXED, ODD, ROOT, trained
 from models import Darknet
+from utils.deploy import args as export_args
 from utils.deploy import formats
 from utils.deploy.check import TOLERANCES, ExportError, compare_boxes
 from utils.deploy.formats import FORMATS, Order, export_format, out_paths
@@ -338,7 +339,6 @@ def test_an_onnx_file_without_metadata_says_what_is_missing(net, tmp_path):
 
 
 def test_export_offers_what_can_be_written():
-    assert set(export.FORMATS) == set(FORMATS) and {p for kind in FORMATS.values() for p in kind.precisions} >= set(
-        export.PRECISIONS
-    )
+    assert set(export_args.FORMATS) == set(FORMATS)
+    assert {p for kind in FORMATS.values() for p in kind.precisions} >= set(export_args.PRECISIONS)
     assert (ROOT / "data" / "samples").is_dir()

@@ -10,7 +10,7 @@ import detect
 from conftest import ROOT
 from utils import cli, loading
 from utils.origin import RECIPES, missing, origin
-from utils.pruning import iterative
+from utils.pruning import stages
 from utils.pruning.args import parse_prune_args
 from utils.training.args import parse_train_args
 
@@ -78,7 +78,7 @@ def test_values_and_what_follows_two_hyphens_stay_as_they_are():
 
 def test_steps_drop_their_flags_in_either_spelling():
     words = ["--target_params", "0.2", "--max_drop=0.1", "--img-size", "64", "--steps", "2"]
-    assert iterative.without(words, ("--target-params", "--max-drop", "--steps")) == ["--img-size", "64"]
+    assert stages.without(words, ("--target-params", "--max-drop", "--steps")) == ["--img-size", "64"]
 
 
 @pytest.mark.parametrize("words, said", [(["--img-siz", "3", "--imagesize"], "did you mean --img_size?"),

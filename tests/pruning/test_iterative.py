@@ -7,7 +7,7 @@ import pytest
 
 from conftest import options_of, without_labels
 from utils.data.datasets import DataError
-from utils.pruning import iterative
+from utils.pruning import iterative, stages
 from utils.pruning.args import parse_prune_args, prune_options
 
 
@@ -25,16 +25,20 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
     words = "--steps 3 --percent 0.488 --layer-keep 0.125 --layers 2 --img_size 64 --skip-bad --device cpu".split()
     options = prune_options(parse_prune_args("", words))
     assert iterative.step_shares(options) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
-    assert iterative.without(words, iterative.OF_THE_WHOLE) == "--img_size 64 --skip-bad --device cpu".split()
-    assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, iterative.training_flags(options)))
-    assert iterative.run_name(Path("a/cut")) != iterative.run_name(Path("b/cut"))
-    iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
-    iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
+    of_all = iterative.OF_THE_WHOLE + iterative.SHARED_OUT
+    assert stages.without(words, of_all) == "--img_size 64 --skip-bad --device cpu".split()
+    assert iterative.flags_of_a_step(options, words) == iterative.step_shares(options) + stages.without(words, of_all)
+    alone = prune_options(parse_prune_args("", ["--percent", "0.3", "--target-latency", "9ms"]))
+    assert iterative.flags_of_a_step(alone, ["--target-latency", "9ms"]) == ["--target-latency", "9ms"]  # as typed
+    assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, stages.training_flags(options)))
+    assert stages.run_name(Path("a/cut")) != stages.run_name(Path("b/cut"))
+    stages.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
+    stages.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
     with pytest.raises(ValueError, match="epochs 1.*epochs 2.*another --out"):
-        iterative.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 2"})
+        stages.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 2"})
     (tmp_path / "w.pth").write_bytes(b"one")
-    before = iterative.sha256(tmp_path / "w.pth")
+    before = stages.sha256(tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes(b"two")  # other weights under the same name are another start
-    assert iterative.sha256(tmp_path / "w.pth") != before
+    assert stages.sha256(tmp_path / "w.pth") != before
     with pytest.raises(SystemExit):  # a shortened flag would escape `without`
         parse_prune_args("", ["--step", "3"])

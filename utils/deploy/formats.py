@@ -14,7 +14,7 @@ from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, r
 from utils.deploy.graph import takes_any_size
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
 from utils.deploy.ncnn_export import write_ncnn
-from utils.deploy.onnx_export import write_onnx
+from utils.deploy.onnx_export import require_packages, write_onnx
 from utils.deploy.openvino_export import write_openvino
 from utils.deploy.quantisation import Limits, Pictures, quantise
 from utils.deploy.runtimes import Exported, open_exported
@@ -47,6 +47,7 @@ class Format:
     precisions: tuple[str, ...]
     write: Callable[[nn.Module, Path, Metadata], None] | None
     free_size: bool  # whether one file can take several input sizes
+    packages: tuple[str, ...] = ()  # that write and run it
 
     @property
     def ending(self) -> str:
@@ -56,11 +57,20 @@ class Format:
 
 FORMATS = {
     DARKNET: Format(".weights", "torch", ("float32",), None, True),
-    "onnx": Format(".onnx", "onnxruntime", ("float32", "float16", "int8"), write_onnx, True),
-    "openvino": Format(".xml", "openvino", ("float32", "float16", "int8"), write_openvino, True),
-    "ncnn": Format(".ncnn.param", "ncnn", ("float32", "float16"), write_ncnn, False),
+    "onnx": Format(".onnx", "onnxruntime", ("float32", "float16", "int8"), write_onnx, True,
+                   ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Format(".xml", "openvino", ("float32", "float16", "int8"), write_openvino, True,
+                       ("openvino",)),
+    "ncnn": Format(".ncnn.param", "ncnn", ("float32", "float16"), write_ncnn, False, ("pnnx", "ncnn")),
     "torchscript": Format(".torchscript", "torch", ("float32", "float16"), write_torchscript, True),
 }
+
+
+def require_writer(name: str, precision: str) -> None:
+    """Raise ValueError, naming the pip command, unless all that writes and runs format `name` in `precision` is
+    installed."""
+    needed = FORMATS[name].packages + ("nncf",) * (precision == "int8")
+    require_packages(*needed, what=f"--format {name} --precision {precision}")
 
 
 def format_of(path: Path) -> str | None:

@@ -75,6 +75,9 @@ class PruneOptions:
     recalibrate: int | None
     steps: int
     tune: str
+    road: bool
+    sparse: str
+    quantise: str
     curve: int
     sensitivity: int
     out: Path | None
@@ -169,6 +172,13 @@ def _add_step_flags(step) -> None:
                       help="prune in N parts and fine-tune after each; the same command goes on where it was stopped")
     step.add_argument("--tune", default="--epochs 10 --lr 1e-3", metavar="FLAGS",
                       help="flags of train.py for the fine-tuning after each step")
+    step.add_argument("--road", action="store_true",
+                      help="the whole road from a dense net: sparse training, this cut (in --steps), fine-tuning with "
+                      "the dense net as teacher, quantisation, table; the same command goes on where it was stopped")
+    step.add_argument("--sparse", default="--epochs 20 --s 0.02 --s-schedule ease", metavar="FLAGS",
+                      help="--road: flags of train.py for the sparse training")
+    step.add_argument("--quantise", default="--format onnx --precision int8", metavar="FLAGS",
+                      help="--road: flags of export.py for the tuned net; none: leave it as it is")
 
 
 def _add_look_flags(look) -> None:

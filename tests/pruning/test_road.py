@@ -1,0 +1,163 @@
+"""--road: from a dense net to a small file by one command."""
+
+import importlib.util
+import json
+import shutil
+import sys
+
+import pytest
+
+from conftest import ROOT, options_of, trained
+from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.pruning import road, stages
+
+TRAINING = "--epochs 1 --batch_size 4 --warmup 0 --no-pictures"
+QUICK = "--format torchscript --precision float16"
+
+
+def main_of(script):
+    """main() of a script; test.py by its path, since Python has a package of that name."""
+    spec = importlib.util.spec_from_file_location(f"{script[:-3]}_of_the_road", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def walk(tiny_cfg, tiny_data, tmp_path, monkeypatch):
+    """Flags of test_prune.py -> scripts that a road ran, in turn, in this process and in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    model = trained(tiny_cfg, zero_share=0.0).float()
+    save_checkpoint(tmp_path / "net.pth", weights_content(model, str(tiny_cfg), "test"))
+    ran = []
+
+    def here(script, flags):
+        ran.append((script, [str(flag) for flag in flags]))
+        monkeypatch.setattr(sys, "argv", [script, *ran[-1][1]])
+        main_of(script)()
+
+    monkeypatch.setattr(stages, "run", here)
+    monkeypatch.setattr(road, "run", here)
+
+    def make(*more, sparse=TRAINING, tune=TRAINING, quantise=QUICK):
+        ran.clear()
+        words = ["--cfg", tiny_cfg, "--weights", "net.pth", "--data", tiny_data, "--road", "--out", "way",
+                 "--n_cpu", 0, "--device", "cpu", "--threads", 1, "--repeats", 0, "--sparse", sparse, "--tune", tune,
+                 "--quantise", quantise, *more]
+        words = list(map(str, words))
+        road.run_road(options_of(words), words)
+        return [script for script, _ in ran]
+
+    make.ran = ran
+    return make
+
+
+def table(tmp_path):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (tmp_path / "way/road.md").read_text()
+            .splitlines() if "---" not in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_a_road_does_each_stage_once_and_says_what_it_gave(walk, tmp_path):
+    assert walk("--percent", 0.5) == ["test.py", "train.py", "test_prune.py", "train.py", "test.py", "export.py",
+                                      "test.py"]
+    flags = [" ".join(words) for _, words in walk.ran]
+    assert "-sr" in flags[1] and "--percent 0.5" in flags[2] and "--teacher-weights net.pth" in flags[3]
+    assert not any("--road" in words or "--sparse" in words for words in flags)
+    rows = table(tmp_path)
+    assert list(rows) == ["Stage", "dense", "sparse", "cut", "tuned", "torchscript float16"]
+    report = json.loads(next((tmp_path / "way/step1").glob("*-report.json")).read_text())
+    assert rows["sparse"][3] == f"{report['before']['map50']:.4f}" and rows["cut"][0] == rows["tuned"][0]
+    assert int(rows["cut"][0].replace(",", "")) < int(rows["dense"][0].replace(",", ""))
+    assert float(rows["torchscript float16"][2]) > 0
+    assert read_checkpoint(tmp_path / "logs/way-step1/best.pth")["data"].endswith("tiny.data")
+    assert walk("--percent", 0.5) == [] and table(tmp_path) == rows
+
+
+def test_a_stopped_road_goes_on_where_it_was(walk, tmp_path):
+    walk("--percent", 0.5)
+    shutil.rmtree(tmp_path / "logs" / "way-step1")  # as if it had been stopped before its fine-tuning
+    assert walk("--percent", 0.5) == ["train.py", "test.py", "export.py", "test.py"]
+    assert walk("--percent", 0.5, quantise="--format torchscript") == ["export.py", "test.py"]
+    assert walk("--percent", 0.5, quantise="none") == []
+    with pytest.raises(ValueError, match="found road begun with .*0.5.* expected .*0.6.*another --out"):
+        walk("--percent", 0.6)
+
+
+def test_a_stage_made_anew_is_not_followed_by_what_came_of_its_forerunner(walk, tmp_path):
+    walk("--percent", 0.5, quantise="none")
+    shutil.rmtree(tmp_path / "logs" / "way-sparse")
+    with pytest.raises(ValueError, match="report.json: found it older than logs/way-sparse/best.pth.*remove way/step1"):
+        walk("--percent", 0.5, quantise="none")
+    shutil.rmtree(tmp_path / "way" / "step1")
+    with pytest.raises(ValueError, match="last.pth: found it older than .*remove logs/way-step1"):
+        walk("--percent", 0.5, quantise="none")
+    shutil.rmtree(tmp_path / "logs" / "way-step1")
+    assert walk("--percent", 0.5, quantise="none") == ["train.py", "test.py"]
+
+
+def test_a_stage_that_fails_leaves_the_table_of_those_before_it(walk, tmp_path, monkeypatch, capsys):
+    whole = road.run
+
+    def fails(script, flags):
+        if script == "export.py":
+            raise ValueError("export.py ended with status 2")
+        whole(script, flags)
+
+    monkeypatch.setattr(road, "run", fails)
+    with pytest.raises(ValueError, match="export.py ended"):
+        walk("--percent", 0.5)
+    assert list(table(tmp_path))[-1] == "tuned" and "from dense to tuned: parameters" in capsys.readouterr().out
+    monkeypatch.setattr(road, "run", whole)
+    assert walk("--percent", 0.5) == ["export.py", "test.py"]
+
+
+def test_a_road_cuts_in_steps(walk, tmp_path):
+    walk("--target-params", 0.5, "--steps", 2, "--recalibrate", 0, quantise="none")
+    rows = table(tmp_path)
+    assert list(rows) == ["Stage", "dense", "sparse", "cut 1", "tuned 1", "cut 2", "tuned 2"]
+    count = {stage: int(row[0].replace(",", "")) for stage, row in rows.items() if stage != "Stage"}
+    assert count["dense"] > count["cut 1"] > count["cut 2"] and count["cut 2"] <= 0.5 * count["dense"]
+
+
+def test_a_road_of_a_net_of_many_classes_begins_with_its_heads(walk, tiny_cfg, tiny_data, tmp_path):
+    write_model_config(tiny_cfg, rebuild_heads(parse_model_config(tiny_cfg), 3))
+    (tmp_path / "all.names").write_text("car\nhand\ndog\n")
+    save_checkpoint(tmp_path / "net.pth", weights_content(trained(tiny_cfg, zero_share=0.0).float(), str(tiny_cfg),
+                                                          "test", names=["car", "hand", "dog"]))
+    (tmp_path / "hand.names").write_text("hand\n")
+    tiny_data.write_text(tiny_data.read_text() + f"names={tmp_path / 'hand.names'}\n")
+    scripts = walk("--keep-classes", "hand", "--percent", 0.5, quantise=QUICK)
+    assert scripts[:2] == ["test_prune.py", "test.py"] and scripts[-2:] == ["export.py", "test.py"]
+    slim = next((tmp_path / "way/step1").glob("prune*.cfg"))
+    assert class_count(parse_model_config(slim)) == 1
+    assert read_checkpoint(tmp_path / "logs/way-step1/best.pth")["names"] == ["hand"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    ({"sparse": "--epochz 3"}, "unrecognized arguments: --epochz"),
+    ({"tune": "--epochz 3"}, "unrecognized arguments: --epochz"),
+    ({"quantise": "--formt onnx"}, "unrecognized arguments: --formt"),
+    ({"quantise": "--format ncnn --precision int8"}, "int8 is written as onnx or openvino"),
+])
+def test_a_flag_that_a_later_stage_does_not_know_stops_the_road_before_the_first(walk, tmp_path, capsys, flags, words):
+    with pytest.raises((SystemExit, ValueError)) as raised:
+        walk(**flags)
+    assert words in capsys.readouterr().err + str(raised.value)
+    assert walk.ran == [] and not (tmp_path / "way").exists()
+
+
+def test_packages_that_the_last_stage_wants_are_asked_for_before_the_first(walk, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest))
+    with pytest.raises(ValueError, match="pip install nncf.*--quantise none"):
+        walk(quantise="--format onnx --precision int8")
+    assert walk.ran == []
+
+
+@pytest.mark.parametrize("flag", ["--no-eval", "--unlabelled"])
+def test_a_road_has_scores(walk, flag):
+    with pytest.raises(ValueError, match=f"--road: found {flag}, expected pictures with boxes"):
+        walk(flag)
