@@ -1,13 +1,21 @@
 """Output files are whole or not there."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from models import Darknet
 from utils.checkpoint import save_checkpoint
-from utils.output import replacing, write_json, write_text
+from utils.output import OutputError, one_step, replacing, write_csv, write_json, write_text
+
+NET = [{"type": "net", "width": "32", "height": "32", "channels": "3"},
+       {"type": "convolutional", "filters": "64", "size": "3", "activation": "linear"}]
 
 
 def test_a_failed_writer_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -35,3 +43,82 @@ def test_a_checkpoint_that_cannot_be_written_does_not_harm_the_one_before(tmp_pa
         save_checkpoint(tmp_path / "last.pth", {"model": {}, "epoch": 2, "unpicklable": lambda: 0})
     assert torch.load(tmp_path / "last.pth", weights_only=True)["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+FULL = "cannot be written .File too large.*the file that was there before is whole"
+
+
+@pytest.fixture
+def small_disk():
+    """No file can grow past 2,000 bytes: what a full disk does, with another errno."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("name, write", [
+    ("a.txt", lambda path: write_text(path, "a" * 5000)),
+    ("a.pth", lambda path: save_checkpoint(path, {"model": torch.zeros(5000)})),
+    ("a.csv", lambda path: write_csv(path, [{"x": "a" * 5000}])),
+    ("a.weights", lambda path: Darknet([*NET]).save_darknet_weights(path)),
+])
+def test_on_a_full_disk_the_error_names_the_file_and_what_is_left(tmp_path, small_disk, name, write):
+    path = tmp_path / name
+    path.write_text("old")
+    with pytest.raises(OutputError, match=f"{name}: {FULL}"):
+        write(path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_set_of_files_is_replaced_in_one_step_in_the_order_of_writing(tmp_path, monkeypatch):
+    names, order = ["a.weights", "sub/a.cfg", "a.names"], []
+    for name in names:
+        write_text(tmp_path / name, "old")
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: order.append(Path(target).name) or rename(source, target))
+    with one_step():
+        for name in names:
+            write_text(tmp_path / name, "new")
+            assert (tmp_path / name).read_text() == "old"
+    assert order == ["a.weights", "a.cfg", "a.names"]
+    assert {(tmp_path / name).read_text() for name in names} == {"new"}
+
+
+@pytest.mark.parametrize("fails_at", range(3))
+def test_a_set_whose_rename_fails_leaves_all_as_it_was(tmp_path, monkeypatch, fails_at):
+    write_text(tmp_path / "a", "old a")
+    write_text(tmp_path / "c", "old c")
+    rename, seen = os.replace, []
+
+    def failing(source, target):
+        seen.append(target)
+        if len(seen) == fails_at + 1:
+            raise OSError("no")
+        rename(source, target)
+    with pytest.raises(OSError, match="no"), one_step():
+        for name in "abc":
+            write_text(tmp_path / name, "new")
+        monkeypatch.setattr(os, "replace", failing)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old a", "c": "old c"}
+
+
+def test_a_set_that_is_not_finished_leaves_all_as_it_was(tmp_path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(KeyboardInterrupt), one_step():
+        write_text(tmp_path / "a", "new")
+        raise KeyboardInterrupt
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer_and_a_living_ones_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with replacing(tmp_path / "a") as temporary:
+        left, living = (temporary.with_name(temporary.name.replace(f"-{os.getpid()}-", f"-{process}-"))
+                        for process in (dead.pid, os.getppid()))
+        left.touch()
+        living.touch()
+        temporary.touch()
+    write_text(tmp_path / "a", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a", living.name])

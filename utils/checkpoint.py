@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Mapping
+from typing import BinaryIO, Mapping
 
 import numpy as np
 import torch
@@ -74,8 +74,31 @@ class CheckpointError(ValueError):
 
 def save_checkpoint(path: str | os.PathLike, content: dict) -> None:
     """torch.save by way of utils.output."""
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        noting = _NotingErrors(file)
+        try:
+            torch.save(content, noting)
+        except RuntimeError:
+            if noting.error:  # torch's own words are "unexpected pos 1620"
+                raise noting.error from None
+            raise
+
+
+class _NotingErrors:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.error = file, None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def copy_file(source: Path, target: Path) -> None:

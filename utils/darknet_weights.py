@@ -116,10 +116,11 @@ def file_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
 def write_darknet_weights(model: nn.Module, path: str | os.PathLike) -> None:
     """Save `model` (a Darknet) with header 0.2.5 and a 64-bit count of images seen."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.array(((0, 2, 5), model.seen), HEADER).tofile(file)
+        # not tofile: on a full disk it says how many numbers are missing, and not why
+        file.write(np.array(((0, 2, 5), model.seen), HEADER).tobytes())
         for _, conv, bn in model.convolutions():
             for tensor in conv_tensors(conv, bn):
-                tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tofile(file)
+                file.write(tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tobytes())
 
 
 def _contents(path: Path, defs: list[dict]) -> _Contents:

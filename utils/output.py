@@ -2,12 +2,18 @@
 one."""
 
 import csv
+import errno
+import glob
+import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Iterator
 
@@ -15,18 +21,122 @@ import torch
 from terminaltables import AsciiTable, GithubFlavoredMarkdownTable
 
 
+class OutputError(OSError):
+    """A file could not be written; what was there before is whole."""
+
+
+_OURS = re.compile(r"-(\d+)-\d+\.(?:tmp|old)$")  # ends the names of files in the making
+_step: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("step", default=None)  # (written, its place), in order
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A name beside `path` to write to: takes its place when the block ends, and is removed when the block raises.
-    Makes the folder."""
+    """A name beside `path` to write to: takes its place when the block ends (in `one_step`: when that ends), and is
+    removed when the block raises. Makes the folder. Raises OutputError where the disk is full or refuses."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    if _OURS.search(path.name):  # a file in the making, of the block around
+        yield path
+        return
+    step, temporary = _step.get(), _temporary_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
-        os.replace(temporary, path)
+        if step is None:
+            os.replace(temporary, path)
+        else:
+            step.append((temporary, path))
+    except OSError as error:
+        _remove(temporary)
+        if isinstance(error, OutputError) or error.errno not in _NOT_WRITTEN:
+            raise
+        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)}); {_what_is_left(path)}") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+@contextmanager
+def one_step() -> Iterator[None]:
+    """A set of files: what `replacing` writes in this block takes its place when the block ends, one rename right after
+    the other in the order of writing; where the block or a rename raises, all is as it was before."""
+    if _step.get() is not None:  # a part of a larger step
+        yield
+        return
+    pending: list[tuple[Path, Path]] = []
+    token = _step.set(pending)
+    try:
+        yield
+    except BaseException:
+        for temporary, _ in pending:
+            _remove(temporary)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _step.reset(token)
+    _take_places(pending)
+
+
+def _take_places(pending: list[tuple[Path, Path]]) -> None:
+    """Rename all or none."""
+    before = {path: _temporary_name(path, "old") for _, path in pending if path.exists()}
+    done = []
+    try:
+        for path, old in before.items():
+            with suppress(OSError):  # a file system without links has no way back
+                os.link(path, old)
+        for temporary, path in pending:
+            os.replace(temporary, path)
+            done.append(path)
+    except BaseException:
+        for path in reversed(done):
+            if path not in before:
+                _remove(path)
+            elif before[path].exists():
+                os.replace(before[path], path)
+        raise
+    finally:
+        for name in [*before.values(), *(temporary for temporary, _ in pending)]:
+            _remove(name)
+
+
+# a full disk or quota, a limit on sizes, a broken or read-only disk, a folder that forbids it
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _what_is_left(path: Path) -> str:
+    return "the file that was there before is whole" if path.exists() else "nothing was left there"
+
+
+def _temporary_name(path: Path, kind: str = "tmp") -> Path:
+    """A name beside `path` that says whose it is: no other process, here or on a machine that shares the folder, takes
+    it."""
+    own = f"{platform.node()[:40]}-{os.getpid()}-{threading.get_ident() % 10**6}"
+    name = path.name if len(path.name) < 150 else hashlib.sha256(path.name.encode()).hexdigest()
+    return path.with_name(f".{name}.{own}.{kind}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that were killed left of `path`."""
+    pattern = glob.escape(_temporary_name(path).name.split(f"-{os.getpid()}-")[0]) + "-*"
+    for leftover in path.parent.glob(pattern):
+        match = _OURS.search(leftover.name)
+        if match and not _is_alive(int(match[1])):
+            _remove(leftover)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -42,14 +152,13 @@ def write_json(path: str | os.PathLike, content) -> None:
 
 @contextmanager
 def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder inside `folder` to write several files to: they take their places, of the same names, when the block
-    ends, and all are removed when it raises."""
+    """A folder inside `folder` to write several files to: they take their places, of the same names, in one step when
+    the block ends (data before the .param, .xml or .cfg that describes it), and all are removed when it raises."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
         yield Path(temporary)
-        for path in sorted(Path(temporary).iterdir()):
-            os.replace(path, folder / path.name)
+        _take_places([(path, folder / path.name) for path in sorted(Path(temporary).iterdir())])
 
 
 def environment() -> dict:

@@ -17,7 +17,7 @@ from torch import nn
 from utils.batch_norm import usual_scale
 from utils.compare import TOLERANCE, deviation, probe_image
 from utils.layers import ACTIVATIONS
-from utils.output import replacing, write_text
+from utils.output import one_step, replacing, write_text
 from utils.parse_config import CfgError, explicit, format_model_config, integers, resized, section_of
 from utils.shapes import largest_stride, layer_shapes
 
@@ -35,7 +35,10 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
     """
     model = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
     defs, small = explicit(resized(model.module_defs, *size)), check_size(model.module_defs, size)
-    with replacing(path) as weights, replacing(path.with_suffix(".cfg")) as cfg:
+    # the cfg last: whoever finds it finds its weights
+    with one_step(), replacing(path.with_suffix(".cfg")) as cfg, replacing(path) as weights:
+        if names:
+            write_text(path.with_suffix(".names"), "\n".join(names) + "\n")
         usual_scale(model, rescale).save_darknet_weights(weights)
         cfg.write_text(format_model_config(defs), encoding="utf-8")
         read = type(model)(cfg, initialise=False).eval()
@@ -49,8 +52,6 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
             print(f"warning: {path}: {complaint}")
         else:
             words += ", and OpenCV computes the same"
-    if names:
-        write_text(path.with_suffix(".names"), "\n".join(names) + "\n")
     return words
 
 

@@ -12,7 +12,7 @@ from utils.compare import Latency, compare_latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
 from utils.evaluation.metrics import EvalResult
-from utils.output import ascii_table, change, environment, markdown_table, replacing, write_json, write_text
+from utils.output import ascii_table, change, environment, markdown_table, one_step, replacing, write_json, write_text
 from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
 from utils.pruning.compact import Compact
@@ -122,13 +122,14 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     net.module_defs = explicit(resized(net.module_defs, *job.size))
     content = weights_content(net, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
                               map50=after.map50 if after else None, size=job.size, **job.about)
-    keep_earlier(names, content)
-    # the checkpoint keeps the scale it trains well at
-    words = export_darknet(net, job.rescale, names.darknet_weights, job.size, job.about.get("names"))
+    with one_step():  # a pruning of the same names stays whole until this one is
+        keep_earlier(names, content)
+        for path in (names.checkpoint, names.weights):
+            save_checkpoint(path, content)
+        # the checkpoint keeps the scale it trains well at
+        words = export_darknet(net, job.rescale, names.darknet_weights, job.size, job.about.get("names"))
+        write_model_config(names.cfg, net.module_defs)
     print(f"{names.darknet_weights}: {words}")
-    write_model_config(names.cfg, net.module_defs)
-    for path in (names.checkpoint, names.weights):
-        save_checkpoint(path, content)
     for path in names.starts():  # an earlier tuning's; they belong to another pruning
         path.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.loading import stem
-from utils.output import environment, write_csv, write_json, write_text
+from utils.output import environment, one_step, write_csv, write_json, write_text
 from utils.parse_config import explicit, input_size, parse_model_config
 from utils.plots import plot_training
 from utils.replaced import keep_replaced
@@ -142,18 +142,18 @@ def publish(folder: Path, cfg: Path, start: str | None, net: type[nn.Module], ex
     name = stem(cfg)
     checkpoint = Path("checkpoints") / f"{name}_ckpt.pth"
     targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
-    kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
     last = read_checkpoint(folder / "last.pth")
-    replaced = keep_replaced([checkpoint, *targets],
-                             lambda old: (old.get("run"), old.get("cfg")) == (last["run"], last["cfg"]))
-    slim = {key: last.get(key) for key in KEPT}
-    save_checkpoint(checkpoint, slim)
-    for target in targets:
-        copy_file(folder / "best.pth", target)
-    written = [f"{checkpoint} (last)"] + [f"{target} (best)" for target in targets] + kept
-    if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
-        written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), net, export)
-    write_text(folder / MARK, "\n".join(written) + "\n")
+    own = lambda old: (old.get("run"), old.get("cfg")) == (last["run"], last["cfg"])
+    with one_step():  # what is replaced is kept in the same step, and the mark says that all of it is done
+        kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
+        replaced = keep_replaced([checkpoint, *targets], own)
+        save_checkpoint(checkpoint, {key: last.get(key) for key in KEPT})
+        for target in targets:
+            copy_file(folder / "best.pth", target)
+        written = [f"{checkpoint} (last)"] + [f"{target} (best)" for target in targets] + kept
+        if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
+            written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), net, export)
+        write_text(folder / MARK, "\n".join(written) + "\n")
     return "\n".join([f"{folder}: best mAP {last['best']:.4f}; written: {', '.join(written)}", *replaced])
 
 
