@@ -7,7 +7,7 @@
 
 import argparse
 
-from utils import cli
+from utils import cli, signals
 from utils.training.args import parse_train_args, train_options
 
 
@@ -43,10 +43,12 @@ def main() -> None:
     for epoch in range(trainer.state.epoch + 1, options.steps.epochs + 1):
         losses = trainer.train_one_epoch(epoch)
         result = trainer.evaluate(epoch)
-        trainer.record(epoch, losses, result)
-        trainer.save(epoch, result)
+        with signals.held():
+            trainer.record(epoch, losses, result)
+            trainer.save(epoch, result)
     pictures.show_net(trainer, result, draw)
-    trainer.finish(export_darknet)
+    with signals.held():
+        trainer.finish(export_darknet)
 
 
 if __name__ == "__main__":

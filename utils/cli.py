@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, NoReturn
 
-from utils import limits, torchrun
+from utils import limits, signals, torchrun
 from utils.text import shown
 
 TO_RUN = (
@@ -276,11 +276,11 @@ def run(main: Callable[[], int | None], several_processes: bool = False) -> None
         if torchrun.world_size() > 1 and not several_processes:
             raise ValueError(f"found {torchrun.world_size()} processes (WORLD_SIZE, which torchrun sets), expected "
                              "one: only train.py and test.py share their work, start this by python")
-        with torchrun.first_process_prints():
+        with torchrun.first_process_prints(), signals.raised():
             status = main()
-    except KeyboardInterrupt:
-        torchrun.print_error("stopped")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        torchrun.print_error(str(error) or "stopped")
+        sys.exit(signals.exit_status(error))
     except Exception as error:
         _end_after(error)
     else:

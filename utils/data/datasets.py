@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from utils import processes, torchrun
+from utils import processes, signals, torchrun
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
 from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
 from utils.data.folders import files_below
@@ -262,7 +262,7 @@ class TrainSampler(Sampler):
                  scale_stride: int | None = None, process: tuple[int, int] = (0, 1)):
         self.length, self.batch_size, self.size, self.seed = length, batch_size, size, seed
         self.scale_stride, (self.rank, self.world_size) = scale_stride, process
-        self.epoch = 0
+        self.epoch, self.first = 0, 0  # first: batches of the epoch that are left out, being behind
 
     def __len__(self) -> int:
         return max(self.length // (self.batch_size * self.world_size), 1)
@@ -282,7 +282,8 @@ class TrainSampler(Sampler):
         for step in range(len(self)):
             width, height = self._size(rng)
             batch = order[step * per_step:(step + 1) * per_step][self.rank::self.world_size]
-            yield [Draw(self.epoch, int(i), width, height) for i in batch]
+            if step >= self.first:
+                yield [Draw(self.epoch, int(i), width, height) for i in batch]
 
     def _size(self, rng: np.random.Generator) -> tuple[int, int]:
         if self.scale_stride is None:
@@ -297,7 +298,8 @@ def worker_count(requested: int, images: int) -> int:
     return min(requested, cores, images // 32)
 
 
-def _single_threaded(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    signals.leave_to_parent()
     cv2.setNumThreads(0)  # a worker is one process a core already
     torch.set_num_threads(1)
 
@@ -310,7 +312,7 @@ def training_loader(dataset: ListDataset, sampler: TrainSampler, n_cpu: int) -> 
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -321,4 +323,4 @@ def evaluation_loader(dataset: ListDataset, batch_size: int, n_cpu: int) -> Data
     (`evaluate` puts the results together)."""
     share = Subset(dataset, processes.share_of(len(dataset), batch_size)) if processes.world_size() > 1 else dataset
     return DataLoader(share, batch_size, shuffle=False, num_workers=worker_count(n_cpu, len(share)),
-                      collate_fn=collate, worker_init_fn=_single_threaded, pin_memory=torch.cuda.is_available())
+                      collate_fn=collate, worker_init_fn=_start_worker, pin_memory=torch.cuda.is_available())

@@ -95,6 +95,8 @@ class OutputOptions:
     resume: str | None
     evaluation_interval: int
     checkpoint_interval: int
+    save_minutes: float
+    save_on_signal: bool
     tensorboard: bool
     pictures: bool
     no_publish: bool
@@ -256,6 +258,11 @@ def _add_output_flags(o) -> None:
                    help="score after every EPOCHS epochs, and after the last")
     o.add_argument("--checkpoint_interval", type=cli.count, default=0, metavar="EPOCHS",
                    help="keep a numbered checkpoint of every EPOCHS epochs; 0: only the last and the best")
+    o.add_argument("--save-minutes", type=cli.amount, default=10.0, metavar="MINUTES",
+                   help="also save within an epoch, after so many minutes: what is lost when the machine goes down; 0: "
+                   "after whole epochs only")
+    o.add_argument("--save-on-signal", action=argparse.BooleanOptionalAction, default=True,
+                   help="when told to end (Ctrl-C, SIGTERM, SIGHUP), first save after the step under way, for --resume")
     o.add_argument("--tensorboard", action="store_true", help="also write numbers and gamma histograms for TensorBoard")
     o.add_argument("--no-pictures", dest="pictures", action="store_false",
                    help="leave out the pictures of labels, batches, detections and confused classes in the run folder")

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from utils import processes
 from utils.data.augmentations import AUGMENTATIONS
 from utils.data.data_config import DataConfig
@@ -13,7 +15,7 @@ from utils.training.args import TrainOptions
 
 class Batches:
     """Training and validation images of `config`, (width, height) `size`, for the net of `defs`. The order of images
-    and what becomes of each depend on (seed, epoch) alone."""
+    and what becomes of each depend on (seed, epoch) alone, and the net's dice on (seed, epoch, batch)."""
 
     def __init__(self, options: TrainOptions, config: DataConfig, defs: list[dict], size: tuple[int, int]):
         source, images = options.source, options.images
@@ -35,10 +37,20 @@ class Batches:
         """Batches of an epoch."""
         return len(self.sampler)
 
-    def epoch(self, epoch: int):
-        """The loader of training batches, images (B, 3, H, W) uint8 and targets (T, 6), of this epoch."""
-        self.sampler.epoch = epoch
+    def of_epoch(self, epoch: int, first: int = 0):
+        """The loader of this epoch's training batches, images (B, 3, H, W) uint8 and targets (T, 6), from the `first`
+        on."""
+        self.sampler.epoch, self.sampler.first = epoch, first
         return self.loader
+
+    def seed_of(self, epoch: int, batch_i: int) -> int:
+        """What the net's own dice (dropout) begin a batch with, another one in each process."""
+        entropy = (self.sampler.seed, epoch, batch_i, self.sampler.rank)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+    def close(self) -> None:
+        """End the processes that load images."""
+        self.loader = self.valid_loader = None  # the last reference ends them
 
     def describe(self) -> str:
         """How many images and boxes there are, in words."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.loading import stem
+from utils.lock import Lock
 from utils.output import environment, one_step, write_csv, write_json, write_text
 from utils.parse_config import explicit, input_size, parse_model_config
 from utils.plots import plot_training
@@ -27,7 +28,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike, epoch: int = 0):
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock = Lock(self.path / ".lock", str(path))
         self.metrics = self.path / "metrics.csv"
         if self.metrics.exists():
             self._write_rows([row for row in self.rows() if int(row["epoch"]) <= epoch])
@@ -77,9 +78,9 @@ class RunFolder:
         else:
             self.metrics.unlink(missing_ok=True)
 
-    def save(self, content: dict, resume: dict, best: bool, numbered: bool) -> None:
-        """A whole epoch's checkpoint `content`: last.pth, with what --resume needs; best.pth where it is the best; and
-        epoch_N.pth where it is to be kept."""
+    def save(self, content: dict, resume: dict, best: bool = False, numbered: bool = False) -> None:
+        """A checkpoint `content`: last.pth, with what --resume needs; best.pth where it is the best; and epoch_N.pth
+        where it is to be kept."""
         if best:  # before last.pth, which says that this epoch is done
             save_checkpoint(self.path / "best.pth", content)
         save_checkpoint(self.path / "last.pth", content | resume)

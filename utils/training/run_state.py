@@ -1,9 +1,9 @@
 """Everything that training changes, and so what --resume restores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.checkpoint import weights_content
 from utils.training.args import StepOptions
@@ -20,9 +20,13 @@ class RunState:
     scaler: torch.amp.GradScaler  # of the loss, in half precision; passes everything through where it is not enabled
     ema: ModelEma | None
     rescale: float  # the factor that the gammas carry, see utils.batch_norm
-    epoch: int = 0  # that were trained as a whole
+    epoch: int = 0  # that were trained, scored and saved as a whole
     step: int = 0  # of the optimiser
     best: float = -1.0  # mAP
+    under_way: int = 0  # the epoch that the next three are of
+    batch: int = 0  # how many of its batches are behind
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3))  # of the loss parts of these batches
+    seconds: float = 0.0  # that these batches took
 
     @classmethod
     def of(cls, model: nn.Module, options: StepOptions, rescale: float) -> "RunState":
@@ -32,7 +36,8 @@ class RunState:
                                     momentum=options.momentum, nesterov=options.momentum > 0, fused=True)
         # bfloat16 has the range of float32
         scaler = torch.amp.GradScaler(device.type, enabled=_is_half(options, device) and not options.bf16)
-        return cls(model, optimizer, scaler, ModelEma(model, options.ema) if options.ema else None, rescale)
+        ema = ModelEma(model, options.ema) if options.ema else None
+        return cls(model, optimizer, scaler, ema, rescale, sums=torch.zeros(3, device=device))
 
     @property
     def averaged(self) -> nn.Module:
@@ -54,8 +59,16 @@ class RunState:
             "ema_updates": self.ema.updates if self.ema else 0,
             "step": self.step,
             "best": self.best,
-            "rng": torch.get_rng_state(),
+            "under_way": self.under_way,
+            "batch": self.batch,
+            "sums": self.sums.cpu(),
+            "seconds": self.seconds,
         }
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set out on an epoch, unless it is under way."""
+        if self.under_way != epoch:
+            self.under_way, self.batch, self.seconds, self.sums = epoch, 0, 0.0, torch.zeros_like(self.sums)
 
     def restore(self, checkpoint: dict) -> None:
         """Put back every state from the content of a last.pth."""
@@ -68,7 +81,9 @@ class RunState:
             self.ema.updates = checkpoint["ema_updates"]
         self.epoch, self.step, self.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
         self.rescale, self.model.seen = checkpoint["rescale"], checkpoint["seen"]
-        torch.set_rng_state(checkpoint["rng"])
+        if "batch" in checkpoint:  # of versions that saved between epochs alone there is none
+            self.under_way, self.batch, self.seconds = (checkpoint[key] for key in ("under_way", "batch", "seconds"))
+            self.sums = checkpoint["sums"].to(self.sums.device)
 
 
 def half_precision(options: StepOptions, device: torch.device) -> torch.autocast:

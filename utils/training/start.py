@@ -22,6 +22,11 @@ class Start:
     words: str
     rescale: float = 1.0
 
+    @classmethod
+    def resumed(cls, last: str) -> "Start":
+        """That of a run which goes on."""
+        return cls(f"resumed from {last}")
+
 
 def load_start(model: nn.Module, source: Source, sparsity: SparsityOptions) -> Start:
     """Load --weights into a new `model`, and shrink its gammas when asked. A default start that is not there or does

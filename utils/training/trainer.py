@@ -8,7 +8,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from utils import processes
+from utils import processes, signals
 from utils.checkpoint import read_checkpoint
 from utils.data.prepare import given_names, model_and_data
 from utils.evaluation.evaluate import evaluate
@@ -21,6 +21,7 @@ from utils.training import distributed, divergence, summary
 from utils.training.args import TrainOptions
 from utils.training.batches import Batches
 from utils.training.objective import Objective
+from utils.training.optimisation import optimiser_step
 from utils.training.run_folder import RunFolder, publish
 from utils.training.run_state import RunState, half_precision
 from utils.training.schedule import Schedule
@@ -29,7 +30,7 @@ from utils.training.start import Start, freeze, load_start
 
 
 class Trainer:
-    """One run. `state` holds all that training changes; batches depend on (seed, epoch) alone."""
+    """One run. `state` holds all that training changes; what a batch is depends on (seed, epoch) alone."""
 
     def __init__(self, options: TrainOptions, net: type[nn.Module], prospect: type[Prospect]):
         """net: models.Darknet; prospect: utils.pruning.prospect.Prospect."""
@@ -44,8 +45,7 @@ class Trainer:
             defs = checkpoint["module_defs"]
         self.size = checked_size(source.img_size, defs)
         self.model = net(defs).to(self.device, memory_format=torch.channels_last)
-        self.start = (Start(f"resumed from {resumed}") if resumed
-                      else load_start(self.model, source, options.sparsity))
+        self.start = Start.resumed(resumed) if resumed else load_start(self.model, source, options.sparsity)
         self.batches = Batches(options, self.data, defs, self.size)
         self.frozen = freeze(self.model, options.steps.freeze, self.cfg)
         if options.steps.sync_bn:
@@ -70,30 +70,46 @@ class Trainer:
                 print("\n".join(self.sparsifier.describe_budget(self.options.steps, self.schedule.rates())))
 
     def train_one_epoch(self, epoch: int) -> dict:
-        """One pass over the training images. Returns the mean loss parts, the last learning rate and the speed."""
+        """What is left of an epoch; returns its mean losses, rate and speed. Told to end, it saves after a step."""
+        state, batches, output = self.state, len(self.batches), self.options.output
+        state.begin_epoch(epoch)
+        first, seconds, started, saved = state.batch, state.seconds, time.perf_counter(), time.perf_counter()
         self.forward.train()
         self.frozen.eval()
-        batches, accumulate, started = len(self.batches), self.options.steps.accumulate, time.perf_counter()
-        sums = LossParts(*torch.zeros(3, device=self.device))
-        bar = Progress(self.batches.epoch(epoch), batches, f"epoch {epoch}/{self.options.steps.epochs}",
-                       self.batches.images_per_batch, self.main)
-        for batch_i, (images, targets) in enumerate(bar):
-            last = (batch_i + 1) % accumulate == 0 or batch_i + 1 == batches
-            # batches of the last, possibly shorter, accumulation share one step
-            share = min(accumulate, batches - batch_i // accumulate * accumulate)
-            parts = self._backward(images, targets, share, last)
-            sums = LossParts(*(a + b for a, b in zip(sums, parts)))
-            # reads the loss, which makes a GPU wait: not every step
-            if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
-                self._check_finite(sums.total(), epoch, batch_i, lambda: f"the loss is not finite ({parts.describe()})")
-            if last:
-                rate = self._optimiser_step(epoch, batch_i)
-            self.model.seen += self.batches.sampler.images_per_step
-            if batch_i % 10 == 9:
-                bar.note = f"loss {sum(float(part) for part in sums) / (batch_i + 1):.3f}"
-        means = processes.summed(torch.stack(sums)) / (batches * self.world_size)
-        return summary.epoch_row(means.tolist(), rate, time.perf_counter() - started,
+        bar = Progress(self.batches.of_epoch(epoch, first), batches - first,
+                       f"epoch {epoch}/{self.options.steps.epochs}", self.batches.images_per_batch, self.main)
+        with signals.held(output.save_on_signal) as ending:
+            for batch_i, batch in enumerate(bar, start=first):
+                whole_step = self._train_batch(epoch, batch_i, *batch)
+                if batch_i % 10 == 9:
+                    bar.note = f"loss {float(state.sums.sum()) / (batch_i + 1):.3f}"
+                if whole_step:
+                    state.batch, state.seconds = batch_i + 1, seconds + time.perf_counter() - started
+                    if ending.number or 0 < 60 * output.save_minutes < time.perf_counter() - saved:
+                        self._write_state()
+                        saved = time.perf_counter()
+                    if ending.number:
+                        break
+        means = processes.summed(state.sums.clone()) / (batches * self.world_size)
+        return summary.epoch_row(means.tolist(), self.schedule.rate(state.step - 1), state.seconds,
                                  batches * self.batches.images_per_batch)
+
+    def _train_batch(self, epoch: int, batch_i: int, images: Tensor, targets: Tensor) -> bool:
+        """Learn from a batch; returns whether that ended with a step of the optimiser."""
+        batches, accumulate = len(self.batches), self.options.steps.accumulate
+        torch.manual_seed(self.batches.seed_of(epoch, batch_i))
+        last = (batch_i + 1) % accumulate == 0 or batch_i + 1 == batches
+        share = min(accumulate, batches - batch_i // accumulate * accumulate)  # the last step may be of fewer batches
+        parts = self._backward(images, targets, share, last)
+        self.state.sums += torch.stack(parts)
+        self.model.seen += self.batches.sampler.images_per_step
+        # reads the loss, which makes a GPU wait: not every step
+        if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
+            self._check_finite(self.state.sums.sum(), epoch, batch_i, f"the loss is not finite ({parts.describe()})")
+        if last:
+            check = lambda norm: self._check_finite(norm, epoch, batch_i, "a gradient is not finite")
+            optimiser_step(self.state, self.schedule, self.sparsifier, check)
+        return last
 
     def _backward(self, images: Tensor, targets: Tensor, share: int, last: bool) -> LossParts:
         """Forward and backward pass of one batch, its loss divided by `share`; returns detached parts."""
@@ -109,41 +125,21 @@ class Trainer:
             self.state.scaler.scale(parts.total() / share).backward()
         return LossParts(*(part.detach() for part in parts))
 
-    def _optimiser_step(self, epoch: int, batch_i: int) -> float:
-        """Clip, step, sparsify, average. Returns the learning rate used. A gradient that is not finite stops the run
-        before any weight is changed; half precision leaves such a step out, and a GPU is not asked, since reading a
-        number makes it wait."""
-        state, steps = self.state, self.options.steps
-        rate, progress = self.schedule.rate(state.step), self.schedule.progress(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), steps.clip or math.inf)
-        if self.device.type == "cpu" and not state.scaler.is_enabled():
-            self._check_finite(norm, epoch, batch_i, lambda: "a gradient is not finite")
-        self.sparsifier.before_step(progress)
-        scale = state.scaler.get_scale()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        # it falls when a gradient was infinite and the step left out: no penalty without a step
-        if state.scaler.get_scale() >= scale:
-            self.sparsifier.after_step(progress, rate, steps.momentum)
-        state.step += 1
-        if state.ema:
-            state.ema.update(self.model)
-        return rate
-
-    def _check_finite(self, value: Tensor, epoch: int, batch_i: int, complaint: Callable[[], str]) -> None:
+    def _check_finite(self, value: Tensor, epoch: int, batch_i: int, complaint: str) -> None:
         if not math.isfinite(float(value)):
-            divergence.stop(f"epoch {epoch}, batch {batch_i + 1}: {complaint()}", self.state, self.options,
+            divergence.stop(f"epoch {epoch}, batch {batch_i + 1}: {complaint}", self.state, self.options,
                             self.folder and self.folder.path)
 
     def evaluate(self, epoch: int) -> EvalResult | None:
         """Score the averaged weights when this epoch's turn has come; the main process has the result."""
         if epoch % self.options.output.evaluation_interval and epoch != self.options.steps.epochs:
             return None
-        return evaluate(self.state.averaged, self.batches.valid_loader, self.data.names, self.options.scoring)
+        try:
+            return evaluate(self.state.averaged, self.batches.valid_loader, self.data.names, self.options.scoring)
+        except KeyboardInterrupt:
+            if self.options.output.save_on_signal:
+                self._write_state()
+            raise
 
     def record(self, epoch: int, losses: dict, result: EvalResult | None) -> None:
         """One line on the screen, one row in metrics.csv, curves redrawn."""
@@ -161,19 +157,23 @@ class Trainer:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
         state, every = self.state, self.options.output.checkpoint_interval
         state.epoch = epoch
-        if self.main:
-            # of equals the later, longer trained
-            better = result is not None and (self.options.sparsity.sr or result.map50 >= state.best)
-            state.best = result.map50 if better else state.best
-            content = state.weights(str(self.cfg), self.folder.name, map50=result.map50 if result else None,
-                                    names=given_names(self.data), size=self.size, data=str(self.data.path))
-            resume = {**state.to_checkpoint(), "args": self.options.given}
-            self.folder.save(content, resume, better, numbered=bool(every) and epoch % every == 0)
+        # of equals the later, longer trained
+        better = result is not None and (self.options.sparsity.sr or result.map50 >= state.best)
+        state.best = result.map50 if better else state.best
+        self._write_state(result.map50 if result else None, better, bool(every) and epoch % every == 0)
         processes.barrier()
+
+    def _write_state(self, map50: float | None = None, better: bool = False, numbered: bool = False) -> None:
+        if self.main:
+            with signals.held():
+                content = self.state.weights(str(self.cfg), self.folder.name, map50=map50, size=self.size,
+                                             names=given_names(self.data), data=str(self.data.path))
+                self.folder.save(content, {**self.state.to_checkpoint(), "args": self.options.given}, better, numbered)
 
     def finish(self, export: Callable[..., str]) -> None:
         """Publish the run's weights under the fixed names and say where they are. export:
         utils.deploy.darknet_export.export_darknet."""
+        self.batches.close()
         if self.main:
             here = f"{self.folder.path}: best.pth (mAP {self.state.best:.4f}), last.pth"
             print(here if self.options.output.no_publish else

@@ -1,0 +1,184 @@
+"""What a run that is cut off leaves behind, and that --resume goes on from there bit for bit."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from conftest import HANG, ROOT, TINY_YOLO, make_dataset
+from models import Darknet
+from utils import signals
+from utils.checkpoint import read_checkpoint
+from utils.lock import Lock, LockError
+from utils.training.objective import Objective
+
+TIMED = ("seconds", "images_per_s")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A function that runs train.py in this process, on 64 small pictures and a net with [dropout]."""
+    monkeypatch.chdir(tmp_path)
+    listing = make_dataset(tmp_path / "pictures", 64, size=(40, 40))
+    Path("d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
+    Path("net.cfg").write_text(TINY_YOLO.replace("[shortcut]", "[dropout]\nprobability=.5\n\n[shortcut]", 1)
+                               .replace("from=-3", "from=-4", 1))
+    assert any(isinstance(module, torch.nn.Dropout) for module in Darknet("net.cfg").modules())
+
+    def main(*flags):
+        begin = [] if "--resume" in flags else ["--cfg", "net.cfg", "--data", "d.data", "--batch_size", "8",
+                                                "--epochs", "2", "--img_size", "32", "--no-pictures"]
+        monkeypatch.setattr("sys.argv", ["train.py", *begin, *map(str, flags)])
+        train.main()
+    return main
+
+
+def cut_off(monkeypatch, number, batch, where=(Objective, "__call__")):
+    """Send this process a signal in the given call of a function, once."""
+    owner, name = where
+    whole, calls = getattr(owner, name), []
+
+    def cut(*args, **options):
+        calls.append(name)
+        if len(calls) == batch:
+            os.kill(os.getpid(), number)
+        return whole(*args, **options)
+    monkeypatch.setattr(owner, name, cut)
+
+
+def state(name):
+    """What --resume would restore, but for times."""
+    content = read_checkpoint(f"logs/{name}/last.pth")
+    return {key: value for key, value in content.items() if key not in ("args", "run", "seconds")}
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def rows(name):
+    with open(f"logs/{name}/metrics.csv") as file:
+        return [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("number, batch, flags", [
+    (signal.SIGTERM, 11, ()),
+    (signal.SIGINT, 3, ("-sr", "--s", "0.05", "--accumulate", "3", "--mosaic", "0.5")),
+    (signal.SIGHUP, 8, ("--multiscale_training", "--ema", "0")),
+])
+def test_a_run_that_is_told_to_end_goes_on_from_its_last_step_as_if_unbroken(run, monkeypatch, number, batch, flags):
+    """With [dropout], whatever the number of loader processes before and after."""
+    run("--name", "whole", "--n_cpu", "0", *flags)
+    with monkeypatch.context() as patch, pytest.raises(signals.Ended) as ended:
+        cut_off(patch, number, batch)
+        run("--name", "broken", "--n_cpu", "2", *flags)
+    assert signals.exit_status(ended.value) == 128 + number
+    left = read_checkpoint("logs/broken/last.pth")
+    assert (left["under_way"], left["batch"]) == {11: (2, 3), 3: (1, 3), 8: (1, 8)}[batch]
+    torch.manual_seed(99)  # whatever happened in between
+    run("--resume", "logs/broken", "--n_cpu", "1")
+    assert equal(state("whole"), state("broken")) and rows("whole") == rows("broken")
+
+
+def test_a_run_that_is_told_to_end_while_it_is_scored_scores_that_epoch_again(run, monkeypatch):
+    import utils.training.trainer as module
+
+    run("--name", "whole", "--n_cpu", "0")
+    with monkeypatch.context() as patch, pytest.raises(signals.Ended), signals.raised():
+        cut_off(patch, signal.SIGTERM, 2, (module, "evaluate"))
+        run("--name", "broken", "--n_cpu", "0")
+    left = read_checkpoint("logs/broken/last.pth")
+    assert (left["epoch"], left["under_way"], left["batch"]) == (1, 2, 8)
+    run("--resume", "logs/broken", "--n_cpu", "0")
+    assert equal(state("whole"), state("broken")) and rows("whole") == rows("broken")
+
+
+def test_a_run_saves_within_an_epoch_every_few_minutes(run, monkeypatch):
+    places = []
+    from utils.training.run_folder import RunFolder
+
+    whole = RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda self, content, resume, *more: places.append(
+        (resume["under_way"], resume["batch"])) or whole(self, content, resume, *more))
+    run("--name", "often", "--n_cpu", "0", "--epochs", "1", "--save-minutes", "1e-9", "--accumulate", "3")
+    assert places == [(1, 3), (1, 6), (1, 8), (1, 8)]
+    places.clear()
+    run("--name", "never", "--n_cpu", "0", "--epochs", "1", "--save-minutes", "0")
+    assert places == [(1, 8)]
+
+
+def test_without_save_on_signal_a_run_ends_at_once_and_its_last_epoch_stays(run, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(signals.Ended), signals.raised():
+        cut_off(patch, signal.SIGTERM, 11)
+        run("--name", "broken", "--n_cpu", "0", "--no-save-on-signal")
+    left = read_checkpoint("logs/broken/last.pth")
+    assert (left["epoch"], left["under_way"]) == (1, 1)
+
+
+def start(*flags, **more):
+    """train.py as a process of its own, in a group of its own."""
+    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--cfg", "net.cfg", "--data", "d.data",
+                             "--batch_size", "4", "--img_size", "32", "--no-pictures", "--device", "cpu", *flags],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"}, **more)
+
+
+def until(condition):
+    """Wait for something that comes in the end."""
+    end = time.monotonic() + HANG
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def children(process):
+    """Numbers of the processes that a process started and that are there."""
+    listing = Path(f"/proc/{process}/task/{process}/children")
+    return [int(word) for word in listing.read_text().split()] if listing.exists() else []
+
+
+def gone(process):
+    status = Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("number, whole_group", [(signal.SIGTERM, True), (signal.SIGINT, True),
+                                                 (signal.SIGKILL, False)])
+def test_no_loader_process_outlives_its_run_nor_says_a_word(run, number, whole_group):
+    process = start("--n_cpu", "2", "--epochs", "1000", "--name", "a", "--evaluation_interval", "1000")
+    until(lambda: (Path("logs/a/last.pth").exists() or process.poll() is not None) and len(children(process.pid)) >= 2
+          or process.poll() is not None)
+    workers = children(process.pid)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    _, error = process.communicate(timeout=HANG)
+    until(lambda: all(map(gone, workers)))
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number and error == f"stopped by {number.name}\n"
+        assert read_checkpoint("logs/a/last.pth")["batch"] > 0
+
+
+def test_one_process_at_a_time_has_a_run(run):
+    process = start("--n_cpu", "0", "--epochs", "1000", "--name", "a", "--evaluation_interval", "1000")
+    until(lambda: Path("logs/a/last.pth").exists() or process.poll() is not None)
+    with pytest.raises(LockError, match=f"logs/a: process {process.pid} on .* is writing there"):
+        run("--resume", "logs/a", "--n_cpu", "0")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()
+    Lock(Path("logs/a/.lock"), "logs/a").release()  # it died with the process
