@@ -91,6 +91,7 @@ class _NotingErrors:
         self.file, self.error = file, None
 
     def write(self, data) -> int:
+        """As a file's."""
         try:
             return self.file.write(data)
         except OSError as error:
@@ -98,6 +99,7 @@ class _NotingErrors:
             raise
 
     def flush(self) -> None:
+        """As a file's."""
         self.file.flush()
 
 
