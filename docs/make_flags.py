@@ -35,8 +35,8 @@ def parser_of(script: Path) -> argparse.ArgumentParser:
     """The parser that a script's parse_args makes."""
     spec = importlib.util.spec_from_file_location(f"flags_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(script.parent))
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):
+        spec.loader.exec_module(module)
 
     def catch(parser: argparse.ArgumentParser, *_, **__) -> None:
         raise _Caught(parser)

@@ -7,11 +7,12 @@ import torch
 from conftest import ROOT
 from models import Darknet, load
 from utils.data.datasets import ListDataset, evaluation_loader
+from utils.deploy.runtimes import open_exported
 from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.parse_config import parse_model_config
 from utils.shapes import total_cost
 
-NAMES = ("egohands-slim", "hands-slim")
+NAMES = ("egohands-slim", "hands-slim", "hands-tiny")
 
 
 def files(name):
@@ -55,13 +56,24 @@ def test_the_published_net_finds_hands_on_photographs(slim, shared):
     assert result.map50 > 0.88
 
 
-def test_hands_slim_finds_hands_held_before_a_camera(shared):
-    cfg, weights = files("hands-slim")
-    net = Darknet(cfg).eval()
-    net.load_darknet_weights(weights)
+def held_before_a_camera(shared):
     images = ListDataset(shared / "data" / "handviews" / "valid.txt", (256, 256), 1)
-    images = torch.utils.data.Subset(images, range(0, len(images), 2))
-    assert evaluate(net, evaluation_loader(images, 16, 0), ("hand",), ScoreOptions()).map50 > 0.85
+    return evaluation_loader(torch.utils.data.Subset(images, range(0, len(images), 2)), 16, 0)
+
+
+@pytest.mark.parametrize("name", ["hands-slim", "hands-tiny"])
+def test_hands_held_before_a_camera_are_found(shared, name):
+    net = load(*files(name), device="cpu")
+    loader = held_before_a_camera(shared)
+    assert evaluate(Darknet(files(name)[0]).eval(), loader, ("hand",), predict=net.predict).map50 > 0.85
+
+
+def test_the_int8_file_of_hands_tiny_is_small_and_finds_them_too(shared):
+    pytest.importorskip("onnxruntime")
+    path = ROOT / "weights" / "hands-tiny-int8.onnx"
+    file = open_exported(path)
+    assert path.stat().st_size < 300_000 and file.metadata.precision == "int8"
+    assert evaluate(file, held_before_a_camera(shared), ("hand",), predict=file.predict).map50 > 0.85
 
 
 def test_the_published_net_finds_a_hand_on_every_sample_picture():
