@@ -48,7 +48,7 @@ def test_shares_are_whole_batches_that_together_are_all_images_in_order(monkeypa
 
 def test_two_processes_score_a_net_as_one_does_and_only_the_first_prints(scored, tiny_cfg, tmp_path):
     flags = ("--cfg", tiny_cfg, "--weights", scored[1], "--data", scored[0], "--n_cpu", "0", "--device", "cpu",
-             "--batch_size", "4", "--json")
+             "--batch_size", "4", "--backend", "torch", "--json")
     one = alone(tmp_path, "test.py", *flags, "one.json")
     two = launch(tmp_path, "test.py", *flags, "two.json")
     assert two.returncode == 0, two.stderr[-2000:]

@@ -19,6 +19,16 @@ from utils.checkpoint import read_checkpoint
 from utils.lock import Lock, LockError
 from utils.training.objective import Objective
 
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """nohup and a shell's & make a program ignore SIGHUP and SIGINT, and all that it starts; train.py respects that."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 TIMED = ("seconds", "images_per_s")
 
 
