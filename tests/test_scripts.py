@@ -94,16 +94,9 @@ def test_first_family_of_commands(project):
 
     out, _ = python("test_prune.py --cfg config/yolov3-hand.cfg --weights weights/yolov3.weights", project)
     assert "not sparse enough" in out and "masked" in out and "compact net verified" in out
-    exists(
-        project,
-        "config/prune_yolov3-hand.cfg",
-        "checkpoints/prune_yolov3_ckpt.pth",
-        "weights/prune_yolov3_ckpt.pth",
-        "pruned/yolov3-pruned.cfg",
-        "pruned/yolov3-pruned.weights",
-        "pruned/yolov3-pruned-channels.png",
-        "pruned/yolov3-pruned-report.json",
-    )
+    exists(project, "config/prune_yolov3-hand.cfg", "checkpoints/prune_yolov3_ckpt.pth",
+           "weights/prune_yolov3_ckpt.pth", "pruned/yolov3-pruned.cfg", "pruned/yolov3-pruned.weights",
+           "pruned/yolov3-pruned-channels.png", "pruned/yolov3-pruned-report.json")
 
     start = (project / "checkpoints/prune_yolov3_ckpt.pth").read_bytes()
     python(

@@ -4,7 +4,8 @@ set -e
 SLIM="--cfg config/hands-slim.cfg --weights weights/hands-slim.weights"
 CFG=logs/tiny-pruned/prune_hands-slim.cfg
 [ -f $CFG ] || python test_prune.py $SLIM --data data/hands/hands.data --layers 18 --target-params 0.15M --recalibrate 20 --out logs/tiny-pruned --repeats 30 --threads 1 --n_cpu 0
-RESUME=$([ -f logs/tiny-tuned/last.pth ] && echo "--resume logs/tiny-tuned")
+RESUME=""
+if [ -f logs/tiny-tuned/last.pth ]; then RESUME="--resume logs/tiny-tuned"; fi
 python train.py --cfg $CFG -pre logs/tiny-pruned/checkpoints/prune_hands-slim_ckpt.pth --data data/hands/hands.data --epochs 60 --lr 2e-3 --warmup 2 --weight_decay 2.5e-4 \
     --augment strong --mosaic 0.3 --multiscale_training --evaluation_interval 2 --teacher-cfg config/hands-slim.cfg --teacher-weights weights/hands-slim.weights \
     --n_cpu 0 --threads 1 --cache-gb 3 --bf16 --no-publish --seed 0 --name tiny-tuned $RESUME

@@ -42,7 +42,7 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
     the pip command, or where the backend cannot run on the model's device.
     """
     if name == "auto":
-        return _made_before(model, size, weights) or _first_that_runs(model, size, images)
+        return _made_before(model, size, weights) or _first_that_runs(model, size, images, weights)
     device = next(model.parameters()).device
     if name in (*FROM_ONNX, BF16) and device.type != "cpu":
         raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take "
@@ -68,37 +68,36 @@ def same_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
 
 
 def _made_before(model: nn.Module, size: tuple[int, int], weights) -> tuple[str, Predict] | None:
-    """What "auto" takes of what was made or scored of these very weights before; None where that is nothing."""
-    if weights is None or next(model.parameters()).device.type != "cpu":
+    """The 8-bit file that export.py made of these very weights, where the processor has instructions for it."""
+    if weights is None or next(model.parameters()).device.type != "cpu" or not computes_int8():
         return None
-    if computes_int8():
-        for file in int8_files(model, size, (Path(weights).parent, Path("output"))):
-            return f"{file.runtime} (int8, {file.path.name}: made and scored of these weights)", file.predict
-    if not computes_bf16() or missing_packages(BF16):
-        return None
-    drop = ScoreNote.of(weights).bf16_drop(model)
-    if drop is not None and drop <= NEGLIGIBLE:
-        try:
-            return make_backend(BF16, model, size)
-        except ValueError as error:
-            print(f"warning: {first_line(error)}")
-    elif drop is None:
-        print("this processor computes in bfloat16; float32 is taken until test.py --backend openvino and test.py "
-              "--backend openvino-bf16 have scored both on the same data")
+    for file in int8_files(model, size, (Path(weights).parent, Path("output"))):
+        return f"{file.runtime} (int8, {file.path.name}: made and scored of these weights)", file.predict
     return None
 
 
-def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float) -> tuple[str, Predict]:
-    """What "auto" stands for."""
+def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float, weights) -> tuple[str, Predict]:
+    """What "auto" stands for where no file was made before: an ONNX file where there is work enough to pay for it."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     found = [name for name in FROM_ONNX if on_cpu and not missing_packages(name)]
     if found and (images == math.inf or images * _seconds(model, size) >= WORTH_IT):
-        for name in found:
+        for name in [*[BF16] * _bf16_is_free(model, weights), *found]:
             try:
                 return make_backend(name, model, size)
             except ValueError as error:
                 print(f"warning: {first_line(error)}")
     return make_backend("torch", model, size)
+
+
+def _bf16_is_free(model: nn.Module, weights) -> bool:
+    """Whether test.py noted that bfloat16 costs these weights no score; says how to find out where it did not look."""
+    if weights is None or not computes_bf16() or missing_packages(BF16):
+        return False
+    drop = ScoreNote.of(weights).bf16_drop(model)
+    if drop is None:
+        print("this processor computes in bfloat16; float32 is taken until test.py --backend openvino and test.py "
+              "--backend openvino-bf16 have scored both on the same data")
+    return drop is not None and drop <= NEGLIGIBLE
 
 
 def first_line(error: Exception) -> str:
