@@ -1,6 +1,7 @@
 """Signals that end a program: Ctrl-C, and what a terminal that closes, a batch system or `kill` sends."""
 
 import contextlib
+import os
 import signal
 import threading
 from typing import Iterator
@@ -63,10 +64,20 @@ def _handled(handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    owner = os.getpid()
+
+    def in_owner(number: int, frame) -> None:
+        """A process forked in this block inherits the handler, but nobody there waits for what it raises: it ends."""
+        if os.getpid() == owner:
+            handler(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     before = {number: signal.getsignal(number) for number in ENDING}
     for number, own in before.items():
         if own not in (signal.SIG_IGN, None):
-            signal.signal(number, handler)
+            signal.signal(number, in_owner)
     try:
         yield
     finally:
