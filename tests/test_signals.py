@@ -11,13 +11,22 @@ from conftest import ROOT
 from utils import signals
 
 FORKS = """
-import multiprocessing, sys, time
+import multiprocessing, time
 from utils import signals
+
+def work(running):
+    running.release()
+    time.sleep(60)
+
 if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    running = context.Semaphore(0)  # Python forgets a signal that comes before the fork has returned in the child
     with signals.raised():
-        children = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)) for _ in range(2)]
+        children = [context.Process(target=work, args=(running,)) for _ in range(2)]
         for child in children:
             child.start()
+        for child in children:
+            running.acquire()
         for child in children:
             child.terminate()  # SIGTERM, as multiprocessing.Pool ends its processes
             child.join()
