@@ -13,8 +13,9 @@ import torch
 import detect
 import export
 import test as scoring
-from conftest import ADD, FAMILIES, MIXED, ODD, ROOT, trained
+from conftest import FAMILIES, ROOT, trained
 from models import Darknet
+from nets import ADD, MIXED, ODD, cfg_text
 from utils.deploy import args as export_args
 from utils.deploy import formats
 from utils.deploy.check import TOLERANCES, ExportError, compare_boxes
@@ -112,7 +113,7 @@ def test_nets_of_others_with_depthwise_layers_export(shared, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "text", [MIXED.format(act="mish"), ODD.replace("{joined}", ADD).format(act="leaky")], ids=["mixed", "odd"]
+    "text", [cfg_text(MIXED, act="mish"), cfg_text(ODD, joins=ADD)], ids=["mixed", "odd"]
 )
 @pytest.mark.parametrize("name", PACKAGES)
 def test_every_kind_of_layer_exports(tmp_path, text, name):
@@ -135,7 +136,7 @@ def test_a_net_of_brightness_exports_and_its_file_says_so(tiny_cfg, tmp_path, na
 
 
 def test_the_size_is_free_only_where_cells_keep_their_pixels(tmp_path, net):
-    (tmp_path / "net.cfg").write_text(MIXED.format(act="leaky"))  # a convolution without padding: 15 cells of 64 pixels
+    (tmp_path / "net.cfg").write_text(cfg_text(MIXED))  # a convolution without padding: 15 cells of 64 pixels
     assert takes_any_size(net, SIZE) and not takes_any_size(Darknet(tmp_path / "net.cfg"), SIZE)
 
 
@@ -143,7 +144,7 @@ def test_the_file_can_end_with_the_suppression_that_the_project_uses(tmp_path):
     """Several classes, against utils.evaluation.nms, in both runtimes that read ONNX."""
     need("onnx")
     (tmp_path / "net.cfg").write_text(
-        MIXED.format(act="leaky").replace("classes=1", "classes=3").replace("filters=12", "filters=16")
+        cfg_text(MIXED).replace("classes=1", "classes=3").replace("filters=12", "filters=16")
     )
     net = trained(tmp_path / "net.cfg", dtype=torch.float32)
     nms = BuiltInNms(0.3, 0.4, 20)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from conftest import TINY_YOLO, trained, worst
+from conftest import trained, worst
 from models import MODULE_OF, Darknet
+from nets import TINY, cfg_text, place, with_layer
 from utils import shapes
 from utils.batch_norm import rescale_gammas, rescale_obstacles
 from utils.cfg_keys import SECTION_KEYS
@@ -26,16 +27,19 @@ class Affine(torch.nn.Module):
         return self.factor * x + self.offset
 
 
+AFFINE = with_layer(TINY, "deep", affine="[affine]\nfactor=0.5\noffset=0.25\n")
+DEEP = place(AFFINE, "deep")
+
+
 @pytest.fixture
 def affine_cfg(monkeypatch, tmp_path):
-    """A net with [affine] between layers 5 and 6; the type is declared as docs/architecture.md says, but for what
+    """A net with [affine] behind `deep`; the type is declared as docs/architecture.md says, but for what
     pruning may assume of it."""
     monkeypatch.setitem(SECTION_KEYS, "affine", {"factor": "float", "offset": "float"})
     monkeypatch.setitem(shapes._SHAPE_OF, "affine", lambda section, inputs, place: inputs[0])
     monkeypatch.setitem(MODULE_OF, "affine", Affine)
-    place = TINY_YOLO.index("[convolutional]\nbatch_normalize=1\nfilters=12")
     path = tmp_path / "affine.cfg"
-    path.write_text(TINY_YOLO[:place] + "[affine]\nfactor=0.5\noffset=0.25\n\n" + TINY_YOLO[place:])
+    path.write_text(cfg_text(AFFINE))
     return path
 
 
@@ -53,16 +57,17 @@ def cut_half(model):
 def test_around_a_type_of_which_nothing_is_said_nothing_is_cut_and_the_rest_exactly(affine_cfg):
     model = trained(affine_cfg)
     masked, compact, graph = cut_half(model)
-    assert "feeds a [affine], through which pruning does not follow channels" in graph.reasons[5]
-    assert 5 not in graph.prunable and 7 in graph.prunable and worst(masked, compact) < 1e-12
-    assert rescale_obstacles(model.module_defs) == ["layer 6 [affine] is not known to pass a common factor on"]
+    assert "feeds a [affine], through which pruning does not follow channels" in graph.reasons[DEEP]
+    assert DEEP not in graph.prunable and place(AFFINE, "neck") in graph.prunable and worst(masked, compact) < 1e-12
+    obstacle = f"layer {DEEP + 1} [affine] is not known to pass a common factor on"
+    assert rescale_obstacles(model.module_defs) == [obstacle]
 
 
 def test_what_is_said_of_a_type_lets_channels_and_factors_through_it(affine_cfg, monkeypatch):
     constant = lambda section, values: float(section["factor"]) * values + float(section["offset"])  # noqa: E731
     monkeypatch.setitem(LAYER_TYPES, "affine", LayerType(homogeneous=True, constant=constant))
     masked, compact, graph = cut_half(trained(affine_cfg))
-    assert 5 in graph.prunable and worst(masked, compact) < 1e-12
+    assert DEEP in graph.prunable and worst(masked, compact) < 1e-12
     affine_cfg.write_text(affine_cfg.read_text().replace("offset=0.25", "offset=0"))  # homogeneous indeed
     plain, rescaled = trained(affine_cfg), trained(affine_cfg)
     rescale_gammas(rescaled, 0.1)

@@ -11,7 +11,7 @@ from conftest import ROOT
 from utils import loading
 
 SCRIPTS = {"train", "test", "test_prune", "detect", "export"}
-OURS = {"utils", "models", "data", "config", "benchmarks", "examples", "conftest", "tests"}
+OURS = {"utils", "models", "data", "config", "benchmarks", "examples", "conftest", "nets", "tests"}
 FOLDERS = ("benchmarks", "config", "data", "examples", "weights")
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py"),
                 *(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.py"))])

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.ops import complete_box_iou_loss
 
-from conftest import TINY_YOLO
 from models import Darknet, YOLOLayer
+from nets import TINY_YOLO
 from utils.boxes import complete_iou_loss, cxcywh_to_xyxy
 from utils.loss import LossOptions, assign_targets, ignored, yolo_loss
 from utils.training.distillation import distillation_loss

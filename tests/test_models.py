@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FOREIGN, ROOT, randomise
+from conftest import ROOT, randomise
 from models import Darknet, LocalAvgPool, MaxPool, Reorg3d, Shortcut
+from nets import FOREIGN, cfg_text, place
 from utils import shapes
 from utils.layers import ACTIVATIONS, activation
 from utils.parse_config import CfgError, parse_model_config
@@ -419,13 +420,13 @@ def test_a_gaussian_head_lowers_scores_by_its_uncertainty(tmp_path, scale):
 
 
 def test_an_untrained_gaussian_head_is_sure_of_nothing_but_its_places(tmp_path):
-    (tmp_path / "a.cfg").write_text(FOREIGN.format(act="leaky"))
-    bias = Darknet(tmp_path / "a.cfg").module_list[24][0].bias.view(2, 10)
+    (tmp_path / "a.cfg").write_text(cfg_text(FOREIGN))
+    bias = Darknet(tmp_path / "a.cfg").module_list[place(FOREIGN, "raw")][0].bias.view(2, 10)
     assert bias[:, [1, 3, 5, 7, 8]].eq(-4.6).all() and not bias[:, [0, 2, 4, 6, 9]].any()
 
 
 def test_darknet_weights_of_foreign_layers_come_back(tmp_path):
-    (tmp_path / "a.cfg").write_text(FOREIGN.format(act="mish"))
+    (tmp_path / "a.cfg").write_text(cfg_text(FOREIGN, act="mish"))
     torch.manual_seed(0)
     model, twin = Darknet(tmp_path / "a.cfg"), Darknet(tmp_path / "a.cfg")
     randomise(model)
@@ -558,7 +559,7 @@ def test_the_largest_stride_is_that_of_the_deepest_map_even_where_a_head_is_fine
 
 @pytest.mark.parametrize("old, new, words", [
     ("filters=18", "filters=21", "expected 18 = 3 anchors x"),
-    ("layers=-1, 4", "layers=-1, 0", "expected one size"),
+    ("layers=11,4", "layers=11,0", "expected one size"),
     ("filters=24\nsize=3", "filters=24\ngroups=5\nsize=3", "expected a divisor of both")])
 def test_nets_that_cannot_be_built_say_where_and_why(tiny_cfg, old, new, words):
     tiny_cfg.write_text(tiny_cfg.read_text().replace(old, new))

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import ROOT, TINY_YOLO
+from conftest import ROOT
+from nets import TINY_YOLO
 from utils.cfg_keys import NOT_COMPUTED, SECTION_KEYS
 from utils.data.data_config import parse_data_config
 from utils.parse_config import (

@@ -5,8 +5,8 @@ import importlib
 import pytest
 import torch
 
-from conftest import TINY_YOLO
 from models import Darknet
+from nets import TINY_YOLO
 
 PUBLIC = {
     "models": ("Darknet", "load"),

@@ -19,8 +19,9 @@ import export
 import train
 from benchmarks import sparsity as variants
 from benchmarks import tradeoff
-from conftest import HANG, ROOT, TINY_YOLO, randomise
+from conftest import HANG, ROOT, randomise
 from models import Darknet
+from nets import TINY_YOLO
 from utils.batch_norm import rescale_gammas
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config

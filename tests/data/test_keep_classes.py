@@ -8,21 +8,22 @@ import torch
 import test as scoring
 import test_prune
 import train
-from conftest import FOREIGN, ODD, TINY_YOLO, make_dataset, randomise
+from conftest import make_dataset, randomise
 from models import Darknet
+from nets import FOREIGN, ODD, ROUTE, TINY_YOLO, cfg_text
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.data.data_config import parse_data_config
+from utils.data.keep_classes import cut_heads
 from utils.data.prepare import ReadOptions, dataset
 from utils.loading import read_names
 from utils.parse_config import CfgError, class_count, parse_model_config, rebuild_heads, write_model_config
-from utils.data.keep_classes import cut_heads
 
 NAMES = ["person", "bicycle", "car", "cat", "traffic light"]
 KEPT = [2, 0]  # car, person
 
 
-@pytest.mark.parametrize("text", [TINY_YOLO, ODD.format(act="leaky", joined="[route]\nlayers=8,10\n"),
-                                  FOREIGN.format(act="leaky")], ids=["yolo", "region", "gaussian"])
+@pytest.mark.parametrize("text", [TINY_YOLO, cfg_text(ODD, joins=ROUTE),
+                                  cfg_text(FOREIGN)], ids=["yolo", "region", "gaussian"])
 def test_kept_logits_boxes_and_objectness_are_those_of_the_whole_net(text, tmp_path):
     (tmp_path / "net.cfg").write_text(text)
     torch.manual_seed(0)
@@ -70,7 +71,8 @@ def test_names_and_labels_follow_the_classes_that_are_kept(net, monkeypatch, cap
     content = prune(monkeypatch, "--data", data, "--keep-classes", "car,Person")
     assert list(content["names"]) == names and class_count(content["module_defs"]) == 2
     assert read_names("out/net-pruned.names") == names
-    assert f"next: python train.py --model_def out/prune_net.cfg" in (said := capsys.readouterr().out)
+    assert "next: python train.py --model_def out/prune_net.cfg" in (said := capsys.readouterr().out)
+    assert f"train.py --model_def out/prune_net.cfg --weights none --data {data} --keep-classes car,Person\n" in said
     assert "--keep-classes car,Person" in said and "cut from 5 to 2 classes" in said
     monkeypatch.setattr("sys.argv", ["test.py", "--cfg", "out/prune_net.cfg", "--weights", "out/weights/x", "--data",
                                      data, "--n_cpu", "0", "--weights", "out/prune_net_ckpt.pth"])

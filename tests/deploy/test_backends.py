@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from conftest import FOREIGN, MIXED, ROOT, trained
+from conftest import ROOT, trained
 from models import Darknet
+from nets import FOREIGN, MIXED, cfg_text
 from utils import cli
 from utils.deploy import backends, onnx_export
 from utils.deploy.backends import make_backend
@@ -160,7 +161,7 @@ def test_every_layer_type_exports(tmp_path, act):
     """Depthwise, grouped, routes with groups, stride-1 pooling, scale_channels, upsample; the region head with reorg
     once."""
     need("onnx", "onnxscript", "onnxruntime")
-    (tmp_path / "net.cfg").write_text(REGION if act == "relu6" else MIXED.format(act=act))
+    (tmp_path / "net.cfg").write_text(REGION if act == "relu6" else cfg_text(MIXED, act=act))
     model = trained(tmp_path / "net.cfg", dtype=torch.float32)
     words = export_onnx(model, tmp_path / "a" / "net.onnx", SIZE)
     assert words.startswith("checked: onnxruntime is within") and (tmp_path / "a" / "net.onnx").stat().st_size > 1000
@@ -174,7 +175,7 @@ def test_a_grey_net_of_foreign_layers_exports(tmp_path, act):
     """Shortcuts of unequal widths, dilation, [reorg3d], [local_avgpool], [Gaussian_yolo], activations without a
     module."""
     need("onnx", "onnxscript", "onnxruntime")
-    (tmp_path / "net.cfg").write_text(FOREIGN.replace("channels=3", "channels=1").format(act=act))
+    (tmp_path / "net.cfg").write_text(cfg_text(FOREIGN, channels=1, act=act))
     model = trained(tmp_path / "net.cfg", dtype=torch.float32)
     assert export_onnx(model, tmp_path / "net.onnx", SIZE).startswith("checked: onnxruntime is within")
 

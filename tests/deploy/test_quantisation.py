@@ -9,6 +9,7 @@ import torch
 
 from conftest import ROOT, trained
 from models import Darknet
+from nets import TINY, place
 from utils.data.datasets import ListDataset
 from utils.deploy import processor, quantisation
 from utils.deploy.formats import FORMATS, Order, describe, export_int8
@@ -172,9 +173,10 @@ def test_the_layer_whose_weights_lose_most_is_named_worst(tiny_cfg):
         errors.values(), reverse=True
     )
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
-    weight = net.module_list[1][0].weight.data
+    half = place(TINY, "half")
+    weight = net.module_list[half][0].weight.data
     weight[:, 0, 0, 0] = 200 * weight.abs().max()  # one large number per channel: the others fall into a step or two
-    assert list(layer_errors(net, images))[0] == 1
+    assert list(layer_errors(net, images))[0] == half
 
 
 def test_8_bit_numbers_have_256_steps_and_an_exact_zero():
@@ -190,7 +192,7 @@ def test_constant_channels_stay_constant_in_8_bits(tiny_cfg, tiny_data, tmp_path
     it."""
     need("openvino")
     net = trained(tiny_cfg, zero_share=0, dtype=torch.float32)
-    conv, norm = net.module_list[3][0], net.module_list[3][1]
+    conv, norm = net.module_list[place(TINY, "expand")][:2]
     conv.weight.data[5] = 0
     norm.weight.data[5], norm.bias.data[5], norm.running_mean[5] = 0, 1, 0
     path = tmp_path / "net.xml"

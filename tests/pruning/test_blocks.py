@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from conftest import ODD, ROOT, SAM, trained, worst
+from conftest import ROOT, trained, worst
 from models import Darknet
+from nets import ODD, SAM, cfg_text, place
 from utils.parse_config import parse_model_config
 from utils.pruning import importance
 from utils.pruning.blocks import remove_blocks, residual_blocks, silenced_state, weakest_blocks
@@ -18,17 +19,17 @@ def test_residual_blocks_of_yolov3_and_none_of_tiny():
 
 
 def test_a_block_may_hold_dropout_and_nothing_else_may_read_its_branch(tmp_path):
-    (tmp_path / "m.cfg").write_text(ODD.replace("{joined}", SAM).format(act="leaky"))
+    (tmp_path / "m.cfg").write_text(cfg_text(ODD, joins=SAM))
     model = trained(tmp_path / "m.cfg")
     block, = residual_blocks(model.module_defs)
-    assert (block.stream, block.last, block.shortcut) == (0, 3, 5)
+    assert (block.stream, block.last, block.shortcut) == tuple(place(ODD, name) for name in ("stem", "linear", "block"))
     defs, state = remove_blocks(model.module_defs, model.state_dict(), [block])
     silent, shallow = (Darknet(net).double().eval() for net in (model.module_defs, defs))
     silent.load_state_dict(silenced_state(model.state_dict(), [block]))
     shallow.load_state_dict(state)
     assert worst(silent, shallow, (64, 64)) < 1e-9
     read = [section.copy() for section in model.module_defs]
-    read[1 + 7]["from"] = "-2,-4"  # the three-way shortcut now reads layer 3, inside the branch
+    read[1 + place(ODD, "three")]["from"] = str(place(ODD, "linear"))  # inside the branch
     assert not residual_blocks(read)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from conftest import ROOT, trained
 from models import Darknet
+from nets import TINY, place
 from utils.batch_norm import gammas_by_layer
 from utils.parse_config import parse_model_config
 from utils.pruning import importance
@@ -73,21 +74,18 @@ def test_normalisation_makes_layers_of_any_scale_alike(tiny_cfg):
     model = Darknet(tiny_cfg)  # all gammas 1
     graph = channel_graph(model.module_defs)
     free = candidates(graph, member_count(graph))
-    model.module_list[5][1].weight.data.mul_(100)
+    model.module_list[place(TINY, "deep")][1].weight.data.mul_(100)
     assert torch.allclose(group_scores("gamma-norm", model, graph)[free], torch.ones(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="expected one of gamma"):
         group_scores("beta", model, graph)
 
 
 def test_scores_are_their_formulas(tiny_cfg):
-    """On layer 6, a plain 1x1 convolution over 24 channels, where a group is a channel."""
+    """On `neck`, a plain 1x1 convolution over 24 channels, where a group is a channel."""
     model = trained(tiny_cfg, zero_share=0.0)
-    graph = channel_graph(model.module_defs)
-    own, gamma, kernel = (
-        graph.outputs[6],
-        model.module_list[6][1].weight.abs(),
-        model.module_list[6][0].weight.flatten(1),
-    )
+    graph, neck = channel_graph(model.module_defs), place(TINY, "neck")
+    conv, norm = model.module_list[neck][0], model.module_list[neck][1]
+    own, gamma, kernel = graph.outputs[neck], norm.weight.abs(), conv.weight.flatten(1)
     for kind, expected in {
         "gamma": gamma,
         "gamma-norm": gamma / gamma.mean(),

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import ADD, FAMILIES, FOREIGN, MIXED, ODD, ROOT, SAM, convolution, trained, worst
+from conftest import FAMILIES, ROOT, trained, worst
 from models import Darknet
+from nets import ADD, FOREIGN, MIXED, ODD, PARTIAL, RESNET, SAM, TINY, cfg_text, place
 from utils.layers import ACTIVATIONS
 from utils.parse_config import parse_model_config
 from utils.pruning.blocks import residual_blocks
@@ -92,7 +93,7 @@ def test_shortcut_ties_and_route_concatenates(tiny_cfg):
 
 
 def test_what_feeds_a_reorg_is_left_alone_with_the_reason(tmp_path):
-    (tmp_path / "m.cfg").write_text(MIXED.format(act="leaky"))
+    (tmp_path / "m.cfg").write_text(cfg_text(MIXED))
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
     assert "reorg" in graph.reasons[16] and 16 not in graph.prunable
 
@@ -176,10 +177,11 @@ def test_an_exact_zero_is_cut_whatever_the_threshold_and_a_layer_keeps_one():
 
 def test_above_the_limit_every_layer_keeps_its_best_channel(tiny_cfg):
     model = trained(tiny_cfg)
-    model.module_list[6][1].weight.data[:] = 0
-    model.module_list[6][1].weight.data[5] = 1e-6
+    neck = place(TINY, "neck")
+    model.module_list[neck][1].weight.data[:] = 0
+    model.module_list[neck][1].weight.data[5] = 1e-6
     graph, cut = cut_of(model, 0.9)
-    assert 6 in cut.rescued and cut.masks(graph)[6].nonzero().flatten().tolist() == [5]
+    assert neck in cut.rescued and cut.masks(graph)[neck].nonzero().flatten().tolist() == [5]
     masked, compact, _ = masked_and_compact(model, 0.9)
     assert worst(masked, compact) < 1e-12
 
@@ -231,22 +233,20 @@ def test_compact_equals_masked_in_float32(families, base):
     assert worst(masked, compact) < 1e-4
 
 
-# ResNet's first block as Darknet's cfg has it: the convolutions shrink the map, the shortcut takes every second cell
-RESNET = ("[net]\nwidth=64\nheight=64\n"
-          "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\npad=1\nactivation={act}\n"
-          "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation={act}\n"
-          "[convolutional]\nbatch_normalize=1\nfilters=12\nactivation=linear\n"
-          "[shortcut]\nfrom=-3\nactivation={act}\n"
-          "[convolutional]\nfilters=18\nactivation=linear\n"
-          "[yolo]\nmask=0,1,2\nanchors=3,4, 5,6, 7,8\nclasses=1\nnum=3\n")
-NETS = {"mixed": MIXED, "resnet": RESNET, "foreign": FOREIGN,
-        "odd, sam": ODD.replace("{joined}", SAM), "odd, added": ODD.replace("{joined}", ADD)}
+# {name: (layers, what stands in their braces)}
+NETS = {"mixed": (MIXED, {}), "resnet": (RESNET, {}), "foreign": (FOREIGN, {}), "odd, sam": (ODD, {"joins": SAM}),
+        "odd, added": (ODD, {"joins": ADD})}
+
+
+def text_of(net, act):
+    layers, words = NETS[net]
+    return cfg_text(layers, act=act, **words)
 
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("act", ["leaky", "relu", "relu6", "mish", "swish", "logistic", "linear"])
 def test_every_layer_type_and_activation_is_exact_twice_and_in_float32(tmp_path, net, act):
-    (tmp_path / "m.cfg").write_text(NETS[net].format(act=act))
+    (tmp_path / "m.cfg").write_text(text_of(net, act))
     model = trained(tmp_path / "m.cfg")
     masked, compact, surgery = masked_and_compact(model, 0.5)
     assert worst(masked, compact, (64, 96)) < 1e-9
@@ -262,46 +262,41 @@ def test_every_layer_type_and_activation_is_exact_twice_and_in_float32(tmp_path,
 
 @pytest.mark.parametrize("act", sorted(ACTIVATIONS))
 def test_every_activation_is_exact(tmp_path, act):
-    (tmp_path / "m.cfg").write_text(NETS["odd, added"].format(act=act))
+    (tmp_path / "m.cfg").write_text(text_of("odd, added", act))
     masked, compact, surgery = masked_and_compact(trained(tmp_path / "m.cfg"), 0.5)
     assert worst(masked, compact, (64, 64), 1) < 1e-9 and "carrier" in surgery.carried.values()
 
 
-PARTIAL = "[net]\nwidth=32\nheight=32\n" + "".join([
-    convolution(6, 3), convolution(4, 3), "[shortcut]\nfrom=-2\n",  # 2: 4 channels, of layer 0 the first 4
-    convolution(9, 3), "[shortcut]\nfrom=-2\n",  # 4: 9 channels, the first 4 with layer 2's
-    convolution(8, 3), convolution(18, normalised=0, act="linear"),
-    "[yolo]\nmask=0,1,2\nanchors=1,2,3,4,5,6\nclasses=1\n"])
-
-
 def test_a_shortcut_of_unequal_widths_ties_what_it_adds_and_no_more(tmp_path):
-    (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
+    (tmp_path / "m.cfg").write_text(cfg_text(PARTIAL, side=32))
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
-    first, second, third = (graph.outputs[i] for i in (0, 1, 3))
-    assert torch.equal(first[:4], second) and torch.equal(second, third[:4])
-    assert len(set(first[4:]) | set(second) | set(third[4:])) == 2 + 4 + 5  # the others are free
-    assert torch.equal(graph.outputs[2], second) and torch.equal(graph.outputs[4], third)
-    assert graph.prunable == [0, 1, 3, 5]
+    out = {name: graph.outputs[place(PARTIAL, name)] for name in PARTIAL if name not in ("raw", "head")}
+    assert torch.equal(out["six"][:4], out["four"]) and torch.equal(out["four"], out["nine"][:4])
+    assert len(set(out["six"][4:]) | set(out["four"]) | set(out["nine"][4:])) == 2 + 4 + 5  # the others are free
+    assert torch.equal(out["first"], out["four"]) and torch.equal(out["second"], out["nine"])
+    assert graph.prunable == [place(PARTIAL, name) for name in ("six", "four", "nine", "eight")]
 
 
 def test_a_carrier_among_the_channels_that_no_shortcut_adds_speaks(tmp_path):
-    """All that is cut of layer 3 lies beyond what is added, and a padded convolution reads it."""
-    (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
+    """All that is cut of `nine` lies beyond what is added, and a padded convolution reads it."""
+    (tmp_path / "m.cfg").write_text(cfg_text(PARTIAL, side=32))
     model = trained(tmp_path / "m.cfg", zero_share=0.0)
-    model.module_list[3][1].weight.data[5:8] = 0
+    nine = place(PARTIAL, "nine")
+    model.module_list[nine][1].weight.data[5:8] = 0
     masked, compact, surgery = masked_and_compact(model, 0.0)
-    assert surgery.carriers == {3: 1} and worst(masked, compact, (32, 32)) < 1e-12
+    assert surgery.carriers == {nine: 1} and worst(masked, compact, (32, 32)) < 1e-12
 
 
 def test_removing_blocks_leaves_shortcuts_of_unequal_widths_alone(tmp_path):
-    (tmp_path / "m.cfg").write_text(PARTIAL.format(act="leaky"))
+    (tmp_path / "m.cfg").write_text(cfg_text(PARTIAL, side=32))
     assert residual_blocks(parse_model_config(tmp_path / "m.cfg")) == []
 
 
 def test_a_reorg3d_hands_every_channel_on_in_each_of_its_places(tmp_path):
-    (tmp_path / "m.cfg").write_text(FOREIGN.format(act="leaky"))
+    (tmp_path / "m.cfg").write_text(cfg_text(FOREIGN))
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
-    assert torch.equal(graph.outputs[15], graph.outputs[14].tile(4)) and 14 in graph.prunable
+    ten, spread = place(FOREIGN, "ten"), place(FOREIGN, "spread")
+    assert torch.equal(graph.outputs[spread], graph.outputs[ten].tile(4)) and ten in graph.prunable
 
 
 @settings(max_examples=40, deadline=None)
@@ -314,22 +309,24 @@ def test_a_reorg3d_hands_every_channel_on_in_each_of_its_places(tmp_path):
 )
 def test_any_cut_of_the_mixed_nets_is_exact(tmp_path_factory, net, seed, percent, zero_share, act):
     cfg = tmp_path_factory.mktemp("mixed") / "m.cfg"
-    cfg.write_text(NETS[net].format(act=act))
+    cfg.write_text(text_of(net, act))
     masked, compact, _ = masked_and_compact(trained(cfg, seed, zero_share), percent)
     assert worst(masked, compact, (64, 64), 1) < 1e-9
 
 
 def test_odd_ties_are_those_of_their_layers(tmp_path):
-    (tmp_path / "m.cfg").write_text(NETS["odd, sam"].format(act="leaky"))
+    (tmp_path / "m.cfg").write_text(text_of("odd, sam", "leaky"))
     graph = channel_graph(parse_model_config(tmp_path / "m.cfg"))
-    out = graph.outputs
-    for other in (3, 6):  # all three inputs of the shortcuts
-        assert torch.equal(out[0], out[other])
-    # two outputs an input, side by side
-    assert torch.equal(out[1], out[2]) and torch.equal(out[8], out[7].repeat_interleave(2))
-    assert torch.equal(out[10], out[8])  # sam multiplies place by place
-    assert torch.equal(out[10][:8], out[10][8:])  # and so the halves of each input of the grouped route
-    assert {9, 14, 21, 27} == set(graph.reasons) - set(graph.prunable)
+    out = {name: graph.outputs[place(ODD, name)] for name in ODD}
+    for other in ("linear", "narrow"):  # all three inputs of the shortcuts
+        assert torch.equal(out["stem"], out[other])
+    assert torch.equal(out["wider"], out["depthwise"])
+    # two outputs per input, side by side
+    assert torch.equal(out["doubled"], out["three"].repeat_interleave(2))
+    assert torch.equal(out["wide"], out["doubled"])  # sam multiplies place by place
+    assert torch.equal(out["wide"][:8], out["wide"][8:])  # and so the halves of each input of the grouped route
+    free = {place(ODD, name) for name in ("plain", "thin", "raw", "fine")}
+    assert free == set(graph.reasons) - set(graph.prunable)
 
 
 def test_nets_that_others_trained_are_pruned_exactly_twice_and_in_float32(shared):

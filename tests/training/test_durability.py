@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import train
-from conftest import HANG, ROOT, TINY_YOLO, make_dataset
+from conftest import HANG, ROOT, make_dataset
 from models import Darknet
+from nets import TINY, cfg_text, with_layer
 from utils import signals
 from utils.checkpoint import read_checkpoint
 from utils.lock import Lock, LockError
@@ -38,8 +39,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listing = make_dataset(tmp_path / "pictures", 64, size=(40, 40))
     Path("d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-    Path("net.cfg").write_text(TINY_YOLO.replace("[shortcut]", "[dropout]\nprobability=.5\n\n[shortcut]", 1)
-                               .replace("from=-3", "from=-4", 1))
+    Path("net.cfg").write_text(cfg_text(with_layer(TINY, "expand", dropout="[dropout]\nprobability=.5\n")))
     assert any(isinstance(module, torch.nn.Dropout) for module in Darknet("net.cfg").modules())
 
     def main(*flags):

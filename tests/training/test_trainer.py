@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import train
-from conftest import ADD, FOREIGN, ODD, ROOT, randomise, without_labels, worst
+from conftest import ROOT, randomise, without_labels, worst
 from models import Darknet
-from utils.batch_norm import RescaleError, gammas_of, rescale_gammas, rescale_obstacles, restoring_factor, zero_share
+from nets import ADD, FOREIGN, ODD, TINY, cfg_text, place
+from utils.batch_norm import RescaleError, rescale_gammas, rescale_obstacles, restoring_factor, zero_share
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_content
 from utils.darknet_weights import file_bytes
 from utils.data.datasets import DataError
@@ -32,8 +33,8 @@ from utils.pruning.selection import COSTLY, describe_sparsity
 from utils.training import sparsity
 from utils.training import trainer as trainer_module
 from utils.training.args import TrainOptions, train_options
-from utils.training.divergence import TrainingError
 from utils.training.distillation import distillation_loss
+from utils.training.divergence import TrainingError
 from utils.training.ema import ModelEma
 from utils.training.optimisation import optimiser_step
 from utils.training.resume import resumed_options
@@ -109,7 +110,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(arguments, flags):
 def test_a_net_of_foreign_layers_trains_with_sparsity(arguments, tmp_path, act):
     """Shortcuts of unequal widths, dilation, [reorg3d], [se], [Gaussian_yolo], under prox with the rescaling that
     fits."""
-    (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
+    (tmp_path / "foreign.cfg").write_text(cfg_text(FOREIGN, act=act))
     trainer = Trainer(arguments("--cfg", str(tmp_path / "foreign.cfg"), "-sr", "--s", "0.05", "--sparsity", "prox",
                                 "--rescale", "auto"))
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
@@ -124,12 +125,12 @@ def test_a_net_of_foreign_layers_trains_with_sparsity(arguments, tmp_path, act):
     ("leaky", ["layer 13 [scale_channels] multiplies two maps", "layer 12 [convolutional] has activation h_sigmoid"]),
     ("h_swish", ["layer 0 [convolutional] has activation h_swish"])])
 def test_what_stands_in_the_way_of_rescaling_is_named(tmp_path, act, reasons):
-    (tmp_path / "foreign.cfg").write_text(FOREIGN.format(act=act))
+    (tmp_path / "foreign.cfg").write_text(cfg_text(FOREIGN, act=act))
     assert set(reasons) <= set(rescale_obstacles(parse_model_config(tmp_path / "foreign.cfg")))
 
 
 def test_foreign_layers_that_are_homogeneous_are_rescaled_exactly(tmp_path):
-    (tmp_path / "foreign.cfg").write_text(FOREIGN.replace("[se]\nreduction=2\n", "").format(act="ramp"))
+    (tmp_path / "foreign.cfg").write_text(cfg_text({**FOREIGN, "attention": "[dropout]\n"}, act="ramp"))
     torch.manual_seed(0)
     model = Darknet(tmp_path / "foreign.cfg").double().eval()
     randomise(model)
@@ -179,7 +180,7 @@ def test_accumulating_two_batches_takes_half_the_steps(arguments):
 
 def test_a_non_finite_loss_stops_and_names_its_parts(arguments):
     trainer = Trainer(arguments())
-    trainer.model.module_list[7][0].bias.data[:] = float("nan")
+    trainer.model.module_list[place(TINY, "coarse")][0].bias.data[:] = float("nan")
     with pytest.raises(TrainingError, match=r"not finite \(box nan, objectness nan"):
         trainer.train_one_epoch(1)
 
@@ -198,7 +199,8 @@ def test_bfloat16_runs_the_net_in_it_and_keeps_weights_and_penalty_in_single_pre
     kinds, gammas = [], []
     for name, flags in (("single", ()), ("half", ("--bf16",))):
         trainer = Trainer(arguments("--name", name, "-sr", "--s", "0.05", *flags))
-        trainer.model.module_list[2].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+        trainer.model.module_list[place(TINY, "squeeze")].register_forward_hook(
+            lambda module, inputs, output: kinds.append(output.dtype))
         gammas.append(torch.cat([gamma.detach() for gamma in run_epochs(trainer, 1).sparsifier.gammas]))
     assert kinds[0] == torch.float32 and kinds[-1] == torch.bfloat16
     assert gammas[1].dtype == torch.float32 and not torch.equal(*gammas)
@@ -476,19 +478,19 @@ def test_the_sparsity_line_counts_what_a_group_cut_really_takes(tiny_cfg):
     for _, _, bn in model.convolutions():
         if bn is not None:
             bn.weight.data[:] = 1.0
-    model.module_list[1][1].weight.data[:8] = 0.0
-    model.module_list[3][1].weight.data[:8] = torch.linspace(0.8, 0.9, 8)
-    model.module_list[3][1].weight.data[8:] = 0.0
+    half, expand = (model.module_list[place(TINY, name)][1].weight.data for name in ("half", "expand"))
+    half[:8] = 0.0
+    expand[:8] = torch.linspace(0.8, 0.9, 8)
+    expand[8:] = 0.0
     assert line_of(model, 0.1)[0] > 0.02
 
 
 def test_frozen_gammas_are_not_penalised(arguments):
     trainer = Trainer(arguments("--freeze", "3", "-sr", "--s", "5", "--rescale", "none"))
-    before = trainer.model.module_list[1][1].weight.clone()
+    half, neck = (trainer.model.module_list[place(TINY, name)][1] for name in ("half", "neck"))
+    before = half.weight.clone()
     run_epochs(trainer, 1)
-    assert (
-        torch.equal(trainer.model.module_list[1][1].weight, before) and trainer.model.module_list[6][1].weight.max() < 1
-    )
+    assert torch.equal(half.weight, before) and neck.weight.max() < 1
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])
@@ -540,7 +542,7 @@ def test_rescaling_changes_every_gamma_and_no_output(families, base):
 
 
 def test_rescaling_is_exact_on_odd_nets(tmp_path):
-    (tmp_path / "m.cfg").write_text(ODD.replace("{joined}", ADD).format(act="relu"))
+    (tmp_path / "m.cfg").write_text(cfg_text(ODD, act="relu", joins=ADD))
     assert rescaling_error(Darknet(tmp_path / "m.cfg")) < 1e-9
 
 
@@ -654,7 +656,7 @@ def test_other_heads_start_from_scratch_in_training_and_stop_elsewhere(tiny_cfg,
     save_checkpoint(tmp_path / "a.pth", weights_content(source, "config/x.cfg", "r"))
     report, _ = load_weights(target, tmp_path / "a.pth", strict=False)
     assert "all but the heads" in str(report) and torch.equal(
-        target.module_list[13][0].weight, source.module_list[13][0].weight
+        target.module_list[place(TINY, "mixed")][0].weight, source.module_list[place(TINY, "mixed")][0].weight
     )
     with pytest.raises(CheckpointError):
         load_weights(Darknet(defs), tmp_path / "a.pth")

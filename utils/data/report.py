@@ -65,7 +65,8 @@ def suggested_side(entries: list[Entry]) -> int:
 
 
 def suggest(entries: list[Entry], folder: Path, name: str, classes: int) -> dict:
-    """Input size, anchors for it, and the commands that make a cfg with them and train it."""
+    """Input size, anchors for it, and the command that makes a cfg of that size with anchors of its own and trains
+    it."""
     training = [entry for entry in entries if entry.part == "train"]
     side = suggested_side(training)
     sizes = fitted_sizes(training, side)
@@ -74,13 +75,10 @@ def suggest(entries: list[Entry], folder: Path, name: str, classes: int) -> dict
     anchors = None
     if len(sizes) >= ANCHORS:
         anchors = kmeans_anchors(sizes, ANCHORS).round().clip(min=1).astype(int)
-    cfg = shlex.quote(f"config/{name}.cfg")
-    create = f"python config/create_hand_model.py --base yolov3 --classes {classes} --size {side}"
-    create += f" --anchors-from {shlex.quote(str(folder / 'train.txt'))}" * (anchors is not None) + f" --out {cfg}"
-    train = f"python train.py --model_def {cfg} --data {shlex.quote(str(folder / f'{name}.yaml'))}"
+    train = f"python train.py --data {shlex.quote(str(folder / f'{name}.yaml'))} --img_size {side}"
     return {"input_size": side, "anchors": None if anchors is None else anchors.tolist(),
             "mean_best_iou": None if anchors is None else round(mean_best_iou(sizes, anchors), 3),
-            "commands": [create, train]}
+            "commands": [train]}
 
 
 def box_sizes(entries: list[Entry], side: int) -> dict:

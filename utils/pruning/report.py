@@ -45,14 +45,17 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     write_text(base.with_name(base.name + "-table.md"), markdown_table(rows) + "\n")
     write_json(base.with_name(base.name + "-report.json"), numbers(job, plan, compact, scores, times))
     print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
-    print(f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} --data {job.options.source.data}"
-          f"{kept_flag(job)}")
+    print(next_steps(job, names))
 
 
-def kept_flag(job: Job) -> str:
-    """What train.py has to be told of --keep-classes."""
+def next_steps(job: Job, names: OutputNames) -> str:
+    """The commands that tune the compact net, and that train its shape without what it inherited: often all that a cut
+    of a net that was narrow already is good for (Liu et al. 2019, Rethinking the Value of Network Pruning)."""
     kept = job.options.source.keep_classes
-    return f" --keep-classes {shlex.quote(','.join(kept))}" if kept else ""
+    data = f"--data {job.options.source.data}" + (f" --keep-classes {shlex.quote(','.join(kept))}" if kept else "")
+    return (f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} {data}\n"
+            "to compare, its shape from random weights, with the epochs of the whole chain: "
+            f"python train.py --model_def {names.cfg} --weights none {data}")
 
 
 def comparison_rows(
