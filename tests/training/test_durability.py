@@ -192,3 +192,96 @@ def test_one_process_at_a_time_has_a_run(run):
     process.stdout.close()
     process.stderr.close()
     Lock(Path("logs/a/.lock"), "logs/a").release()  # it died with the process
+
+
+# ---- every file is whole or not there
+
+@pytest.fixture(scope="module")
+def opened():
+    """(event, path, target) of every file that is opened for writing or renamed by this process from now on."""
+    events, on = [], [True]
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+    def note(event, arguments):
+        if on and event == "open" and isinstance(arguments[0], (str, bytes)) and (arguments[2] or 0) & writing:
+            events.append(("open", os.fsdecode(arguments[0]), ""))
+        elif on and event == "os.rename":
+            events.append(("rename", *map(os.fsdecode, arguments[:2])))
+    sys.addaudithook(note)  # there is no way to take it off again
+    yield events
+    on.clear()
+
+
+def test_every_file_of_a_run_takes_its_place_by_a_rename(run, tmp_path, opened):
+    """Whoever writes one in place would leave half of it when the machine goes down or the disk is full."""
+    for name in ("teacher.weights", "pruned/net.weights"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Darknet("net.cfg").save_darknet_weights(name)
+    Path("pruned/net.cfg").write_text(Path("net.cfg").read_text())
+    inputs = {path.resolve() for path in Path(".").rglob("*") if path.is_file()}
+    opened.clear()
+    flags = ("--n_cpu", "0", "--epochs", "1", "--cfg", "pruned/net.cfg", "--weights", "pruned/net.weights",
+             "--checkpoint_interval", "1", "--save-minutes", "1e-9")
+    run("--name", "first", *flags)
+    run("--name", "second", *flags)  # replaces what the first published
+    run("--resume", "logs/second", "--epochs", "2", "--n_cpu", "0")
+    absolute = lambda name: Path(name).resolve()
+    renamed = {absolute(target) for event, _, target in opened if event == "rename"}
+    in_place = {absolute(name) for event, name, _ in opened if event == "open"}
+    written = {path.resolve() for path in Path(".").rglob("*") if path.is_file() and path.name != ".lock"}
+    assert {path.name for path in written - inputs} >= {
+        "args.json", "metrics.csv", "curves.png", "last.pth", "best.pth", "epoch_1.pth", "published.txt", "best.pt",
+        "net_ckpt.pth", "net-init.weights"}
+    assert written - inputs <= renamed, "files that were not renamed into place"
+    ours = {path for path in in_place if tmp_path in path.parents}
+    assert {path.name for path in ours if not path.name.endswith(".tmp")} <= {".lock"}
+
+
+# ---- killed while publishing
+
+def killed_at(rename, work):
+    """Do `work` in a child process that is killed at its so-and-so-many-th rename; returns whether it was."""
+    process = os.fork()
+    if process:
+        return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+    try:
+        whole, seen = os.replace, []
+
+        def replace(source, target):
+            seen.append(target)
+            if len(seen) == rename:
+                os.kill(os.getpid(), signal.SIGKILL)
+            whole(source, target)
+        os.replace = replace
+        work()
+    finally:
+        os._exit(0)
+
+
+def weights_of(path):
+    net = Darknet("pruned/net.cfg")
+    net.load_darknet_weights(path)
+    return net.state_dict()
+
+
+def test_whenever_publishing_is_killed_the_start_is_kept_and_resuming_publishes_the_run(run, capsys):
+    Path("pruned").mkdir()
+    Path("pruned/net.cfg").write_text(Path("net.cfg").read_text())
+    torch.manual_seed(1)
+    Darknet("net.cfg").save_darknet_weights("pruned/net.weights")
+    start = weights_of("pruned/net.weights")
+    flags = ("--n_cpu", "0", "--cfg", "pruned/net.cfg", "--weights", "pruned/net.weights", "--name", "a")
+    run("--epochs", "1", *flags, "--no-publish")
+    content = torch.load("logs/a/last.pth", weights_only=True)
+    content["args"]["no_publish"] = False
+    torch.save(content, "logs/a/last.pth")
+    rename = 1
+    while killed_at(rename, lambda: run("--resume", "logs/a", "--n_cpu", "0")):
+        weights_of("pruned/net.weights")  # never half a file
+        rename += 1
+    assert rename > 5 and Path("logs/a/published.txt").exists()
+    assert equal(weights_of("pruned/net-init.weights"), start)
+    assert not equal(weights_of("pruned/net.weights"), start)
+    assert read_checkpoint("checkpoints/net_ckpt.pth")["run"] == "a"
+    left = [path.name for folder in ("pruned", "checkpoints", "weights", "logs/a") for path in Path(folder).iterdir()]
+    assert not [name for name in left if name.endswith((".tmp", ".old"))]
