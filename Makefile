@@ -1,9 +1,9 @@
-# make demo: the whole road on drawn hands, about ten minutes on two cores.   make test: all tests.
+# make demo: the whole road on drawn hands, about ten minutes on two cores.   make test: all tests.   make kill-test: kills at random moments.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test install clean
+.PHONY: demo test kill-test install clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt requirements-optional.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+kill-test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kill --kills 20
 
 clean:
 	rm -rf $(VENV) logs/demo data/demo

@@ -1,5 +1,6 @@
 """One program at a time writes to a folder."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -20,8 +21,9 @@ class Lock:
 
     def __init__(self, path: Path, what: str):
         """what: what is written there, for the message. Raises LockError where another process holds it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.file = path, None
+        self.made = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.file = self._taken()
         except BlockingIOError:
@@ -58,6 +60,9 @@ class Lock:
         if self.file:
             self.path.unlink(missing_ok=True)
             self.file.close()
+        for folder in self.made:  # where nothing came of it
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def __enter__(self) -> "Lock":
         return self

@@ -44,14 +44,14 @@ class Notice:
 
 @contextlib.contextmanager
 def held(wanted: bool = True) -> Iterator[Notice]:
-    """In this block a signal waits: the notice has its number, and Ended is raised when the block ends. A second one
-    does not wait. wanted: False changes nothing."""
+    """In this block a signal waits: the notice has its number, and Ended is raised when the block ends. A second
+    Ctrl-C does not wait. wanted: False changes nothing."""
     notice = Notice()
 
     def note(number: int, _frame) -> None:
-        if notice.number is not None:
+        if notice.number == number == signal.SIGINT:
             raise Ended(number)
-        notice.number = number
+        notice.number = notice.number or number
 
     with _handled(note) if wanted else contextlib.nullcontext():
         yield notice

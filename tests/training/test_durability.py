@@ -1,6 +1,7 @@
 """What a run that is cut off leaves behind, and that --resume goes on from there bit for bit."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import test_prune
 import train
 from conftest import HANG, ROOT, make_dataset
 from models import Darknet
@@ -285,3 +287,42 @@ def test_whenever_publishing_is_killed_the_start_is_kept_and_resuming_publishes_
     assert read_checkpoint("checkpoints/net_ckpt.pth")["run"] == "a"
     left = [path.name for folder in ("pruned", "checkpoints", "weights", "logs/a") for path in Path(folder).iterdir()]
     assert not [name for name in left if name.endswith((".tmp", ".old"))]
+
+
+def test_nothing_is_lost_by_kills_at_random_moments(tmp_path):
+    """A slice of make kill-test: training, -sr, pruning and publishing, each killed twice."""
+    done = subprocess.run([sys.executable, "-m", "tests.kill", "--kills", "2", "--out", str(tmp_path / "kill.json")],
+                          cwd=ROOT, capture_output=True, text=True, timeout=HANG,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert all(len(places) == 2 for places in json.loads((tmp_path / "kill.json").read_text())["seen"].values())
+
+
+# ---- one at a time
+
+HOLD = """
+import sys
+from pathlib import Path
+from utils.lock import Lock
+lock = Lock(Path(sys.argv[1]), "x")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("path, flags", [("out/.net-pruned.lock", ()), ("out/.lock", ("--steps", "2")),
+                                         ("out/.lock", ("--road",))])
+def test_one_process_at_a_time_prunes_into_a_folder(run, monkeypatch, path, flags):
+    Darknet("net.cfg").save_darknet_weights("net.weights")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert holder.stdout.readline() == "held\n"
+    words = "--cfg net.cfg --weights net.weights --data d.data --n_cpu 0 --repeats 0 --out out".split()
+    monkeypatch.setattr("sys.argv", ["test_prune.py", *words, *flags])
+    with pytest.raises(LockError, match=f"out.*: process {holder.pid} on .* is writing there"):
+        test_prune.main()
+    holder.kill()
+    holder.communicate()
+    assert not list(Path("out").glob("*.weights"))
+    Lock(Path(path), "out").release()
+    assert not Path(path).exists()

@@ -7,6 +7,7 @@ from typing import Iterator
 
 from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
 from utils.loading import checked_size, default_weights, resolve_cfg, stem
+from utils.lock import Lock
 from utils.output import ascii_table
 from utils.parse_config import parse_model_config
 from utils.pruning.args import PruneOptions
@@ -67,11 +68,12 @@ def run_steps(options: PruneOptions, argv: list[str]) -> None:
     remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights),
                                   "prune": flags, "layers": options.rule.layers, "tune": options.tune})
     rows = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]]
-    for number, step in enumerate(prune_and_tune(options, (cfg, weights), flags, out), start=1):
-        defs = parse_model_config(step.cfg)
-        cost = total_cost(defs, *checked_size(source.img_size, defs))
-        rows.append([number, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f}", score_of(step.report),
-                     best_of(step.run)])
+    with Lock(out / ".lock", str(out)):
+        for number, step in enumerate(prune_and_tune(options, (cfg, weights), flags, out), start=1):
+            defs = parse_model_config(step.cfg)
+            cost = total_cost(defs, *checked_size(source.img_size, defs))
+            rows.append([number, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f}", score_of(step.report),
+                         best_of(step.run)])
     print(ascii_table(rows))
     print(f"written: {step.cfg}, {step.weights}")
 

@@ -27,6 +27,7 @@ from utils.loading import (
     select_device,
     stem,
 )
+from utils.lock import Lock
 from utils.parse_config import class_count
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
@@ -48,6 +49,10 @@ class OutputNames:
     weights: Path
     darknet_cfg: Path
     darknet_weights: Path
+
+    def locked(self) -> Lock:
+        """Keeps another pruning of the same names out. Raises LockError where one is at work."""
+        return Lock(self.darknet_cfg.with_name(f".{self.darknet_cfg.stem}.lock"), str(self.darknet_cfg))
 
     def starts(self) -> list[Path]:
         """Where tunings of this pruning keep what they began with (utils.training.run_folder)."""

@@ -11,6 +11,7 @@ from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
 from utils.deploy.formats import out_paths, require_writer
 from utils.loading import checked_size, resolve_cfg, stem
+from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
 from utils.parse_config import parse_model_config
 from utils.pruning.args import PruneOptions
@@ -141,8 +142,9 @@ def run_road(options: PruneOptions, argv: list[str]) -> None:
     road = planned(options, argv)
     rows: list[Row] = []
     try:
-        for row in road.rows():
-            rows.append(row)
+        with Lock(road.out / ".lock", str(road.out)):
+            for row in road.rows():
+                rows.append(row)
     finally:
         if rows:
             report(rows, road.out)

@@ -77,7 +77,13 @@ def run(script: str, flags: list) -> None:
     """Run one of the project's scripts, its command line printed first. Raises ValueError when it fails."""
     words = [str(flag) for flag in flags]
     print(f"\n$ python {script} {shlex.join(words)}", flush=True)
-    if status := subprocess.run([sys.executable, str(ROOT / script), *words]).returncode:
+    with subprocess.Popen([sys.executable, str(ROOT / script), *words]) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # a terminal has told the script as well, `kill` has not; it saves before it ends
+            process.terminate()
+            raise
+    if status:
         raise ValueError(f"{script} ended with status {status}, for the reason above; once that is mended, the same "
                          "command goes on from there")
 
