@@ -21,7 +21,7 @@ def main() -> None:
     from models import Darknet
     from utils.pruning import analysis, iterative, report, road
     from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_and_eval
-    from utils.pruning.job import OutputNames, load
+    from utils.pruning.job import load
     from utils.pruning.plan import plan_cut, remove_layers, warn_before
 
     if options.road:
@@ -29,7 +29,7 @@ def main() -> None:
     if options.steps > 1:
         return iterative.run_steps(options, sys.argv[1:])
     job = remove_layers(load(options, Darknet))
-    with OutputNames.of(job.cfg, job.options.out).locked():
+    with job.locked():
         plan = plan_cut(job)
         warn_before(job, plan)
         before, masked = prune_and_eval(job, plan)

@@ -95,7 +95,7 @@ def test_algebra_knows_no_run():
 def test_a_command_line_is_read_once():
     """Scripts and utils/*/args.py make options of it; whoever does the work is handed those."""
     for path in ROOT.glob("utils/**/*.py"):
-        if path.name not in ("args.py", "cli.py", "checkpoint.py", "doctor.py") and path.parent.name != "training":
+        if path.name not in ("args.py", "cli.py", "checkpoint.py", "doctor.py"):
             assert "argparse" not in set(imports_of(path)), path
 
 
@@ -188,9 +188,3 @@ def test_no_test_takes_a_fixed_port(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
     assert not [text for text in numbers if re.match(r"--(master|rdzv)[-_]\w+=.*[1-9]", text)], path
-
-
-def test_options_are_made_once():
-    """Below the scripts and the args modules nobody reads argparse's namespace."""
-    for path in ROOT.glob("utils/training/*.py"):
-        assert path.name == "args.py" or "argparse" not in set(imports_of(path)), path

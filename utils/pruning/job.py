@@ -50,10 +50,6 @@ class OutputNames:
     darknet_cfg: Path
     darknet_weights: Path
 
-    def locked(self) -> Lock:
-        """Keeps another pruning of the same names out. Raises LockError where one is at work."""
-        return Lock(self.darknet_cfg.with_name(f".{self.darknet_cfg.stem}.lock"), str(self.darknet_cfg))
-
     def starts(self) -> list[Path]:
         """Where tunings of this pruning keep what they began with (utils.training.run_folder)."""
         tuned = (self.checkpoint, self.weights, self.darknet_weights)
@@ -100,6 +96,11 @@ class Job:
     def before(self) -> EvalResult | None:
         """Score of the net as loaded, computed once."""
         return eval_model(self, self.dense, "dense")
+
+    def locked(self) -> Lock:
+        """Keeps another pruning of the same names out. Raises LockError where one is at work."""
+        path = OutputNames.of(self.cfg, self.options.out).darknet_cfg
+        return Lock(path.with_name(f".{path.stem}.lock"), str(path))
 
     def train_batches(self, count: int, labelled: bool = False) -> Iterable:
         """The first `count` batches of training images, not augmented, the same each time. labelled: of images with
