@@ -1,16 +1,19 @@
-"""python -m tests.kill: kill training, sparsity training, pruning and publishing at random moments, and look at what is
-left: no half file, nothing lost but the last steps, and in the end what an unbroken run would have made."""
+"""python -m tests.kill: kill training, sparsity training, pruning and publishing (kill -9) at random moments, and look
+at what is left: no half file, nothing lost but the last steps, and in the end, bit for bit, what an unbroken run makes.
+"""
 
 import csv
+import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # before the conftest of the root
@@ -24,32 +27,51 @@ from models import Darknet  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.checkpoint import read_checkpoint  # noqa: E402
 from utils.output import environment, write_json  # noqa: E402
+from utils.training import trainer  # noqa: E402
 
-TRAIN = "--cfg net.cfg --data d.data --batch_size 4 --n_cpu 0 --epochs 3 --no-pictures --save-minutes 1e-9"
-PRUNE = "--cfg net.cfg --weights net.weights --data d.data --n_cpu 0 --repeats 0 --out out"
+TRAIN = "--cfg net.cfg --data d.data --batch_size 4 --n_cpu 0 --epochs 2 --no-pictures --save-minutes 1e-9"
+PRUNE = "--cfg net.cfg --weights net.weights --data d.data --n_cpu 0 --repeats 0"
+RESUME = "--resume logs/a --n_cpu 0"
+PUBLISHED = {"weights/best.pt": "best", "weights/net_ckpt.pth": "best", "checkpoints/net_ckpt.pth": "last"}
+TIMED = ("seconds", "images_per_s")  # columns of metrics.csv
+# what the scripts, and torch, import where it is first used; a kill is to meet the work and not the import
+LOADED = ("torch._dynamo", "torchvision.ops", "matplotlib.pyplot", "utils.training.pictures", "utils.training.resume",
+          "utils.training.new_cfg", "utils.pruning.prospect", "utils.pruning.analysis",
+          "utils.pruning.report", "utils.pruning.iterative", "utils.deploy.darknet_export", "utils.deploy.drawing")
 
 
-def child(work: Callable[[], None], seconds: float | None = None) -> tuple[float, int]:
-    """Do `work` in a process of its own, killed after `seconds`; (how long it took, its wait status). The libraries are
-    loaded by then, so that a kill meets the work and not the start."""
-    started, process = time.monotonic(), os.fork()
+def child(work: Callable[[], None], seconds: float | None = None, begun: tuple[int, int] | None = None
+          ) -> tuple[float, int]:
+    """Do `work` in a process of its own, killed after `seconds`; (how long it took, its wait status). begun: a pipe;
+    the clock starts when `work` writes to it."""
+    process = os.fork()
     if not process:
-        nowhere = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        try:
-            work()
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        except BaseException as error:
-            print(type(error).__name__, error, flush=True)
-            os._exit(1)
-        os._exit(0)
+        _do(work)
+    if begun:
+        os.close(begun[1])
+        os.read(begun[0], 1)
+        os.close(begun[0])
+    started = time.monotonic()
     if seconds is not None:
         time.sleep(seconds)
         os.kill(process, signal.SIGKILL)
     status = os.waitpid(process, 0)[1]
     return time.monotonic() - started, status
+
+
+def _do(work: Callable[[], None]) -> NoReturn:
+    """Do `work` and end this process; what it says goes to said.txt."""
+    said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    try:
+        work()
+    except SystemExit as end:
+        os._exit(end.code or 0)
+    except BaseException as error:
+        print(type(error).__name__, error, flush=True)
+        os._exit(1)
+    os._exit(0)
 
 
 def command(main: Callable[[], None], words: str) -> Callable[[], None]:
@@ -65,6 +87,11 @@ def must_work(words: str, main: Callable[[], None]) -> float:
     seconds, status = child(command(main, words))
     assert status == 0, f"{words}: {Path('said.txt').read_text()[-2000:]}"
     return seconds
+
+
+def said() -> str:
+    """The last words of a child."""
+    return Path("said.txt").read_text()[-2000:]
 
 
 def check_files() -> None:
@@ -84,6 +111,12 @@ def content(name: str) -> dict:
     return {key: value for key, value in read_checkpoint(name).items() if key not in ("args", "run", "seconds")}
 
 
+def metrics(run: str) -> list[dict]:
+    """metrics.csv of a run, but for what its machine was busy with."""
+    with open(f"logs/{run}/metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
+
+
 def equal(one, other) -> bool:
     """Whether two checkpoints hold the same."""
     if isinstance(one, torch.Tensor):
@@ -98,23 +131,26 @@ def equal(one, other) -> bool:
 def kill_training(kills: int, chance: random.Random, flags: str = "") -> Iterator[str]:
     """Kill a run again and again, resuming it each time; yields where each kill met it."""
     whole = must_work(f"{TRAIN} {flags} --name whole", train.main)
-    for number in range(kills):
-        begun = Path("logs/a/last.pth").exists()
-        words = "--resume logs/a --n_cpu 0" if begun else f"{TRAIN} {flags} --name a"
+    begin = f"{TRAIN} {flags} --name a"
+    for _ in range(kills):
+        words = RESUME if Path("logs/a/last.pth").exists() else begin
         _, status = child(command(train.main, words), chance.uniform(0, whole))
-        assert os.WIFSIGNALED(status) or not os.WEXITSTATUS(status) or finished(), Path("said.txt").read_text()[-2000:]
+        assert os.WIFSIGNALED(status) or not os.WEXITSTATUS(status), said()
         check_files()
-        last = read_checkpoint("logs/a/last.pth") if Path("logs/a/last.pth").exists() else {}
-        yield f"epoch {last.get('under_way', 0)}, batch {last.get('batch', 0)}"
+        yield place()
         if finished():  # before all kills were done: begin anew
             compare()
-            for path in sorted(Path("logs/a").iterdir()):
-                path.unlink()
-    if not Path("logs/a/last.pth").exists():
-        must_work(f"{TRAIN} {flags} --name a", train.main)
-    elif not finished():
-        must_work("--resume logs/a --n_cpu 0", train.main)
+            shutil.rmtree("logs/a")
+    must_work(RESUME if Path("logs/a/last.pth").exists() else begin, train.main)
     compare()
+
+
+def place() -> str:
+    """How far the run has come, by what it has saved."""
+    if not Path("logs/a/last.pth").exists():
+        return "before the first step was saved"
+    last = read_checkpoint("logs/a/last.pth")
+    return f"epoch {last['under_way']}, batch {last['batch']}" + ", published" * finished()
 
 
 def finished() -> bool:
@@ -126,21 +162,39 @@ def compare() -> None:
     """Raise AssertionError where the run that was killed is not what the unbroken one is."""
     for name in ("last", "best"):
         assert equal(content(f"logs/whole/{name}.pth"), content(f"logs/a/{name}.pth")), f"{name}.pth: another run"
-    assert equal(read_checkpoint("logs/a/best.pth")["model"], read_checkpoint("weights/best.pt")["model"])
+    assert metrics("whole") == metrics("a"), "metrics.csv: another run"
+    compare_published()
+
+
+def compare_published() -> None:
+    """Raise AssertionError where what lies under the fixed names is not the run's."""
+    for name, kind in PUBLISHED.items():
+        assert equal(read_checkpoint(f"logs/a/{kind}.pth")["model"], read_checkpoint(name)["model"]), name
 
 
 def kill_pruning(kills: int, chance: random.Random) -> Iterator[str]:
-    """Kill test_prune.py where an earlier pruning lies; the earlier or the new one loads, whole."""
-    earlier, later = f"{PRUNE} --percent 0.2", f"{PRUNE} --percent 0.6"
-    whole = must_work(earlier, test_prune.main)
+    """Kill test_prune.py where an earlier pruning lies; the earlier or the new one is there, bit for bit."""
+    cuts, made = (0.2, 0.6), {}
+    for percent in cuts:
+        whole = must_work(f"{PRUNE} --percent {percent} --out whole{percent}", test_prune.main)
+        made[percent] = pruned(Path(f"whole{percent}"))
+    shutil.copytree(f"whole{cuts[0]}", "out")
     for number in range(kills):
-        percent, words = (0.6, later) if number % 2 == 0 else (0.2, earlier)
-        child(command(test_prune.main, words), chance.uniform(0.5, 1.1) * whole)
+        percent = cuts[(number + 1) % 2]
+        child(command(test_prune.main, f"{PRUNE} --percent {percent} --out out"), chance.uniform(0, 1.1) * whole)
         check_files()
-        net = Darknet("out/net-pruned.cfg")
-        net.load_darknet_weights("out/net-pruned.weights")
-        yield f"in --percent {percent}: a net of {sum(p.numel() for p in net.parameters()):,} parameters loads"
-    must_work(later, test_prune.main)
+        found = [percent for percent in cuts if equal(pruned(Path("out")), made[percent])]
+        assert found, "out: a mixture of two prunings"
+        yield f"under way to --percent {percent}: {found[0]} is there"
+    must_work(f"{PRUNE} --percent {cuts[1]} --out out", test_prune.main)
+    assert equal(pruned(Path("out")), made[cuts[1]])
+
+
+def pruned(folder: Path) -> list:
+    """What a pruning made: the Darknet pair, which loads, and the checkpoint's net."""
+    Darknet(folder / "net-pruned.cfg").load_darknet_weights(folder / "net-pruned.weights")
+    return [(folder / f"net-pruned{suffix}").read_bytes() for suffix in (".cfg", ".weights")] + [
+        read_checkpoint(folder / "prune_net_ckpt.pth")["model"]]
 
 
 def kill_publishing(kills: int, chance: random.Random) -> Iterator[str]:
@@ -150,44 +204,71 @@ def kill_publishing(kills: int, chance: random.Random) -> Iterator[str]:
     start = Path("net.weights").read_bytes()
     Path("pruned/net.weights").write_bytes(start)
     must_work(f"{TRAIN} --cfg pruned/net.cfg --weights pruned/net.weights --name a", train.main)
-    for number in range(kills):
-        Path("logs/a/published.txt").unlink(missing_ok=True)
-        whole = must_work("--resume logs/a --n_cpu 0", train.main)
-        Path("logs/a/published.txt").unlink()
-        child(command(train.main, "--resume logs/a --n_cpu 0"), chance.uniform(0.5, 1) * whole)
+    tuned = Path("pruned/net.weights").read_bytes()
+    whole = publish(start)
+    assert finished(), said()
+    for _ in range(kills):
+        publish(start, chance.uniform(0, 1.1) * whole)
         check_files()
         assert Path("pruned/net-init.weights").read_bytes() == start, "the start is lost"
-        Darknet("pruned/net.cfg").load_darknet_weights("pruned/net.weights")
+        assert Path("pruned/net.weights").read_bytes() in (start, tuned), "pruned/net.weights: neither start nor best"
         yield "published" if finished() else "cut off"
+        if not finished():
+            must_work(RESUME, train.main)
+        assert Path("pruned/net.weights").read_bytes() == tuned, "pruned/net.weights: not the best"
+        compare_published()
 
 
-SCENES = {"train": kill_training, "train -sr": lambda kills, chance: kill_training(kills, chance, "-sr --accumulate 2"),
-          "test_prune": kill_pruning, "publishing": kill_publishing}
+def publish(start: bytes, seconds: float | None = None) -> float:
+    """Publish logs/a over pruned/net.weights, which is its `start` again, in a process that is killed so many seconds
+    after it has begun to; returns how long that took."""
+    Path("logs/a/published.txt").unlink()
+    Path("pruned/net.weights").write_bytes(start)
+    pipe = os.pipe()
+
+    def work() -> None:
+        whole = trainer.publish
+        trainer.publish = lambda *args: (os.write(pipe[1], b"."), whole(*args))[1]
+        command(train.main, RESUME)()
+    return child(work, seconds, pipe)[0]
+
+
+SCENES = {"train": kill_training, "sparsity": lambda kills, chance: kill_training(kills, chance, "-sr --accumulate 2"),
+          "test_prune": kill_pruning, "publish": kill_publishing}
+
+
+def prepare() -> None:
+    """A data set and a net in this folder."""
+    listing = make_dataset(Path("pictures").resolve(), 24, size=(40, 40))
+    Path("d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
+    Path("net.cfg").write_text(TINY_YOLO)
+    torch.manual_seed(0)
+    net = Darknet("net.cfg")
+    randomise(net)
+    net.save_darknet_weights("net.weights")
 
 
 def main() -> None:
     """Kill each scene so many times, and write down where."""
     p = cli.Parser(prog="python -m tests.kill", description=__doc__)
     p.add_argument("--kills", type=cli.positive_int, default=20, metavar="N", help="of each scene")
+    p.add_argument("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES), metavar="SCENE",
+                   help=f"what is killed: {', '.join(SCENES)}")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the moments")
     p.add_argument("--out", type=Path, default=Path("output/kill.json"), metavar="FILE", help="what was seen")
     args = p.parse_args()
     out, seen = args.out.resolve(), {}
     torch.set_num_threads(1)
-    for name, scene in SCENES.items():
+    for name in LOADED:
+        importlib.import_module(name)
+    for name in args.scenes:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            listing = make_dataset(Path("pictures").resolve(), 24, size=(40, 40))
-            Path("d.data").write_text(f"classes=1\ntrain={listing}\nvalid={listing}\n")
-            Path("net.cfg").write_text(TINY_YOLO)
-            torch.manual_seed(0)
-            net = Darknet("net.cfg")
-            randomise(net)
-            net.save_darknet_weights("net.weights")
+            prepare()
             seen[name] = []
-            for place in scene(args.kills, random.Random(args.seed)):
-                seen[name].append(place)
-                print(f"{name}: kill {len(seen[name])}: {place}", flush=True)
+            for found in SCENES[name](args.kills, random.Random(args.seed)):
+                seen[name].append(found)
+                print(f"{name}: kill {len(seen[name])}: {found}", flush=True)
             os.chdir("/")
     write_json(out, {"kills": args.kills, "seed": args.seed, "seen": seen, "environment": environment()})
     print(f"nothing lost: {out}")
