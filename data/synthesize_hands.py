@@ -12,10 +12,11 @@ import io
 import json
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
+from typing import Callable
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from scipy.io import savemat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import draw_clutter, draw_hands  # noqa: E402
-from utils import cli  # noqa: E402
+from utils import cli, signals  # noqa: E402
 from utils.progress import Progress  # noqa: E402
 
 FOLDERS = {"train": "training_dataset/training_data", "valid": "validation_dataset/validation_data",
@@ -196,6 +197,21 @@ def contact_sheet(
         raise OSError(f"{path}: cannot be written as an image")
 
 
+def drawn(draw: Callable[[tuple[str, int]], int], jobs: list[tuple[str, int]], workers: int) -> int:
+    """Draw all samples, by so many processes; returns the sum of what `draw` returns. Told to end, it lets them finish
+    what they are at: multiprocessing.Pool would signal them, and Python forgets a signal that comes during the fork."""
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
+    try:
+        return sum(Progress(pool.map(draw, jobs, chunksize=8), len(jobs), "draw"))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signals.leave_to_parent()
+    cv2.setNumThreads(1)  # one process a core
+
+
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
@@ -244,9 +260,7 @@ def main(argv=None) -> int:
         return 2
     jobs = [(split, i) for split, count in counts.items() for i in range(count)]
     draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size, difficulty=difficulty)
-    cv2.setNumThreads(1)  # one process a core
-    with Pool(args.workers, cv2.setNumThreads, (1,)) as pool:
-        hands = sum(Progress(pool.imap_unordered(draw, jobs, chunksize=8), len(jobs), "draw"))
+    hands = drawn(draw, jobs, args.workers)
     print(f"{args.out / 'hand_dataset'}: {len(jobs):,} images, {hands:,} hands drawn now")
     if args.contact_sheet:
         contact_sheet(args.contact_sheet, args.seed, args.size, difficulty)

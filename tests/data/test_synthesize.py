@@ -1,9 +1,15 @@
 """data/synthesize_hands.py: hands over clutter in the layout of the Oxford release."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
+from conftest import HANG, ROOT
 from data import converter, draw_clutter, draw_hands, synthesize_hands
 
 SIZE = 96  # pixels
@@ -57,6 +63,30 @@ def test_interrupted_run_goes_on_and_equals_a_whole_one(release, tmp_path):
     kept = annotations[1].stat().st_mtime_ns
     assert draw(tmp_path) == 0
     assert files(tmp_path) == files(release) and annotations[1].stat().st_mtime_ns == kept
+
+
+ENDED = """
+import os, signal, sys
+from data import synthesize_hands
+from utils import cli
+
+def end(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield 0
+
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core: no drawing process has run yet
+    synthesize_hands.Progress = end
+    cli.run(synthesize_hands.main)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs the choice of a core")
+def test_a_run_that_is_told_to_end_as_soon_as_it_has_started_its_processes_ends(tmp_path):
+    (tmp_path / "ended.py").write_text(ENDED)
+    done = subprocess.run([sys.executable, "ended.py", "--out", "out", *COUNTS, "--workers", "4"], cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=HANG)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
 
 
 def test_other_settings_or_a_real_release_are_never_overwritten(release, tmp_path, capsys):
