@@ -13,7 +13,15 @@ from nets import TINY, place
 from utils.data.datasets import ListDataset
 from utils.deploy import processor, quantisation
 from utils.deploy.formats import FORMATS, Order, describe, export_int8
-from utils.deploy.quantisation import Limits, Pictures, QuantisationError, alternate_seconds, judge, verdict
+from utils.deploy.quantisation import (
+    Limits,
+    LosesTooMuch,
+    Pictures,
+    QuantisationError,
+    alternate_seconds,
+    require_score,
+    require_speed,
+)
 from utils.deploy.runtimes import int8_files, open_exported
 from utils.deploy.sensitivity import layer_errors, quantised_map, quantised_weight
 
@@ -38,18 +46,29 @@ def scores(map50, map_=0.5):
 
 def test_a_file_that_loses_or_is_slower_is_refused_and_says_by_how_much_and_what_to_do(tmp_path):
     path = tmp_path / "net.onnx"
-    assert verdict(path, [scores(0.92), scores(0.915)], [0.01, 0.01], Limits()).startswith("AP@.5 0.9200 -> 0.9150")
-    with pytest.raises(QuantisationError, match=r"net.onnx: int8 loses 0.1600 AP@.5, --max-drop is 0.01 .*; 3 \(0.2\); "
-                                                r"nothing was written"):
-        verdict(path, [scores(0.92), scores(0.76)], [0.01, 0.005], Limits(), lambda: "; 3 (0.2)")
-    with pytest.raises(QuantisationError, match=r"loses 0.1000 AP@\[.5:.95\]"):
-        verdict(path, [scores(0.92), scores(0.92, 0.4)], [0.01, 0.005], Limits())
-    with pytest.raises(QuantisationError, match="loses nan"):
-        verdict(path, [scores(0.92), scores(float("nan"))], [0.01, 0.005], Limits())
-    with pytest.raises(QuantisationError, match="slower than float32 here .* --allow-slower writes it"):
-        verdict(path, [scores(0.92), scores(0.92)], [0.01, 0.02], Limits())
-    assert "10.0 -> 20.0 ms" in verdict(path, [scores(0.92), scores(0.92)], [0.01, 0.02], Limits(allow_slower=True))
-    verdict(path, [scores(0.92), scores(0.76)], [0.01, 0.005], Limits(max_drop=0.2))
+    require_score(path, [scores(0.92), scores(0.915)], Limits())
+    with pytest.raises(LosesTooMuch, match=r"net.onnx: int8 loses 0.1600 AP@.5, --max-drop is 0.01 .*; 3 \(0.2\); "
+                                           r"nothing was written") as raised:
+        require_score(path, [scores(0.92), scores(0.76)], Limits(), lambda: "; 3 (0.2)")
+    assert raised.value.scores[1].map50 == 0.76
+    with pytest.raises(LosesTooMuch, match=r"loses 0.1000 AP@\[.5:.95\]"):
+        require_score(path, [scores(0.92), scores(0.92, 0.4)], Limits())
+    with pytest.raises(LosesTooMuch, match="loses nan"):
+        require_score(path, [scores(0.92), scores(float("nan"))], Limits())
+    require_score(path, [scores(0.92), scores(0.76)], Limits(max_drop=0.2))
+    with pytest.raises(QuantisationError, match="slower than float32 here .*10.0 -> 20.0 ms.* --allow-slower writes"):
+        require_speed(path, [0.01, 0.02], Limits())
+    require_speed(path, [0.01, 0.02], Limits(allow_slower=True))
+    require_speed(path, [0.01, 0.01], Limits())
+
+
+def test_what_may_be_lost_counts_from_the_net_before_it_was_pruned(tmp_path):
+    pruned, small = scores(0.915, 0.4), scores(0.911, 0.395)
+    require_score(tmp_path, [pruned, small], Limits(0.01, dense=scores(0.92)))
+    with pytest.raises(LosesTooMuch, match=r"loses 0.0140 AP@.5 against the dense net's 0.9250, --max-drop is 0.01"):
+        require_score(tmp_path, [pruned, small], Limits(0.01, dense=scores(0.925)))
+    with pytest.raises(LosesTooMuch, match=r"loses 0.0200 AP@\[.5:.95\], "):  # that of the pruned net, by 8 bits alone
+        require_score(tmp_path, [pruned, scores(0.915, 0.38)], Limits(0.01, dense=scores(0.92)))
 
 
 def naive_int8(source, target, arrays):
@@ -86,15 +105,12 @@ def test_the_naive_file_of_the_published_net_is_refused_and_ours_is_not(shared, 
     arrays = [image.numpy() for image in few.inputs(3)]
     naive_int8(tmp_path / "net.onnx", tmp_path / "naive.onnx", arrays)
     reference = open_exported(tmp_path / "net.onnx")
-    with pytest.raises(QuantisationError, match="naive.onnx: int8 loses 0.[12]"):
-        judge(reference, open_exported(tmp_path / "naive.onnx"), few.valid, Limits(allow_slower=True))
-    monkeypatch.setattr(quantisation, "KEPT", (3,))
-    words = quantisation.quantise(
-        net, reference, tmp_path / "ours.onnx", few, Limits(0.02, True), tmp_path / "ours.onnx"
-    )
-    assert (
-        "24 images calibrated it" in words and open_exported(tmp_path / "ours.onnx").bytes() < 0.6 * reference.bytes()
-    )
+    naive = open_exported(tmp_path / "naive.onnx")
+    with pytest.raises(LosesTooMuch, match="naive.onnx: int8 loses 0.[12]"):
+        require_score(naive.path, [few.score(reference), few.score(naive)], Limits())
+    ours = tmp_path / "ours.onnx"
+    made = quantisation.quantise(net, reference, ours, few, Limits(0.02, True), ours)
+    assert made.calibrated == 24 and len(made.in_float) <= 3 and open_exported(ours).bytes() < 0.6 * reference.bytes()
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -113,23 +129,21 @@ def test_an_8_bit_file_is_small_close_and_says_what_it_is(tiny_cfg, tiny_data, t
     assert (found - expected)[..., :2].abs().mean() < 1  # centres, in pixels
 
 
-@pytest.mark.parametrize("allow_slower", [False, True])
-def test_auto_finds_an_8_bit_file_of_the_net_unless_it_may_be_slower(
-    tiny_cfg, tiny_data, tmp_path, monkeypatch, allow_slower
+@pytest.mark.parametrize("name, slower", [("openvino", False), ("openvino", True), ("onnx", True)])
+def test_auto_finds_an_8_bit_file_of_the_net_unless_it_is_slower(
+    tiny_cfg, tiny_data, tmp_path, monkeypatch, name, slower
 ):
-    need("openvino")
-    monkeypatch.setattr(quantisation, "alternate_seconds", lambda *_: [0.1, 0.01])
-    monkeypatch.setattr(quantisation, "KEPT", (0,))
-    net, path = trained(tiny_cfg, dtype=torch.float32), tmp_path / "net.xml"
-    limits = Limits(max_drop=1, allow_slower=allow_slower)
-    export_int8(net, "openvino", path, Order(None, SIZE, "int8", None), pictures(tiny_data), limits)
-    assert [file.path for file in int8_files(net, SIZE, [tmp_path])] == ([] if allow_slower else [path])
+    need(name)
+    monkeypatch.setattr(quantisation, "alternate_seconds", lambda *_: [0.1, 0.2 if slower else 0.01])
+    net, path = trained(tiny_cfg, dtype=torch.float32), tmp_path / f"net{FORMATS[name].suffix}"
+    export_int8(net, name, path, Order(None, SIZE, "int8", None), pictures(tiny_data), ANYTHING)
+    assert [file.path for file in int8_files(net, SIZE, [tmp_path])] == ([] if slower else [path])
+    assert open_exported(path).metadata.precision == "int8"
 
 
 def test_a_refused_file_leaves_nothing_behind(tiny_cfg, tiny_data, tmp_path, monkeypatch):
     need("openvino")
     monkeypatch.setattr(quantisation, "alternate_seconds", lambda *_: [0.01, 0.1])
-    monkeypatch.setattr(quantisation, "KEPT", (0,))
     out = tmp_path / "out"
     with pytest.raises(QuantisationError, match=rf"{out}/net.xml: int8 is slower"):
         export_int8(
@@ -143,25 +157,25 @@ def test_a_refused_file_leaves_nothing_behind(tiny_cfg, tiny_data, tmp_path, mon
     assert not list(out.iterdir())
 
 
-def test_as_few_layers_as_needed_stay_in_float_the_worst_first(tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(quantisation, "open_exported", lambda path, size: len(made[-1]))
-    monkeypatch.setattr(
-        quantisation,
-        "_score",
-        lambda file, images: scores(0.9 if not isinstance(file, int) else 0.8 + 0.02 * file, 0.0),
-    )
-    choose = quantisation._fewest_in_float
-    file = SimpleNamespace(size=SIZE)
-    assert choose(lambda path, layers: made.append(layers), file, tmp_path, None, list("abcdefghij"), 0.05) == [
-        "a",
-        "b",
-        "c",
-    ]
-    assert made == [[], ["a"], ["a", "b", "c"]]
-    assert choose(lambda path, layers: made.append(layers), file, tmp_path, None, list("abcd"), 0.001) == list(
-        "abcd"
-    ), "the best that was tried"
+def test_no_layer_stays_in_float_unless_validation_asks_for_it_and_then_as_few_as_do():
+    asked, tried = [], []
+
+    def errors():
+        asked.append(True)
+        return dict.fromkeys("abcdefghij")
+
+    def scored(in_float):
+        tried.append(len(in_float))
+        return scores(0.9), scores(0.8 + 0.02 * len(in_float))
+
+    def choose(drop):
+        tried.clear()
+        return quantisation._fewest_in_float(scored, quantisation._choices(errors), Limits(drop))
+
+    assert choose(0.11)[0] == [] and tried == [0] and not asked, "no layer is measured where none is in question"
+    assert choose(0.05)[0] == list("abc") and tried == [0, 1, 3]
+    found, best = choose(-1.0)
+    assert found == list("abcdefghij") and tried == [0, 1, 3, 6, 10] and best[1].map50 == 1.0, "the best that was tried"
 
 
 def test_the_layer_whose_weights_lose_most_is_named_worst(tiny_cfg):
@@ -242,7 +256,7 @@ def test_files_are_timed_in_turn():
     assert calls == list("ababab")
 
 
-def test_what_calibrates_does_not_choose():
-    sets = Pictures(list(range(10)), None, 4)
-    assert sets.calibrated() == [0, 2, 5, 7] and list(sets.held_out()) == [1, 3, 4, 6, 8, 9]
-    assert list(Pictures(list(range(3)), None, 9).held_out()) == [0, 1, 2]
+def test_the_images_that_calibrate_are_spread_evenly():
+    images = [(torch.full((3, 2, 2), i, dtype=torch.uint8), None) for i in range(10)]
+    assert [round(float(x.max() * 255)) for x in Pictures(images, None, 4).inputs(3)] == [0, 2, 5, 7]
+    assert len(Pictures(images[:3], None, 9).inputs(3)) == 3

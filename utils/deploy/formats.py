@@ -155,10 +155,10 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
         reference = Path(measured) / path.name
         FORMATS[name].write(model, reference, metadata)
         check_file(model, reference, metadata, str(path))
-        words = quantise(model, open_exported(reference), folder / path.name, pictures, limits, path)
+        made = quantise(model, open_exported(reference), folder / path.name, pictures, limits, path)
         whole = open_exported(reference).bytes()
     small = open_exported(path).bytes()
-    return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(metadata)}; {words}"
+    return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(metadata)}; {made.words()}"
 
 
 def takes(metadata: Metadata) -> str:

@@ -1,12 +1,14 @@
 """Files in 8-bit numbers: calibrated on training images, scored in their runtime on validation images, refused when
 they lose or gain nothing.
 
-NNCF's `quantize` makes them, OpenVINO and ONNX (QDQ) alike. Layers stay in float where measuring says so: those that
-move the boxes most (utils.deploy.sensitivity), as many as the score on training images that were not calibrated with
-asks for.
+NNCF's `quantize` makes them, OpenVINO and ONNX (QDQ) alike. Every convolution is put in 8 bits first; only where the
+file then scores too little on the validation images do layers stay in float: those that move the boxes most
+(utils.deploy.sensitivity), as few as bring the score back. Validation decides whether a file is accepted, so it is also
+what chooses among the candidates.
 """
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -14,11 +16,11 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from utils.data.datasets import evaluation_loader
 from utils.deploy.metadata import Metadata
@@ -26,13 +28,14 @@ from utils.deploy.onnx_export import require_packages, with_short_names
 from utils.deploy.processor import int8_words
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
+from utils.evaluation.args import ScoreOptions
 from utils.evaluation.evaluate import evaluate
+from utils.evaluation.metrics import EvalResult
 from utils.letterbox import to_input
 from utils.parse_config import section_of
 
-KEPT = (0, 1, 3, 6, 12, 24)  # how many of the worst layers stay in float, tried in turn
+KEPT = (1, 3, 6, 12, 24)  # how many of the worst layers stay in float, tried in turn where none does not do
 MEASURED = 8  # images for the errors of layers
-HELD_OUT = 96  # training images for the choice of layers
 NOISE = 1.05  # how much slower counts as slower: repeated runs of one file differ by that
 RUNS = 40  # of each file, alternately
 
@@ -41,85 +44,111 @@ class QuantisationError(ValueError):
     """An 8-bit file that is not worth having: it loses too much, or is no faster."""
 
 
+class LosesTooMuch(QuantisationError):
+    """An 8-bit file that loses more than it may. scores: of the float32 file and of the best 8-bit one."""
+
+    def __init__(self, words: str, scores: Sequence[EvalResult]):
+        super().__init__(words)
+        self.scores = scores
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What an 8-bit file may cost."""
+    """What an 8-bit file may cost. dense: a score from which AP@.5 counts, in place of the float32 file's: that of the
+    net before it was pruned."""
 
     max_drop: float = 0.01  # of AP@.5 and of AP@[.5:.95], absolute
     allow_slower: bool = False
+    dense: EvalResult | None = None
+
+    def drops(self, scores: Sequence[EvalResult]) -> dict[str, float]:
+        """What is lost, by its name; scores: of the float32 file and of the 8-bit one."""
+        start = self.dense or scores[0]
+        return {"AP@.5": start.map50 - scores[1].map50, "AP@[.5:.95]": scores[0].map - scores[1].map}
+
+    def keeps(self, scores: Sequence[EvalResult]) -> bool:
+        """Whether that is little enough; NaN is not."""
+        return all(drop <= self.max_drop for drop in self.drops(scores).values())
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Datasets (utils.data.datasets.ListDataset) of one input size."""
+    """Datasets (utils.data.datasets.ListDataset) of one input size, and how files are scored on them."""
 
     train: Dataset
     valid: Dataset
     calibration: int = 192  # training images, evenly spaced
-
-    def calibrated(self) -> list[int]:
-        """Indices of the training images that calibrate."""
-        count = min(self.calibration, len(self.train))
-        return [i * len(self.train) // count for i in range(count)]
-
-    def held_out(self) -> Dataset:
-        """Labelled training images that do not calibrate; all of them where there are too few."""
-        others = sorted(set(range(len(self.train))) - set(self.calibrated())) or list(range(len(self.train)))
-        step = max(len(others) // HELD_OUT, 1)
-        return Subset(self.train, others[::step][:HELD_OUT])
+    scoring: ScoreOptions = ScoreOptions()
 
     def inputs(self, channels: int) -> list[Tensor]:
         """The calibrating images as the net sees them, (1, channels, H, W) each."""
-        images = (self.train[i][0][None] for i in self.calibrated())
+        count = min(self.calibration, len(self.train))
+        images = (self.train[i * len(self.train) // count][0][None] for i in range(count))
         return [to_input(image, torch.device("cpu"), channels).contiguous() for image in images]
 
+    def score(self, file: Exported) -> EvalResult:
+        """Of a file, by its runtime, on the validation images."""
+        loader = evaluation_loader(self.valid, 8, 0)
+        return evaluate(file, loader, file.metadata.names, self.scoring, quiet=True, predict=file.predict)
 
-def judge(
-    reference: Exported,
-    candidate: Exported,
-    valid: Dataset,
-    limits: Limits = Limits(),
-    worst_layers: Callable[[], str] = str,
-) -> str:
-    """In words what an 8-bit file loses and gains beside the float32 one, both scored and timed (alternately) in their
-    runtimes.
-
-    valid: labelled images of their size. worst_layers: names those that lose most, asked where the file is refused.
-    Raises QuantisationError where AP@.5 or AP@[.5:.95] drops by more than limits.max_drop, or where it is slower and
-    that is not allowed.
-    """
-    scores = [_score(file, valid) for file in (reference, candidate)]
-    seconds = alternate_seconds([file.predict for file in (reference, candidate)], _one_image(reference, valid))
-    return verdict(candidate.path, scores, seconds, limits, worst_layers)
+    def one_image(self, file: Exported) -> Tensor:
+        """A validation image as a file sees it."""
+        return to_input(self.valid[0][0][None], file.device, file.channels)
 
 
-def verdict(
-    path: Path, scores: Sequence, seconds: Sequence[float], limits: Limits, worst_layers: Callable[[], str] = str
-) -> str:
-    """`judge`, given both EvalResults and both times (float32, int8)."""
-    drops = {"AP@.5": scores[0].map50 - scores[1].map50, "AP@[.5:.95]": scores[0].map - scores[1].map}
-    words = (f"AP@.5 {scores[0].map50:.4f} -> {scores[1].map50:.4f}, AP@[.5:.95] {scores[0].map:.4f} -> "
-             f"{scores[1].map:.4f}, "
-             f"{seconds[0] * 1e3:.1f} -> {seconds[1] * 1e3:.1f} ms per image ({torch.get_num_threads()} threads, "
-             f"median of {RUNS}, alternately)")
-    name, drop = max(drops.items(), key=lambda item: item[1])
-    if not drop <= limits.max_drop:  # NaN as well
-        raise QuantisationError(f"{path}: int8 loses {drop:.4f} {name}, --max-drop is {limits.max_drop:g} "
-                                f"({words}){worst_layers()}; nothing was "
-                                "written: calibrate on more images like those it will see (--data, --calibration), or "
-                                "accept it with --max-drop")
-    if seconds[1] > NOISE * seconds[0] and not limits.allow_slower:
-        raise QuantisationError(f"{path}: int8 is slower than float32 here ({words}; {int8_words()}); nothing was "
-                                "written: --allow-slower writes it for another processor, or for its size")
-    return words
+@dataclass(frozen=True)
+class Quantised:
+    """What is known of an 8-bit file, beside the float32 one: scores and median seconds of both, by their runtime."""
+
+    scores: tuple[EvalResult, EvalResult]
+    seconds: tuple[float, float]
+    in_float: tuple[int, ...]  # layers that stayed
+    calibrated: int  # training images that set its ranges
+
+    def words(self) -> str:
+        """What it loses and gains, and how it was made."""
+        kept = ", ".join(map(str, self.in_float))
+        return (f"{compared(self.scores)}, {timed(self.seconds)}; {self.calibrated} images calibrated it, "
+                f"{f'layers {kept} in float' if kept else 'every convolution in 8 bits'}; {int8_words()}")
 
 
-def _score(file: Exported, images: Dataset):
-    return evaluate(file, evaluation_loader(images, 8, 0), file.metadata.names, quiet=True, predict=file.predict)
+def compared(scores: Sequence[EvalResult]) -> str:
+    """Scores of a float32 file and of its 8-bit twin, in words."""
+    return (f"AP@.5 {scores[0].map50:.4f} -> {scores[1].map50:.4f}, AP@[.5:.95] {scores[0].map:.4f} -> "
+            f"{scores[1].map:.4f}")
 
 
-def _one_image(file: Exported, images: Dataset) -> Tensor:
-    return to_input(images[0][0][None], file.device, file.channels)
+def timed(seconds: Sequence[float]) -> str:
+    """Their times, in words."""
+    return (f"{seconds[0] * 1e3:.1f} -> {seconds[1] * 1e3:.1f} ms per image ({torch.get_num_threads()} threads, median "
+            f"of {RUNS}, alternately)")
+
+
+def require_score(path: Path, scores: Sequence[EvalResult], limits: Limits,
+                  worst_layers: Callable[[], str] = str) -> None:
+    """Raise LosesTooMuch where AP@.5 or AP@[.5:.95] of the 8-bit file `path` is lower by more than limits.max_drop.
+    scores: of float32 and int8; worst_layers: names those that lose most, asked in that case."""
+    if limits.keeps(scores):
+        return
+    drops = limits.drops(scores)
+    name = max(drops, key=lambda key: (drops[key] != drops[key], drops[key]))
+    start = f" against the dense net's {limits.dense.map50:.4f}" if limits.dense and name == "AP@.5" else ""
+    raise LosesTooMuch(f"{path}: int8 loses {drops[name]:.4f} {name}{start}, --max-drop is {limits.max_drop:g} "
+                       f"({compared(scores)}){worst_layers()}; nothing was written: calibrate on more images like those "
+                       "it will see (--data, --calibration), or accept it with --max-drop", scores)
+
+
+def require_speed(path: Path, seconds: Sequence[float], limits: Limits) -> None:
+    """Raise QuantisationError where the 8-bit file `path` is slower and limits do not allow that. seconds: of float32
+    and int8."""
+    if is_slower(seconds) and not limits.allow_slower:
+        raise QuantisationError(f"{path}: int8 is slower than float32 here ({timed(seconds)}; {int8_words()}); nothing "
+                                "was written: --allow-slower writes it for another processor, or for its size")
+
+
+def is_slower(seconds: Sequence[float]) -> bool:
+    """Whether the second time is longer by more than repeated runs differ."""
+    return seconds[1] > NOISE * seconds[0]
 
 
 def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = RUNS, warmup: int = 3) -> list[float]:
@@ -136,20 +165,27 @@ def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = R
 
 def quantise(
     model: nn.Module, reference: Exported, path: Path, pictures: Pictures, limits: Limits, called: Path
-) -> str:
+) -> Quantised:
     """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU) as `path`, `called`
-    so in errors; returns in words what it loses and gains. Raises QuantisationError (see `judge`), ValueError, naming
-    the pip command, where a package is missing."""
+    so in errors. One that is slower than float32, where limits allow it, is nothing for --backend auto. Raises
+    QuantisationError (see `require_score`, `require_speed`), ValueError, naming the pip command, where a package is missing."""
     inputs = pictures.inputs(reference.channels)
-    errors = layer_errors(model, torch.cat(inputs[:MEASURED]))
-    # one that may be slower is nothing for --backend auto
-    made_from = "" if limits.allow_slower else reference.metadata.made_from
-    make = _maker(reference, inputs, replace(reference.metadata, precision="int8", made_from=made_from))
-    kept = _fewest_in_float(make, reference, path, pictures.held_out(), list(errors), limits.max_drop / 2)
-    made = replace(open_exported(path, size=reference.size), path=called)
-    words = judge(reference, made, pictures.valid, limits, lambda: _worst(model, errors))
-    in_float = f"layers {', '.join(map(str, sorted(kept)))} in float" if kept else "every convolution in 8 bits"
-    return f"{words}; {len(inputs)} images calibrated it, {in_float}; {int8_words()}"
+    errors = functools.cache(lambda: layer_errors(model, torch.cat(inputs[:MEASURED])))
+    metadata, full = replace(reference.metadata, precision="int8"), pictures.score(reference)
+    make = _maker(reference, inputs, metadata)
+
+    def scored(in_float: list[int]) -> tuple[EvalResult, EvalResult]:
+        make(path, in_float)
+        return full, pictures.score(open_exported(path, size=reference.size))
+
+    in_float, scores = _fewest_in_float(scored, _choices(errors), limits)
+    require_score(called, scores, limits, lambda: _worst(model, errors()))
+    predicts = [reference.predict, open_exported(path, size=reference.size).predict]
+    seconds = alternate_seconds(predicts, pictures.one_image(reference))
+    require_speed(called, seconds, limits)
+    if is_slower(seconds):
+        _hide_from_auto(path, metadata)
+    return Quantised(scores, tuple(seconds), tuple(sorted(in_float)), len(inputs))
 
 
 def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:
@@ -157,27 +193,24 @@ def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:
     return f"; the layers that alone move the boxes most (1 - IoU + score difference): {', '.join(names)}"
 
 
+def _choices(errors: Callable[[], dict[int, float]]) -> Iterator[list[int]]:
+    """Layers to keep in float, from none to many of the worst; errors: measured only where none is not enough."""
+    yield []
+    layers = list(errors())
+    yield from (layers[:count] for count in sorted({min(count, len(layers)) for count in KEPT}))
+
+
 def _fewest_in_float(
-    make: Callable[[Path, list[int]], None],
-    reference: Exported,
-    path: Path,
-    images: Dataset,
-    layers: list[int],
-    drop: float,
-) -> list[int]:
-    """Write `path` with as few of `layers` (worst first) in float as keep the score on `images`, or with what loses
-    least of all that was tried; returns those layers."""
-    full = _score(reference, images)
-    lost: dict[int, float] = {}
-    for count in sorted({min(count, len(layers)) for count in KEPT}):
-        make(path, layers[:count])
-        found = _score(open_exported(path, size=reference.size), images)
-        lost[count] = max(full.map50 - found.map50, full.map - found.map)
-        if lost[count] <= drop:
-            return layers[:count]
-    best = min(lost, key=lost.get)
-    make(path, layers[:best])
-    return layers[:best]
+    scored: Callable[[list[int]], Sequence[EvalResult]], choices: Iterator[list[int]], limits: Limits
+) -> tuple[list[int], Sequence[EvalResult]]:
+    """(layers in float, scores) of the first choice that keeps the limits, or of the one that loses least. scored:
+    writes the 8-bit file with these layers in float, and scores it beside the float32 one."""
+    tried = []
+    for in_float in choices:
+        tried.append((in_float, scored(in_float)))
+        if limits.keeps(tried[-1][1]):
+            return tried[-1]
+    return max(tried, key=lambda item: (item[1][1].map50 == item[1][1].map50, item[1][1].map50))  # NaN is the worst
 
 
 def _maker(reference: Exported, inputs: list[Tensor], metadata: Metadata) -> Callable[[Path, list[int]], None]:
@@ -185,6 +218,19 @@ def _maker(reference: Exported, inputs: list[Tensor], metadata: Metadata) -> Cal
     arrays = [image.numpy() for image in inputs]
     make = _quantised_openvino if reference.path.suffix == ".xml" else _quantised_onnx
     return lambda path, in_float: make(reference.path, path, arrays, in_float, metadata)
+
+
+def _hide_from_auto(path: Path, metadata: Metadata) -> None:
+    """Let an 8-bit file no longer say of which net it is: --backend auto is to find no slower file."""
+    if path.suffix == ".xml":
+        path.write_text(path.read_text(encoding="utf-8").replace(metadata.made_from, ""), encoding="utf-8")
+        return
+    import onnx
+
+    net = onnx.load(path)
+    del net.metadata_props[:]
+    onnx.helper.set_model_props(net, replace(metadata, made_from="").to_text())
+    onnx.save(net, path)
 
 
 def _layer_of(name: str) -> int:
