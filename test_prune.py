@@ -16,27 +16,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Load -> blocks and threshold -> evaluate -> masked mAP -> compact -> verify -> other cuts -> table and files."""
+    """Load -> blocks and threshold -> evaluate -> masked mAP -> compact -> verify -> 8 bits -> other cuts -> table and
+    files."""
     options = prune_options(parse_args())
     from models import Darknet
     from utils.pruning import analysis, iterative, report, road
+    from utils.pruning.budget import Pruned, within_budget
     from utils.pruning.compact import compact_and_verify, prune_and_eval, recalibrate_and_eval
     from utils.pruning.job import load
     from utils.pruning.plan import plan_cut, remove_layers, warn_before
 
     if options.road:
-        return road.run_road(options, sys.argv[1:])
-    if options.steps > 1:
-        return iterative.run_steps(options, sys.argv[1:])
+        return road.run_road(options, sys.argv[1:], Darknet)
+    if options.in_steps:
+        return iterative.run_steps(options, sys.argv[1:], Darknet)
     job = remove_layers(load(options, Darknet))
     with job.locked():
         plan = plan_cut(job)
         warn_before(job, plan)
         before, masked = prune_and_eval(job, plan)
         compact = compact_and_verify(job, plan)
-        after = recalibrate_and_eval(job, compact)
+        pruned = within_budget(job, Pruned(plan, compact, masked, recalibrate_and_eval(job, compact)))
         analysis.explore(job)
-        report.report(job, plan, compact, before, masked, after)
+        report.report(job, pruned.plan, pruned.compact, before, pruned.masked, pruned.after)
 
 
 if __name__ == "__main__":

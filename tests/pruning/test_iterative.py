@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import options_of, without_labels
+from models import Darknet
 from utils.data.datasets import DataError
 from utils.pruning import iterative, stages
 from utils.pruning.args import parse_prune_args, prune_options
@@ -16,7 +17,7 @@ def test_steps_stop_before_the_first_one_without_labels(tiny_cfg, tiny_data, tmp
     place = without_labels(tiny_data, part)
     with pytest.raises(DataError, match=re.escape(str(place))):
         iterative.run_steps(
-            options_of(["--cfg", tiny_cfg, "--data", tiny_data, "--steps", 2, "--out", tmp_path / "out"]), []
+            options_of(["--cfg", tiny_cfg, "--data", tiny_data, "--steps", 2, "--out", tmp_path / "out"]), [], Darknet
         )
     assert not (tmp_path / "out").exists()
 

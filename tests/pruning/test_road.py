@@ -4,13 +4,18 @@ import importlib.util
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT, options_of, trained
+from models import Darknet
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils.deploy.quantisation import LosesTooMuch, Quantised
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
-from utils.pruning import road, stages
+from utils.pruning import iterative, road, stages
+from utils.pruning.int8 import Column, Int8
+from utils.pruning.job import PruneError
 
 TRAINING = "--epochs 1 --batch_size 4 --warmup 0 --no-pictures"
 QUICK = "--format torchscript --precision float16"
@@ -45,9 +50,9 @@ def walk(tiny_cfg, tiny_data, tmp_path, monkeypatch):
         ran.clear()
         words = ["--cfg", tiny_cfg, "--weights", "net.pth", "--data", tiny_data, "--road", "--out", "way",
                  "--n_cpu", 0, "--device", "cpu", "--threads", 1, "--repeats", 0, "--sparse", sparse, "--tune", tune,
-                 "--quantise", quantise, *more]
+                 *(["--quantise", quantise] if quantise else []), *more]
         words = list(map(str, words))
-        road.run_road(options_of(words), words)
+        road.run_road(options_of(words), words, Darknet)
         return [script for script, _ in ran]
 
     make.ran = ran
@@ -134,6 +139,57 @@ def test_a_road_of_a_net_of_many_classes_begins_with_its_heads(walk, tiny_cfg, t
     slim = next((tmp_path / "way/step1").glob("prune*.cfg"))
     assert class_count(parse_model_config(slim)) == 1
     assert read_checkpoint(tmp_path / "logs/way-step1/best.pth")["names"] == ["hand"]
+
+
+@pytest.fixture
+def in_8_bits(monkeypatch):
+    """Nets of at most so many parameters lose too much in 8 bits; returns the parameters of those that were tried, with
+    `most` to be set."""
+    tried = SimpleNamespace(most=0, counts=[])
+
+    def fake(job, model, rescale, path):
+        count = sum(p.numel() for p in model.parameters())
+        tried.counts.append(count)
+        if count <= tried.most:
+            raise LosesTooMuch(f"{path}: int8 loses 0.5", (None, None))
+        columns = tuple(Column(name, 0.5, 0.25, count, 7, 9, "openvino", None) for name in ("dense", "slim", "small"))
+        return Int8({".bin": b"data", ".xml": b"net"}, Quantised((None, None), (1.0, 1.0), (), 4), columns)
+
+    monkeypatch.setattr(iterative, "quantised", fake)
+    monkeypatch.setattr(Quantised, "words", lambda self: "made")
+    return tried
+
+
+def test_the_strongest_step_whose_8_bit_net_keeps_the_limit_is_written_once_as_a_pair_and_in_8_bits(
+    walk, in_8_bits, tmp_path, capsys
+):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    road_of = lambda: walk("--percent", 0.5, "--steps", 2, "--int8", quantise=None)
+    assert road_of()[-1] == "test.py"
+    assert not any("--int8" in words for _, words in walk.ran), "no step is quantised by itself"
+    rows = table(tmp_path)
+    assert list(rows)[-1] == "openvino int8 of step 2" and rows["openvino int8 of step 2"][3:] == ["0.5000", "0.2500"]
+    assert (tmp_path / "way/tiny-pruned-int8.xml").read_bytes() == b"net"
+    assert (tmp_path / "way/tiny-pruned-int8.bin").read_bytes() == b"data"
+    net = Darknet(tmp_path / "way/tiny-pruned.cfg")
+    net.load_darknet_weights(tmp_path / "way/tiny-pruned.weights")
+    assert len(in_8_bits.counts) == 1 and road_of() == [] and len(in_8_bits.counts) == 1, "made once"
+    (tmp_path / "way/tiny-pruned-int8.xml").unlink()
+    in_8_bits.most = in_8_bits.counts[0]  # the last step loses too much
+    assert road_of() == [] and list(table(tmp_path))[-1] == "openvino int8 of step 1"
+    assert "step 2: way/tiny-pruned-int8.xml: int8 loses 0.5" in capsys.readouterr().out
+    (tmp_path / "way/tiny-pruned-int8.xml").unlink()
+    in_8_bits.most = 1e9
+    with pytest.raises(PruneError, match="--int8: .*; cut less, or .*float32 nets are whole: logs/way-step1/best.pth"):
+        road_of()
+    assert not (tmp_path / "way/tiny-pruned-int8.xml").exists()
+
+
+def test_a_road_has_one_quantisation(walk):
+    with pytest.raises(ValueError, match="--int8: found --quantise beside it, expected one of them"):
+        walk("--int8")
+    assert walk.ran == []
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -34,15 +34,12 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
     then nothing is written.
     """
     model = model if next(model.parameters()).device.type == "cpu" else copy.deepcopy(model).cpu()
-    defs, small = explicit(resized(model.module_defs, *size)), check_size(model.module_defs, size)
+    small = check_size(model.module_defs, size)
     # the cfg last: whoever finds it finds its weights
     with one_step(), replacing(path.with_suffix(".cfg")) as cfg, replacing(path) as weights:
         if names:
             write_text(path.with_suffix(".names"), "\n".join(names) + "\n")
-        usual_scale(model, rescale).save_darknet_weights(weights)
-        cfg.write_text(format_model_config(defs), encoding="utf-8")
-        read = type(model)(cfg, initialise=False).eval()
-        read.load_darknet_weights(weights)
+        read = write_pair(model, rescale, cfg, weights, size)
         worst = deviation(model, read, small)
         if not worst <= TOLERANCE:  # NaN as well
             raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at "
@@ -53,6 +50,16 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
         else:
             words += ", and OpenCV computes the same"
     return words
+
+
+def write_pair(model: nn.Module, rescale: float, cfg: Path, weights: Path, size: tuple[int, int]) -> nn.Module:
+    """Write a Darknet (in eval mode, on the CPU) as a pair of files, not checked; returns the net that reading them
+    gives."""
+    usual_scale(model, rescale).save_darknet_weights(weights)
+    cfg.write_text(format_model_config(explicit(resized(model.module_defs, *size))), encoding="utf-8")
+    read = type(model)(cfg, initialise=False).eval()
+    read.load_darknet_weights(weights)
+    return read
 
 
 def check_size(defs: list[dict], size: tuple[int, int]) -> tuple[int, int]:

@@ -150,15 +150,21 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
         raise ValueError("--nms --precision int8: found both, expected one: a file that is cut at --conf_thres cannot "
                          "be scored")
     model = copy.deepcopy(model).cpu().float().eval()
-    metadata = replace(describe(model, name, order), precision="float32")
     with tempfile.TemporaryDirectory() as measured, replacing_all(path.parent) as folder:
-        reference = Path(measured) / path.name
-        FORMATS[name].write(model, reference, metadata)
-        check_file(model, reference, metadata, str(path))
-        made = quantise(model, open_exported(reference), folder / path.name, pictures, limits, path)
-        whole = open_exported(reference).bytes()
+        reference = float32_file(model, name, Path(measured) / path.name, order, str(path))
+        made = quantise(model, reference, folder / path.name, pictures, limits, path)
+        whole = reference.bytes()
     small = open_exported(path).bytes()
     return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(metadata)}; {made.words()}"
+
+
+def float32_file(model: nn.Module, name: str, path: Path, order: Order, where: str) -> Exported:
+    """Write a Darknet (eval mode, CPU) as format `name` in float32, whatever the order's precision, to measure others
+    by; checked beside the net, `where` names it in errors."""
+    metadata = replace(describe(model, name, order), precision="float32")
+    FORMATS[name].write(model, path, metadata)
+    check_file(model, path, metadata, where)
+    return open_exported(path, size=order.size)
 
 
 def takes(metadata: Metadata) -> str:

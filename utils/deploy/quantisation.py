@@ -45,11 +45,13 @@ class QuantisationError(ValueError):
 
 
 class LosesTooMuch(QuantisationError):
-    """An 8-bit file that loses more than it may. scores: of the float32 file and of the best 8-bit one."""
+    """An 8-bit file that loses more than it may. finding: what was found, in words; scores: of the float32 file and of
+    the best 8-bit one."""
 
-    def __init__(self, words: str, scores: Sequence[EvalResult]):
-        super().__init__(words)
-        self.scores = scores
+    def __init__(self, finding: str, scores: Sequence[EvalResult]):
+        super().__init__(f"{finding}; nothing was written: calibrate on more images like those it will see (--data, "
+                         "--calibration), or accept it with --max-drop")
+        self.finding, self.scores = finding, scores
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,7 @@ def require_score(path: Path, scores: Sequence[EvalResult], limits: Limits,
     name = max(drops, key=lambda key: (drops[key] != drops[key], drops[key]))
     start = f" against the dense net's {limits.dense.map50:.4f}" if limits.dense and name == "AP@.5" else ""
     raise LosesTooMuch(f"{path}: int8 loses {drops[name]:.4f} {name}{start}, --max-drop is {limits.max_drop:g} "
-                       f"({compared(scores)}){worst_layers()}; nothing was written: calibrate on more images like those "
-                       "it will see (--data, --calibration), or accept it with --max-drop", scores)
+                       f"({compared(scores)}){worst_layers()}", scores)
 
 
 def require_speed(path: Path, seconds: Sequence[float], limits: Limits) -> None:
@@ -168,7 +169,8 @@ def quantise(
 ) -> Quantised:
     """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU) as `path`, `called`
     so in errors. One that is slower than float32, where limits allow it, is nothing for --backend auto. Raises
-    QuantisationError (see `require_score`, `require_speed`), ValueError, naming the pip command, where a package is missing."""
+    QuantisationError (see `require_score`, `require_speed`), ValueError, naming the pip command, where a package is
+    missing."""
     inputs = pictures.inputs(reference.channels)
     errors = functools.cache(lambda: layer_errors(model, torch.cat(inputs[:MEASURED])))
     metadata, full = replace(reference.metadata, precision="int8"), pictures.score(reference)

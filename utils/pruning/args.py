@@ -2,13 +2,14 @@
 does."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils import cli
 from utils.data.args import ReadOptions
 from utils.evaluation.args import ScoreOptions
 
+INT8_FORMATS = ("openvino", "onnx")  # default first
 RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
 
 
@@ -65,7 +66,8 @@ class Aims:
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """One pruning. given: the arguments, by their names, for the report."""
+    """One pruning. given: the arguments, by their names, for the report; int8: format of the file in 8-bit numbers;
+    limit: --max-drop, also where it says nothing of the cut itself; typed: names of the arguments that were given."""
 
     source: Source
     read: ReadOptions
@@ -85,6 +87,15 @@ class PruneOptions:
     no_eval: bool
     given: dict
     unlabelled: bool = False
+    int8: str | None = None
+    calibration: int = 192
+    limit: float | None = None
+    typed: frozenset = frozenset()
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether cuts are fine-tuned: --steps, or --tune alone for a single cut."""
+        return self.steps > 1 or "tune" in self.typed
 
     @property
     def recalibration_batches(self) -> int:
@@ -103,7 +114,20 @@ def prune_options(args: argparse.Namespace) -> PruneOptions:
     """The options that parsed arguments make."""
     kinds = {"source": Source, "read": ReadOptions, "rule": CutRule, "aims": Aims, "scoring": ScoreOptions}
     grouped = {name: cli.options_of(kind, args) for name, kind in kinds.items()}
-    return cli.options_of(PruneOptions, argparse.Namespace(**vars(args), **grouped, given=vars(args)))
+    given = {name: value for name, value in vars(args).items() if name != "typed"}
+    options = cli.options_of(PruneOptions, argparse.Namespace(**vars(args), **grouped, given=given,
+                                                              limit=args.max_drop))
+    if limits_the_end_alone(options):
+        return replace(options, aims=replace(options.aims, max_drop=None))
+    return options
+
+
+def limits_the_end_alone(options: PruneOptions) -> bool:
+    """Whether --max-drop does not look for the cut, but only limits what the net in 8 bits loses: with --int8, where
+    another flag says how much is cut and, if that is a target, fine-tuning follows."""
+    by_target = options.typed & {"target_params", "target_flops", "target_latency"}
+    tuned = options.in_steps or options.road
+    return bool(options.int8) and ("percent" in options.typed or tuned and bool(by_target))
 
 
 def parse_prune_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,8 +143,11 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     _add_aim_flags(p.add_argument_group("aim (instead of --percent)"))
     _add_step_flags(p.add_argument_group("in steps"))
     _add_look_flags(p.add_argument_group("look around"))
+    _add_int8_flags(p.add_argument_group("8-bit numbers"))
     _add_output_flags(p.add_argument_group("output"))
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    args.typed = frozenset(p.typed(argv))
+    return args
 
 
 def _add_cut_flags(cut) -> None:
@@ -171,7 +198,7 @@ def _add_step_flags(step) -> None:
     step.add_argument("--steps", type=cli.positive_int, default=1, metavar="N",
                       help="prune in N parts and fine-tune after each; the same command goes on where it was stopped")
     step.add_argument("--tune", default="--epochs 10 --lr 1e-3", metavar="FLAGS",
-                      help="flags of train.py for the fine-tuning after each step")
+                      help="flags of train.py for the fine-tuning after each step; without --steps: after the one cut")
     step.add_argument("--road", action="store_true",
                       help="the whole road from a dense net: sparse training, this cut (in --steps), fine-tuning with "
                       "the dense net as teacher, quantisation, table; the same command goes on where it was stopped")
@@ -186,6 +213,15 @@ def _add_look_flags(look) -> None:
                       help="also score N cuts from mild to strong; writes a CSV and a PNG")
     look.add_argument("--sensitivity", type=cli.count, default=0, metavar="IMAGES",
                       help="also cut each layer alone and score the net on so many images; writes a CSV and a heat map")
+
+
+def _add_int8_flags(o) -> None:
+    o.add_argument("--int8", nargs="?", const=INT8_FORMATS[0], choices=INT8_FORMATS, metavar="FORMAT",
+                   help=f"write the pruned (and tuned) net in 8-bit numbers as well, as {' or '.join(INT8_FORMATS)} "
+                   f"({INT8_FORMATS[0]} where no format is named). --max-drop then counts from the net as loaded to "
+                   "this file; with --percent, or with a --target-... and fine-tuning, it limits that alone")
+    o.add_argument("--calibration", type=cli.positive_int, default=192, metavar="N",
+                   help="--int8: training images that set the ranges")
 
 
 def _add_output_flags(o) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from utils.batch_norm import recalibrate
 from utils.compare import TOLERANCE, deviation, probe_image
 from utils.evaluation.metrics import EvalResult
+from utils.pruning.int8 import Int8
 from utils.pruning.job import Job, PruneError, compact_of, eval_model, loaded
 from utils.pruning.plan import Plan
 from utils.pruning.surgery import Surgery, compact_net, masked_state
@@ -19,13 +20,14 @@ TOLERANCE_DOUBLE = 1e-9
 class Compact:
     """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value;
     by_layer: the same of each convolution's output, with an inexact --fold; folded: its score before statistics were
-        taken anew, in that case."""
+        taken anew, in that case; int8: the net in 8-bit numbers, with --int8."""
 
     model: nn.Module
     surgery: Surgery
     deviation: float
     by_layer: dict[int, float] = field(default_factory=dict)
     folded: EvalResult | None = None
+    int8: Int8 | None = None
 
 
 def masked_model(job: Job, plan: Plan) -> nn.Module:

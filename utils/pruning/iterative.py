@@ -1,17 +1,24 @@
 """--steps: prune a part, fine-tune, prune again. Runs test_prune.py and train.py, and goes on where it was stopped."""
 
+import json
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
+from torch import nn
+
 from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
-from utils.loading import checked_size, default_weights, resolve_cfg, stem
+from utils.deploy.darknet_export import export_darknet
+from utils.deploy.quantisation import LosesTooMuch
+from utils.loading import checked_size, default_weights, load_net, resolve_cfg, stem
 from utils.lock import Lock
-from utils.output import ascii_table
+from utils.output import ascii_table, environment, markdown_table, one_step, write_json, write_text
 from utils.parse_config import parse_model_config
-from utils.pruning.args import PruneOptions
-from utils.pruning.job import OutputNames
+from utils.pruning.args import INT8_FORMATS, PruneOptions
+from utils.pruning.int8 import Column, Int8, int8_path, quantised, refusal, table
+from utils.pruning.job import Job, OutputNames, PruneError, load, require_int8
+from utils.pruning.plan import require_something_to_lose
 from utils.pruning.stages import (
     best_of,
     prune,
@@ -38,7 +45,9 @@ OF_THE_WHOLE = (
     "--pretrained_weights",
     "--out",
     "--layers",
+    "--calibration",
 )
+INT8 = "--int8"  # of the whole as well; its format may be left out
 SHARED_OUT = ("--percent", "--target-params", "--target-flops", "--target-latency", "--layer-keep")  # among the steps
 
 
@@ -56,10 +65,10 @@ class Step:
         return self.run / "best.pth"
 
 
-def run_steps(options: PruneOptions, argv: list[str]) -> None:
+def run_steps(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> None:
     """Prune the net of --cfg in --steps parts, each followed by `train.py` with the flags of --tune; argv: this command
-    line's flags, passed on to every pruning. Everything lies in --out (default pruned/steps-STEM) and logs/<its
-    name>-step<i>."""
+    line's flags, passed on to every pruning; net: models.Darknet. Everything lies in --out (default pruned/steps-STEM)
+    and logs/<its name>-step<i>. With --int8, a pair and a file in 8-bit numbers come of it."""
     options = checked(options)
     source = options.source
     out = options.out or Path("pruned") / f"steps-{stem(source.cfg)}"
@@ -67,15 +76,18 @@ def run_steps(options: PruneOptions, argv: list[str]) -> None:
     flags = flags_of_a_step(options, argv)
     remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights),
                                   "prune": flags, "layers": options.rule.layers, "tune": options.tune})
-    rows = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]]
+    rows, steps = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]], []
     with Lock(out / ".lock", str(out)):
         for number, step in enumerate(prune_and_tune(options, (cfg, weights), flags, out), start=1):
+            steps.append(step)
             defs = parse_model_config(step.cfg)
             cost = total_cost(defs, *checked_size(source.img_size, defs))
             rows.append([number, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f}", score_of(step.report),
                          best_of(step.run)])
-    print(ascii_table(rows))
-    print(f"written: {step.cfg}, {step.weights}")
+        print(ascii_table(rows))
+        print(f"written: {step.cfg}, {step.weights}")
+        if options.int8:
+            quantise_steps(options, net, steps, out)
 
 
 def prune_and_tune(options: PruneOptions, start: tuple[Path, Path], flags: list[str], out: Path) -> Iterator[Step]:
@@ -98,20 +110,79 @@ def prune_and_tune(options: PruneOptions, start: tuple[Path, Path], flags: list[
 
 
 def flags_of_a_step(options: PruneOptions, argv: list[str]) -> list[str]:
-    """Flags of test_prune.py for each step; those of a single one stay as they were typed."""
+    """Flags of test_prune.py for each step; those of a single one stay as they were typed, but for what is left to the
+    end."""
+    argv = without_int8(argv)
+    if options.int8 and options.aims.max_drop is None:
+        argv = without(argv, ("--max-drop",))
     if options.steps == 1:
         return without(argv, OF_THE_WHOLE)
     return [*step_shares(options), *without(argv, OF_THE_WHOLE + SHARED_OUT)]
+
+
+def without_int8(argv: list[str]) -> list[str]:
+    """argv less --int8 and its format."""
+    pairs = zip(["", *argv], argv)
+    return [word for before, word in pairs
+            if word.partition("=")[0] != INT8 and not (before == INT8 and word in INT8_FORMATS)]
+
+
+def quantise_steps(options: PruneOptions, net: type[nn.Module], steps: list[Step], out: Path) -> dict:
+    """The last step whose net in 8 bits loses at most --max-drop against the net that the steps began with: its pair
+    and its 8-bit file, in `out`; once for these weights. Returns what `int8.json` there says. Raises PruneError where
+    there is none."""
+    done, pair = out / "int8.json", out / f"{stem(options.source.cfg)}-pruned.weights"
+    path = int8_path(pair, options.int8)
+    order = {"int8": options.int8, "limit": options.limit, "calibration": options.calibration,
+             "weights": [sha256(step.weights) for step in steps]}
+    if not (path.is_file() and done.is_file() and json.loads(done.read_text())["order"] == order):
+        number, made = strongest(load(options, net), steps, pair)
+        rows = table(made.columns, options.limit)
+        write_text(path.with_name(f"{path.stem}-table.md"), markdown_table(rows) + "\n")
+        write_json(done, {"order": order, "step": number, **made.to_dict(), "environment": environment()})
+        print(f"{path}: {made.made.words()}")
+    found = json.loads(done.read_text())
+    print(ascii_table(table([Column(**column) for column in found["columns"]], options.limit)))
+    print(f"written: {pair.with_suffix('.cfg')}, {pair}, {path}, of step {found['step']} of {len(steps)}")
+    return found
+
+
+def strongest(job: Job, steps: list[Step], pair: Path) -> tuple[int, Int8]:
+    """(number of the last step whose 8-bit net keeps the limit, that net), written with its Darknet `pair`. Raises
+    PruneError where none does; the nets of all steps stay as they are."""
+    require_something_to_lose(job)
+    path = int8_path(pair, job.options.int8)
+    for number in range(len(steps), 0, -1):
+        step = steps[number - 1]
+        tuned = load_net(step.cfg, step.weights, type(job.dense), job.options.source.img_size)
+        model, rescale = tuned.model.eval(), tuned.content.get("rescale", 1.0)
+        try:
+            made = quantised(job, model, rescale, path)
+        except LosesTooMuch as error:
+            print(f"step {number}: {error.finding}", flush=True)
+            last = error
+            continue
+        with one_step():
+            print(f"{pair}: {export_darknet(model, rescale, pair, job.size, job.about.get('names'))}")
+            made.write(path)
+        return number, made
+    ways = ["cut less", "fine-tune longer (--tune)", "calibrate on more images (--calibration)",
+            "allow more (--max-drop)"]
+    raise PruneError(f"{refusal(last, ways)}; the float32 nets are whole: "
+                     f"{', '.join(str(step.weights) for step in steps)}")
 
 
 def checked(options: PruneOptions) -> PruneOptions:
     """The options with weights and data named. A wrong flag of --tune, and images without a box, are known here,
     before the first step is pruned."""
     parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
+    if options.int8 and options.no_eval:
+        raise PruneError("--int8: found --no-eval beside it, expected a net that may be scored; leave one of them out")
     source = options.source
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))
     _, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
+    require_int8(options, data)
     read = dataset if options.unlabelled else labelled_dataset
     for part in ("train", "valid"):
         read(options.read, data, part, checked_size(source.img_size, defs), labelled=not options.unlabelled)

@@ -15,6 +15,8 @@ from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import DataError, ListDataset, TrainSampler, evaluation_loader, training_loader
 from utils.data.keep_classes import kept_net
 from utils.data.prepare import data_of, dataset, defs_to_prune, given_names, labelled_dataset, require_classes
+from utils.deploy.formats import FORMATS
+from utils.deploy.onnx_export import require_packages
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
 from utils.evaluation.own_labels import SCORE, label_by
@@ -72,7 +74,7 @@ class OutputNames:
 class Job:
     """What is pruned, and the means to score it. dense: the net as loaded; model: the same less --layers blocks, whose
     channels are cut; loader: validation images, None with --no-eval; about: "names" of the classes and "data", for the
-    files that are written."""
+    files that are written; probes: mAP of the cuts that a search scored, by the groups that they keep."""
 
     options: PruneOptions
     cfg: Path
@@ -86,6 +88,7 @@ class Job:
     rescale: float  # the factor that the gammas carry (utils.batch_norm)
     blocks: tuple[Block, ...] = ()  # residual blocks that were removed
     about: dict = field(default_factory=dict)
+    probes: dict[bytes, float] = field(default_factory=dict)
 
     @property
     def names(self) -> OutputNames:
@@ -128,6 +131,7 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     source = replace(source, data=source.data or data_of(weights))
     model, data, about, rescale = _net_and_data(replace(options, source=source), net, cfg, weights)
     size = checked_size(source.img_size, model.module_defs)
+    require_int8(options, data)
     model = model.eval().to(device)
     loader = validation_loader(options, data, size, model)
     options = with_recalibration(replace(options, source=source), data)
@@ -173,11 +177,19 @@ def validation_loader(options: PruneOptions, data: DataConfig, size: tuple[int, 
         images = validation_images(options, data, size, model)
         return evaluation_loader(images, options.source.batch_size, options.source.n_cpu)
     by_score = (("--max-drop", options.aims.max_drop is not None), ("--curve", options.curve),
-                ("--sensitivity", options.sensitivity))
+                ("--sensitivity", options.sensitivity), ("--int8", options.int8))
     if asked := [flag for flag, value in by_score if value]:
         raise PruneError(f"{', '.join(asked)}: found --no-eval beside it, expected a net that may be scored; leave one "
                          "of them out")
     return None
+
+
+def require_int8(options: PruneOptions, data: DataConfig) -> None:
+    """Raise ValueError, naming the pip command, or CfgError unless all is here that --int8 takes: the packages, and
+    training images to calibrate on."""
+    if options.int8:
+        require_packages(*FORMATS[options.int8].packages, "nncf", what=f"--int8 {options.int8}")
+        data.lists("train")
 
 
 def with_recalibration(options: PruneOptions, data: DataConfig) -> PruneOptions:
@@ -203,7 +215,7 @@ def validation_images(options: PruneOptions, data: DataConfig, size: tuple[int, 
     try:
         valid = labelled_dataset(options.read, data, "valid", size)
     except DataError as error:
-        by_score = options.aims.max_drop is not None or options.curve or count
+        by_score = options.aims.max_drop is not None or options.curve or count or options.int8
         ways = "--unlabelled takes the net's own boxes" + "; --no-eval prunes without a score" * (not by_score)
         raise DataError(f"{error} ({ways})") from None
     if count and not any(map(len, valid.labels[:count])):

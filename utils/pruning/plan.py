@@ -88,7 +88,7 @@ def remove_layers(job: Job) -> Job:
                          f"the one in which they add nothing, expected at most {TOLERANCE:g}")
     if not graph.prunable:
         raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
-    return replace(job, model=model, graph=graph, blocks=gone)
+    return replace(job, model=model, graph=graph, blocks=gone, probes={})
 
 
 def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
@@ -118,11 +118,12 @@ def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
     return yolo_loss(model.raw_maps(images), model.heads(), targets, (images.shape[3], images.shape[2])).total()
 
 
-def plan_cut(job: Job) -> Plan:
-    """The cut of --percent, or the one that a search for the targets finds."""
+def plan_cut(job: Job, room: float = 0.0) -> Plan:
+    """The cut of --percent, or the one that a search for the targets finds. room: of --max-drop, left to what comes
+    after the cut."""
     ranking = Ranking.of(job)
     free, percent = ranking.free, job.options.rule.percent
-    cut = cut_at(job, ranking, search(job, ranking) if job.options.aims.any else
+    cut = cut_at(job, ranking, search(job, ranking, room) if job.options.aims.any else
                  global_threshold(ranking.ranked[free], ranking.members[free], percent))
     return Plan(
         cut,
@@ -195,9 +196,9 @@ def cost_of(job: Job, cut: Cut) -> LayerCost:
     return total_cost(narrow_defs(job.model.module_defs, job.graph, stays(job, cut.keep)), *job.size)
 
 
-def search(job: Job, ranking: Ranking) -> float:
+def search(job: Job, ranking: Ranking, room: float = 0.0) -> float:
     """Threshold of the mildest cut that meets every --target-..., or with --max-drop of the strongest that does and
-    keeps its mAP.
+    keeps its mAP but for that less `room`.
 
     Raises PruneError, naming what could be had, when there is none.
     """
@@ -220,9 +221,10 @@ def search(job: Job, ranking: Ranking) -> float:
         return start
     require_something_to_lose(job)
     levels = selection.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
-    threshold = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level)))
+    threshold = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level), room))
     if threshold is None:
-        raise PruneError(f"--max-drop {max_drop:g}: even the mildest cut that was searched loses more mAP; train "
+        less = f" less {room:.4f} for 8 bits" if room else ""
+        raise PruneError(f"--max-drop {max_drop:g}{less}: even the mildest cut that was searched loses more mAP; train "
                          "with -sr first, or allow more")
     return threshold
 
@@ -239,11 +241,11 @@ def ways_to_cut_more(job: Job) -> list[str]:
 def require_something_to_lose(job: Job) -> None:
     """Raise PruneError when the dense net scores so little that a cut which leaves nothing would pass --max-drop. A
     drop of 1 allows that in so many words."""
-    max_drop = job.options.aims.max_drop
-    if (before := job.before.map50) <= max_drop < 1:
-        raise PruneError(f"--max-drop {max_drop:g}: found a net of mAP {before:.4f}, expected more than the "
+    most = job.options.limit
+    if most is not None and (before := job.before.map50) <= most < 1:
+        raise PruneError(f"--max-drop {most:g}: found a net of mAP {before:.4f}, expected more than the "
                          f"drop, or the score chooses nothing: any cut passes; train {job.weights} first, or cut by "
-                         "--percent")
+                         "--percent" + " without --max-drop" * ("percent" in job.options.typed))
 
 
 def size_check(job: Job) -> Callable[[Cut], bool] | None:
@@ -277,10 +279,14 @@ def latency_check(job: Job) -> Callable[[Cut], bool] | None:
     return fits
 
 
-def keeps_map(job: Job, ranking: Ranking, cut: Cut) -> bool:
-    """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop of the dense one."""
-    model = recalibrate(compact_of(job, cut)[0], job.train_batches(job.options.candidate_batches))
-    before, result = job.before, evaluate(model, job.loader, job.data.names, job.options.scoring, quiet=True)
-    print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and mAP "
-          f"{result.map50:.4f} ({result.map50 - before.map50:+.4f})", flush=True)
-    return result.map50 >= before.map50 - job.options.aims.max_drop
+def keeps_map(job: Job, ranking: Ranking, cut: Cut, room: float = 0.0) -> bool:
+    """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop less `room` of the dense
+    one."""
+    before, key = job.before.map50, cut.keep.numpy().tobytes()
+    if key not in job.probes:
+        model = recalibrate(compact_of(job, cut)[0], job.train_batches(job.options.candidate_batches))
+        found = evaluate(model, job.loader, job.data.names, job.options.scoring, quiet=True).map50
+        print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and "
+              f"mAP {found:.4f} ({found - before:+.4f})", flush=True)
+        job.probes[key] = found
+    return job.probes[key] >= before - (job.options.aims.max_drop - room)

@@ -16,6 +16,7 @@ from utils.output import ascii_table, change, environment, markdown_table, one_s
 from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
 from utils.pruning.compact import Compact
+from utils.pruning.int8 import int8_path, table
 from utils.pruning.job import Job, OutputNames, PruneError
 from utils.pruning.plan import Plan
 from utils.replaced import keep_replaced, same_weights
@@ -35,6 +36,7 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     channels = channel_rows(job, compact)
     print(ascii_table(channels))
     print(ascii_table(rows))
+    say_int8(job, compact)
     if times:
         print(f"inference: {times[0].protocol}")
         warn_about_speed(costs, times)
@@ -46,6 +48,16 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     write_json(base.with_name(base.name + "-report.json"), numbers(job, plan, compact, scores, times))
     print(f"written: {names.cfg}, {names.checkpoint}, {names.weights}, {names.darknet_cfg}, {names.darknet_weights}")
     print(next_steps(job, names))
+
+
+def say_int8(job: Job, compact: Compact) -> None:
+    """Print what --int8 gave, and write its table."""
+    if compact.int8:
+        path = int8_path(job.names.darknet_weights, job.options.int8)
+        rows = table(compact.int8.columns, job.options.limit)
+        write_text(path.with_name(f"{path.stem}-table.md"), markdown_table(rows) + "\n")
+        print(ascii_table(rows))
+        print(f"written: {path}; {compact.int8.made.words()}")
 
 
 def next_steps(job: Job, names: OutputNames) -> str:
@@ -126,23 +138,28 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     content = weights_content(net, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
                               map50=after.map50 if after else None, size=job.size, **job.about)
     with one_step():  # a pruning of the same names stays whole until this one is
-        keep_earlier(names, content)
+        keep_earlier(job, content)
         for path in (names.checkpoint, names.weights):
             save_checkpoint(path, content)
         # the checkpoint keeps the scale it trains well at
         words = export_darknet(net, job.rescale, names.darknet_weights, job.size, job.about.get("names"))
         write_model_config(names.cfg, net.module_defs)
+        if compact.int8:
+            compact.int8.write(int8_path(names.darknet_weights, job.options.int8))
     print(f"{names.darknet_weights}: {words}")
     for path in names.starts():  # an earlier tuning's; they belong to another pruning
         path.unlink(missing_ok=True)
 
 
-def keep_earlier(names: OutputNames, content: dict) -> None:
+def keep_earlier(job: Job, content: dict) -> None:
     """Say what the new pruning replaces, and keep what no run folder holds; the same pruning again replaces nothing."""
+    names = job.names
     report = names.darknet_cfg.with_name(f"{names.darknet_cfg.stem}-report.json")
     starts = [path for path in names.starts() if path.is_file()]
     own = lambda old: not starts and same_weights(old, content)
-    others = [names.cfg, names.darknet_cfg, names.darknet_weights, report, *starts]
+    small = int8_path(names.darknet_weights, job.options.int8) if job.options.int8 else None
+    others = [names.cfg, names.darknet_cfg, names.darknet_weights, report, *starts,
+              *([small, small.with_suffix(".bin")] if small else [])]
     for line in keep_replaced([names.checkpoint, names.weights], own, others):
         print(line)
 
@@ -202,4 +219,5 @@ def numbers(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult
         "environment": environment(),
         "latency_ms": [time.median * 1e3 for time in times] if times else None,
         "protocol": times[0].protocol if times else None,
+        "int8": compact.int8.to_dict() if compact.int8 else None,
     } | {name: result.to_dict() if result else None for name, result in scores.items()}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
+from torch import nn
+
 from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
 from utils.deploy.formats import out_paths, require_writer
@@ -15,7 +17,7 @@ from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
 from utils.parse_config import parse_model_config
 from utils.pruning.args import PruneOptions
-from utils.pruning.iterative import checked, flags_of_a_step, prune_and_tune
+from utils.pruning.iterative import Step, checked, flags_of_a_step, prune_and_tune, quantise_steps
 from utils.pruning.job import OutputNames
 from utils.pruning.stages import (
     data_flags,
@@ -59,12 +61,13 @@ HEADER = ["Stage", "Parameters", "MACs (G)", "File MB", "mAP@.5", "AP@[.5:.95]"]
 @dataclass(frozen=True)
 class Road:
     """One --road. start: cfg and weights of the dense net; flags: what every pruning is asked for; out: the folder of
-    all its files but the runs, which are logs/<its name>-sparse and logs/<its name>-step<i>."""
+    all its files but the runs, which are logs/<its name>-sparse and logs/<its name>-step<i>; net: models.Darknet."""
 
     options: PruneOptions
     start: tuple[Path, Path]
     flags: list[str]
     out: Path
+    net: type[nn.Module]
 
     def rows(self) -> Iterator[Row]:
         """Do what is left to do, stage by stage."""
@@ -75,7 +78,9 @@ class Road:
         sparse, dense_cfg = self.trained_sparse(cfg, weights), cfg
         require_later((self.out / "step1").glob("*-report.json"), sparse)
         tuning = replace(self.options, tune=with_teacher(self.options.tune, cfg, weights))
+        steps = []
         for i, step in enumerate(prune_and_tune(tuning, (cfg, sparse), self.flags, self.out), start=1):
+            steps.append(step)
             number = f" {i}" * (self.options.steps > 1)
             if i == 1:
                 yield self.row("sparse", cfg, step.report["before"])
@@ -83,7 +88,16 @@ class Road:
             yield self.row(f"cut{number}", cfg, step.report["after"])
             found = self.scored(f"tuned{i}", ["--cfg", cfg, "--weights", weights], weights)
             yield self.row(f"tuned{number}", cfg, found)
-        yield from self.quantised(cfg, weights, stem(dense_cfg))
+        if self.options.int8:
+            yield self.within_budget(steps)
+        else:
+            yield from self.quantised(cfg, weights, stem(dense_cfg))
+
+    def within_budget(self, steps: list[Step]) -> Row:
+        """--int8: the strongest step whose 8-bit net keeps --max-drop of the dense one."""
+        found = quantise_steps(self.options, self.net, steps, self.out)
+        small, several = found["columns"][-1], f" of step {found['step']}" * (len(steps) > 1)
+        return Row(f"{self.options.int8} int8{several}", small["parameters"], small["macs"], small["bytes"], small)
 
     def row(self, stage: str, cfg: Path, scores: dict) -> Row:
         """The row of a float32 net."""
@@ -135,11 +149,11 @@ class Road:
                           bytes=sum(part.stat().st_size for part in parts))
 
 
-def run_road(options: PruneOptions, argv: list[str]) -> None:
+def run_road(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> None:
     """Train the dense net of --cfg and --weights sparse, cut it in --steps, fine-tune and quantise it, and say in a
-    table what each stage gave. argv: this command line's flags. Everything lies in --out (default pruned/road-STEM)
-    and logs/<its name>-*. What is done when a stage fails is in the table, too."""
-    road = planned(options, argv)
+    table what each stage gave. argv: this command line's flags; net: models.Darknet. Everything lies in --out (default
+    pruned/road-STEM) and logs/<its name>-*. What is done when a stage fails is in the table, too."""
+    road = planned(options, argv, net)
     rows: list[Row] = []
     try:
         with Lock(road.out / ".lock", str(road.out)):
@@ -150,14 +164,18 @@ def run_road(options: PruneOptions, argv: list[str]) -> None:
             report(rows, road.out)
 
 
-def planned(options: PruneOptions, argv: list[str]) -> Road:
+def planned(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> Road:
     """The road, its flags checked before anything runs. Raises ValueError where a stage could not be done."""
     without_scores = [flag for flag, on in (("--no-eval", options.no_eval), ("--unlabelled", options.unlabelled)) if on]
     if without_scores:
         raise ValueError(f"--road: found {' and '.join(without_scores)}, expected pictures with boxes to score every "
                          "stage on; run the stages one by one instead")
     parse_train_args("sparse training of --road", ["-sr", *shlex.split(options.sparse)])
-    require_quantiser(options.quantise)
+    if options.int8 and "quantise" in options.typed:
+        raise ValueError("--int8: found --quantise beside it, expected one of them: --int8 is the road's quantisation "
+                         "under the limit of --max-drop")
+    if not options.int8:
+        require_quantiser(options.quantise)
     options = checked(options)
     source = options.source
     out = options.out or Path("pruned") / f"road-{stem(source.cfg)}"
@@ -166,7 +184,7 @@ def planned(options: PruneOptions, argv: list[str]) -> Road:
     remember(out / "road.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights),
                                  "prune": flags, "steps": options.steps, "layers": options.rule.layers,
                                  "sparse": options.sparse, "tune": options.tune})
-    return Road(options, (cfg, weights), flags, out)
+    return Road(options, (cfg, weights), flags, out, net)
 
 
 def require_quantiser(flags: str) -> None:
