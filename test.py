@@ -156,6 +156,10 @@ def print_result(result, iou_thres: float) -> None:
         empty = f", {sure.false_alarms_empty:.2f} on the {counted(sure.n_empty, 'image')} without objects"
         print(f"detect.py --conf_thres {sure.score:.2f}: precision {sure.precision:.2f}, recall {sure.recall:.2f}, "
               f"false alarms {sure.false_alarms:.2f} per image{empty * bool(sure.n_empty)}")
+    if result.by_size:
+        print("AP@[.5:.95] by box size on the input: " + ", ".join(
+            f"{size.name} {size.map:.4f} ({counted(size.n_targets, 'object')})" for size in result.by_size)
+            + "; 32 x 32 and 96 x 96 px tell them apart")
     print(f"{result.scorer}; {result.cap}")
 
 

@@ -4,6 +4,7 @@ nets."""
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -154,6 +155,30 @@ def test_second_family_of_commands(project):
     assert (project / "pruned/yolov3-pruned.cfg").read_bytes() == before
     python("test.py --data data/oxford.yaml --cfg pruned/yolov3-pruned2.cfg --weights pruned/yolov3-pruned2.weights "
            "--scorer compat", project)
+
+
+def commands_of_choosing():
+    """The commands of docs/choosing.md that are whole, for the tiny net and one epoch."""
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ {4,}python (.*)", text, re.M):
+        words = [{"CFG": "config/yolov3-hand.cfg", "WEIGHTS": "checkpoints/yolov3_ckpt.pth"}.get(word, word)
+                 for word in shlex.split(line, comments=True)]
+        words = [re.sub(r"--epochs \d+", "--epochs 1", word) for word in words]  # of --tune and its like
+        yield shlex.join(words + ["--epochs", "1"] * (words[0] == "train.py"))
+
+
+@pytest.mark.parametrize("command", commands_of_choosing())
+def test_the_commands_of_the_page_on_choosing_run(project, command):
+    if not (project / "data/train.txt").is_file():
+        python("converter.py", project / "data")
+    defs = parse_model_config(project / "config" / "yolov3-hand.cfg")
+    if not (project / "config/prune_yolov3-hand.cfg").is_file():
+        write_model_config(project / "config/prune_yolov3-hand.cfg", defs)
+    for name in ("checkpoints/yolov3_ckpt.pth", "checkpoints/prune_yolov3_ckpt.pth", "logs/baseline/best.pth"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (project / name).is_file():
+            save_checkpoint(project / name, weights_content(Darknet(defs), "config/yolov3-hand.cfg", "a test"))
+    python(command, project)
 
 
 def test_out_keeps_everything_elsewhere_and_skip_prunes_less(project):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from utils.evaluation import metrics
 from utils.evaluation.args import ScoreOptions
-from utils.evaluation.metrics import IOU_THRESHOLDS, average_precision, best_f1, match_detections, score
+from utils.evaluation.average_precision import average_precision, best_f1
+from utils.evaluation.matching import IOU_THRESHOLDS, match_detections, rank
+from utils.evaluation.metrics import score
 from utils.evaluation.reference_scorer import match_compat, score_compat
 
 quick = settings(max_examples=80, deadline=None)
@@ -56,6 +58,12 @@ def plain_iou(a, b, pixel=0):
 
 def coco_numbers(detections, targets, n_classes):
     """(AP@.5, AP@[.5:.95]) by pycocotools with its defaults (100 detections per image and class)."""
+    stats = coco_stats(detections, targets, n_classes)
+    return stats[1], stats[0]
+
+
+def coco_stats(detections, targets, n_classes):
+    """pycocotools's twelve numbers."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
 
@@ -76,7 +84,7 @@ def coco_numbers(detections, targets, n_classes):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats[1], evaluation.stats[0]
+    return evaluation.stats
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -98,6 +106,22 @@ def test_coco_method_equals_pycocotools_where_rules_matter(kwargs):
     result = score(detections, targets, n_classes, options=ScoreOptions(method="coco101", max_candidates=None))
     assert (result.map50, result.map) == pytest.approx(coco_numbers(detections, targets, n_classes), abs=1e-6)
     assert score(detections, targets, n_classes).map == result.map  # `map` is COCO's whatever the method of map50
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kwargs", [{}, {"decimals": 1}, {"max_det": 350, "n_images": 4}, {"n_classes": 40}])
+def test_ap_by_box_size_equals_pycocotools(seed, kwargs):
+    """Targets of other sizes, and what finds them, are neither right nor wrong."""
+    n_classes = kwargs.get("n_classes", 3)
+    detections, targets = random_data(seed, **kwargs)
+    scale = np.random.default_rng(seed).uniform(0.2, 3)  # of some seeds no box is large, or none is small
+    for rows in detections:
+        rows[:, :4] *= scale
+    for rows in targets:
+        rows[:, 1:] *= scale
+    expected = dict(zip(("small", "medium", "large"), coco_stats(detections, targets, n_classes)[3:6]))
+    found = {result.name: result.map for result in score(detections, targets, n_classes).by_size}
+    assert found == pytest.approx({name: ap for name, ap in expected.items() if ap >= 0}, abs=1e-6)
 
 
 def plain_match(detections, targets, threshold):
@@ -310,11 +334,12 @@ def test_the_sure_score_is_the_lowest_that_has_the_precision(seed, images, least
                  for _ in range(generator.integers(0, 4))]
         detections.append(torch.tensor(found).reshape(-1, 7))
         targets.append(torch.tensor(truth).reshape(-1, 5)[:1])
-    ranked = metrics._rank(detections, targets, np.array([0.5]))
+    hits = [match_detections(rows, truth, [0.5]) for rows, truth in zip(detections, targets)]
+    ranked = rank(detections, np.concatenate(hits))
     counts = np.array([len(rows) for rows in targets])
     point = metrics.at_precision(ranked, counts, least)
     good = []
-    for threshold in sorted({float(score) for score in ranked.score}):
+    for threshold in sorted({float(value) for value in ranked.score}):
         kept = [int(i) for i in np.flatnonzero(ranked.score >= threshold)]
         hits = sum(bool(ranked.tp[i, 0]) for i in kept)
         if counts.sum() and hits >= least * len(kept):

@@ -21,18 +21,16 @@ from torch import Tensor
 
 from utils.boxes import box_iou
 from utils.evaluation.args import ScoreOptions
+from utils.evaluation.average_precision import average_precision, precision_at_recall_points
+from utils.evaluation.matching import IOU_THRESHOLDS, stack_rows
 from utils.evaluation.metrics import (
-    IOU_THRESHOLDS,
     ClassResult,
     EvalResult,
-    average_precision,
     candidate_words,
     check_inputs,
     count_targets,
     mean_curve,
     mean_over,
-    precision_at_recall_points,
-    stack_rows,
 )
 from utils.evaluation.nms import PAIRS, check_predictions, keep_best, overlaps, select_candidates, sides_and_label
 
