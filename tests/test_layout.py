@@ -87,7 +87,8 @@ def test_utils_never_import_the_model():
 def test_algebra_knows_no_run():
     """What is pure stays pure: no trainer and no pruning job below it."""
     for name in ("parse_config", "shapes", "boxes", "loss", "evaluation/nms", "evaluation/metrics",
-                 "evaluation/matching", "training/schedule", "pruning/channel_graph", "pruning/importance", "pruning/selection", "pruning/surgery"):
+                 "evaluation/matching", "training/schedule", "pruning/channel_graph", "pruning/importance",
+                 "pruning/selection", "pruning/surgery"):
         imported = set(imports_of(ROOT / "utils" / f"{name}.py"))
         assert not {"utils.training.trainer", "utils.pruning.job"} & imported, name
 
