@@ -3,6 +3,8 @@
     python -m benchmarks                                   # all items, about ten minutes on two cores
     python -m benchmarks --only forward nms --json a.json
     python -m benchmarks --peer ../PyTorch-YOLOv3          # a repository with models.Darknet and utils.utils
+    python -m benchmarks --only deploy --cfg config/hands-slim.cfg --weights weights/hands-slim.weights \\
+        --data data/hands/hands.data                       # every file x every runtime of one net
 
 Every contestant is a process of its own with the same number of threads; after a warm-up all of an item are timed in
 turn, so that a machine whose speed drifts treats them alike.
@@ -15,13 +17,16 @@ import time
 from pathlib import Path
 
 from utils import cli
+from utils.deploy.args import PRECISIONS
+
+DEPLOYED = ("openvino", "onnx", "ncnn", "torchscript", "darknet")  # what times are compared with first
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     p = cli.Parser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step "
-                                                             "processes prune startup growth (default: all)")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="some of the items: forward nms ap loading step processes "
+                                                             "prune startup growth deploy (default: all but deploy)")
     p.add_argument("--peer", type=Path, metavar="PATH", help="another checkout to time beside this one")
     p.add_argument("--threads", type=cli.threads, default=0, metavar="N", help="CPU threads of every contestant; 0: as "
                                                                              "torch chooses")
@@ -29,8 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                                                          "contestants dropping out early)")
     p.add_argument("--warmup", type=cli.count, metavar="N", help="rounds before them (default: the item's)")
     nets = p.add_argument_group("nets")
-    nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms and prune, with random "
-                                                                      "weights")
+    nets.add_argument("--cfg", default="config/yolov3-hand.cfg", help="net of forward, nms, prune and deploy, with "
+                                                                      "random weights")
     nets.add_argument("--size", type=cli.pixels, metavar="PX", help="square input of those (default: the cfg's)")
     nets.add_argument(
         "--target", type=cli.ratio, default=0.3, help="share of the FLOPs that forward's pruned net keeps"
@@ -39,6 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                                                                         "N: runtimes work in blocks")
     nets.add_argument("--dense", nargs=2, metavar=("CFG", "WEIGHTS"), help="forward: your own dense net instead")
     nets.add_argument("--pruned", nargs=2, metavar=("CFG", "WEIGHTS"), help="and what it was pruned to")
+    add_deploy_flags(p.add_argument_group("deploy"))
     o = p.add_argument_group("output")
     o.add_argument(
         "--out",
@@ -54,8 +60,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def add_deploy_flags(p) -> None:
+    """Which files of which net, scored on what."""
+    p.add_argument("--weights", metavar="FILE", help="of --cfg (default: random ones, which are timed and not scored)")
+    p.add_argument("--data", metavar="FILE", help=".data or .yaml file whose validation images score, and whose "
+                                                  "training images calibrate int8")
+    p.add_argument("--images", type=cli.positive_int, metavar="N", help="score on so many of them, evenly spaced "
+                                                                        "(default: all)")
+    p.add_argument("--formats", nargs="+", choices=DEPLOYED, default=DEPLOYED, metavar="NAME",
+                   help=f"some of {', '.join(DEPLOYED)}; the first is what times are compared with")
+    p.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, metavar="NAME",
+                   help=f"some of {', '.join(PRECISIONS)}")
+    p.add_argument("--files", nargs="+", type=Path, default=[], metavar="FILE",
+                   help="exported files that were made before, beside those of the net where --weights is named")
+    p.add_argument("--palm", type=Path, metavar="PATH", help="MediaPipe's palm detector beside them: a .tflite file, "
+                                                             "or the unpacked folder of npm's @mediapipe/hands")
+
+
 def chosen(names: list[str] | None, known: list[str]) -> list[str]:
-    """The items to run, in their own order. Raises ValueError on a name that there is not."""
+    """The items to run, in their own order; all without names. Raises ValueError on a name that there is not."""
     if unknown := [name for name in names or [] if name not in known]:
         raise ValueError(f"--only: found {' '.join(unknown)}, expected some of {', '.join(known)}")
     return [name for name in known if not names or name in names]
@@ -82,7 +105,7 @@ def main() -> None:
 
     from benchmarks import contest, items, output
 
-    names = chosen(args.only, list(items.ITEMS))
+    names = chosen(args.only or [name for name in items.ITEMS if name not in items.BY_NAME], list(items.ITEMS))
     settings = contest.Settings(args.threads or torch.get_num_threads(), args.repeats, args.warmup, progress)
     results = {"environment": output.conditions(settings.threads, sys.argv[1:]), "items": []}
     print(output.describe(results["environment"]), flush=True)

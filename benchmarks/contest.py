@@ -36,7 +36,8 @@ class Contestant:
     """Something to time: `function` of a Python file, called once with `options` in a process that finds modules in
     `root`.
 
-    file: in this folder, or a path. needs: packages without which it is skipped. work: units (images) a run.
+    file: in this folder, or a path. needs: packages without which it is skipped. work: units (images) a run. why: a
+    reason known before that it cannot take part.
     """
 
     name: str
@@ -46,11 +47,12 @@ class Contestant:
     work: float = 1.0
     needs: tuple[str, ...] = ()
     root: Path = ROOT
+    why: str = ""
 
     def missing(self) -> str:
         """Why it cannot take part, in words; empty when nothing is missing."""
         packages = [name for name in self.needs if importlib.util.find_spec(name) is None]
-        return f"not installed: pip install {' '.join(packages)}" if packages else ""
+        return self.why or (f"not installed: pip install {' '.join(packages)}" if packages else "")
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Outcome:
 class Item:
     """One comparison. contestants: the first is the baseline of the ratios. limit_s: a contestant that has run so long
     drops out of later rounds. unit: what `work` counts, for a column of units a second. remarks: further lines from the
-    outcomes."""
+    outcomes. table: rows of its own, of the item's summary."""
 
     name: str
     title: str
@@ -93,6 +95,7 @@ class Item:
     limit_s: float = 20.0
     unit: str = ""
     remarks: Callable[[list[Outcome]], list[str]] = lambda outcomes: []
+    table: Callable[[dict], list[list[str]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -298,7 +301,7 @@ def item_summary(item: Item, outcomes: list[Outcome]) -> dict:
         for row in rows
         if (row.get("idle_cpu") or 0) > SETTLE
     ]
-    return {
+    summed = {
         "name": item.name,
         "title": item.title,
         "unit": item.unit,
@@ -306,3 +309,4 @@ def item_summary(item: Item, outcomes: list[Outcome]) -> dict:
         "contestants": rows,
         "remarks": remarks,
     }
+    return summed | ({"table": item.table(summed)} if item.table else {})

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import materials
 from benchmarks.contest import ROOT, Contestant, Item, Outcome
+from benchmarks.deploy import deploy
 from utils.evaluation.evaluate import ScoreOptions
 from utils.output import counted
 from utils.shapes import total_cost
@@ -388,4 +389,6 @@ ITEMS: dict[str, Callable[[argparse.Namespace, Path], list[Item]]] = {
     "prune": prune,
     "startup": startup,
     "growth": growth,
+    "deploy": deploy,
 }
+BY_NAME = ("deploy",)  # not among all items: it is made for a net of one's own

@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first
 
 from utils.output import ascii_table, environment, markdown_table, replacing, write_json, write_text
 
-PACKAGES = ("torchvision", "numpy", "opencv-python", "onnx", "onnxruntime", "openvino", "pycocotools")
+PACKAGES = ("torchvision", "numpy", "opencv-python", "onnx", "onnxruntime", "openvino", "nncf", "ncnn",
+            "ai-edge-litert", "pycocotools")
 LOG_FROM = 30  # ratio of the longest to the shortest bar from which a logarithmic axis is needed
 
 
@@ -54,7 +55,9 @@ def duration(seconds: float) -> str:
 
 def rows_of(item: dict) -> list[list[str]]:
     """Header and one line per contestant. Memory is the peak of the process, set-up included, and what of it is over
-    the imported libraries."""
+    the imported libraries. An item may have a table of its own."""
+    if "table" in item:
+        return item["table"]
     speed = [f"{item['unit']}/s"] if item["unit"] else []
     header = ["Contestant", "median", "quartiles", "n", "time / first", "quartiles", *speed, "set-up", "peak MB",
               "over imports", "note"]

@@ -190,6 +190,12 @@ def quantise(
     return Quantised(scores, tuple(seconds), tuple(sorted(in_float)), len(inputs))
 
 
+def quantise_unscored(reference: Exported, path: Path, inputs: list[Tensor]) -> None:
+    """Write the 8-bit twin of an exported float32 file with every convolution in 8 bits and no score, for its time
+    alone: nothing that --backend auto would take. inputs: (1, channels, H, W) each, which calibrate it."""
+    _maker(reference, inputs, replace(reference.metadata, precision="int8", made_from=""))(path, [])
+
+
 def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:
     names = [f"{i} [{section_of(model.module_defs, i)['type']}] ({errors[i]:.3f})" for i in list(errors)[:count]]
     return f"; the layers that alone move the boxes most (1 - IoU + score difference): {', '.join(names)}"
