@@ -18,6 +18,7 @@ def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
     target = kind(text)
     assert target.value == pytest.approx(value) and target.is_ratio == ratio
     assert target.of(100) == pytest.approx(100 * value if ratio else value)
+    assert kind is TIME or kind(target.text) == target
 
 
 @pytest.mark.parametrize(

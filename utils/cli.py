@@ -160,6 +160,11 @@ class Target(NamedTuple):
         """The absolute value, given the dense net's."""
         return self.value * dense if self.is_ratio else self.value
 
+    @property
+    def text(self) -> str:
+        """As size_target reads it, to a billionth."""
+        return f"{self.value:.9f}".rstrip("0").rstrip(".")
+
 
 def size_target(text: str) -> Target:
     """argparse type: a ratio (0.2) or a count (350K, 1.2M, 2.5G, 1200000), in capitals or not."""

@@ -11,11 +11,13 @@ import pytest
 from conftest import ROOT, options_of, trained
 from models import Darknet
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils.cli import size_target
 from utils.deploy.quantisation import LosesTooMuch, Quantised
 from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
 from utils.pruning import iterative, road, stages
 from utils.pruning.int8 import Column, Int8
 from utils.pruning.job import PruneError
+from utils.training.args import parse_train_args
 
 TRAINING = "--epochs 1 --batch_size 4 --warmup 0 --no-pictures"
 QUICK = "--format torchscript --precision float16"
@@ -190,6 +192,25 @@ def test_a_road_has_one_quantisation(walk):
     with pytest.raises(ValueError, match="--int8: found --quantise beside it, expected one of them"):
         walk("--int8")
     assert walk.ran == []
+
+
+@pytest.mark.parametrize("cut, sparse, expected", [
+    ("--target-flops 0.3", "--epochs 9", ["target_flops"]),
+    ("--target-params 1.2M --target-flops 2.5G", "--epochs 9", ["target_flops", "target_params"]),
+    ("--percent 0.5", "--epochs 9", ["s", "s_schedule"]),
+    ("--target-flops 0.3", "--epochs 9 --s 0.03", ["s"]),
+    ("--target-flops 0.3", "--s-schedule decay", ["s_schedule"]),
+    ("--target-flops 0.3", "--target-flops 0.2", ["target_flops"]),
+    ("--target-flops 0.3", "--sparsity l1", []),
+])
+def test_sparse_training_of_a_road_finds_its_s_for_the_cut_unless_it_is_told_how_strong(cut, sparse, expected):
+    words = ["--road", "--sparse", sparse, *cut.split()]
+    flags = road.sparse_flags(options_of(words), cut.split())
+    asked = parse_train_args("", ["-sr", *flags])
+    named = {"s", "s_schedule", "target_flops", "target_params"} & asked.typed.keys()
+    assert sorted(named) == expected and flags[:len(sparse.split())] == sparse.split()
+    if "target_params" in expected:
+        assert (size_target(asked.target_params), size_target(asked.target_flops)) == ((1.2e6, False), (2.5e9, False))
 
 
 @pytest.mark.parametrize("flags, words", [

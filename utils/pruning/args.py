@@ -63,6 +63,12 @@ class Aims:
         return any(aim is not None for aim in (self.target_params, self.target_flops, self.target_latency,
                                                self.max_drop))
 
+    @property
+    def of_size(self) -> list[str]:
+        """The flags that count sizes, with their values: those that sparse training finds its s for."""
+        sizes = {"--target-flops": self.target_flops, "--target-params": self.target_params}
+        return [word for flag, target in sizes.items() if target is not None for word in (flag, target.text)]
+
 
 @dataclass(frozen=True)
 class PruneOptions:
@@ -202,8 +208,9 @@ def _add_step_flags(step) -> None:
     step.add_argument("--road", action="store_true",
                       help="the whole road from a dense net: sparse training, this cut (in --steps), fine-tuning with "
                       "the dense net as teacher, quantisation, table; the same command goes on where it was stopped")
-    step.add_argument("--sparse", default="--epochs 20 --s 0.02 --s-schedule ease", metavar="FLAGS",
-                      help="--road: flags of train.py for the sparse training")
+    step.add_argument("--sparse", default="--epochs 20", metavar="FLAGS",
+                      help="--road: flags of train.py for the sparse training; without --s it is found for "
+                      "--target-flops and --target-params")
     step.add_argument("--quantise", default="--format onnx --precision int8", metavar="FLAGS",
                       help="--road: flags of export.py for the tuned net; none: leave it as it is")
 

@@ -9,6 +9,7 @@ from typing import Iterator
 
 from torch import nn
 
+from utils import cli
 from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
 from utils.deploy.formats import out_paths, require_writer
@@ -16,7 +17,7 @@ from utils.loading import checked_size, resolve_cfg, stem
 from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
 from utils.parse_config import parse_model_config
-from utils.pruning.args import PruneOptions
+from utils.pruning.args import Aims, PruneOptions, parse_prune_args
 from utils.pruning.iterative import Step, checked, flags_of_a_step, prune_and_tune, quantise_steps
 from utils.pruning.job import OutputNames
 from utils.pruning.stages import (
@@ -37,6 +38,8 @@ from utils.training.args import parse_train_args
 
 OF_THE_ROAD = ("--sparse", "--quantise")  # flags with a value that no stage takes
 NONE = "none"
+USUAL = ("--s", "0.02", "--s-schedule", "ease")  # of a sparse training for no size in particular
+HOW_STRONG = {"s", "s_schedule", "percent", "target_flops", "target_params"}  # arguments that settle it
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Road:
         """Weights of the net after sparse training."""
         folder = Path("logs") / f"{run_name(self.out)}-sparse"
         tune(folder, ["--cfg", cfg, "--weights", weights, *training_flags(self.options), *score_flags(self.options),
-                      "--no-publish", "-sr", *shlex.split(self.options.sparse)])
+                      "--no-publish", "-sr", *sparse_flags(self.options, self.flags)])
         return folder / "best.pth"
 
     def scored(self, name: str, net: list, weights: Path, flags: tuple = ()) -> dict:
@@ -185,6 +188,16 @@ def planned(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> Roa
                                  "prune": flags, "steps": options.steps, "layers": options.rule.layers,
                                  "sparse": options.sparse, "tune": options.tune})
     return Road(options, (cfg, weights), flags, out, net)
+
+
+def sparse_flags(options: PruneOptions, flags: list[str]) -> list[str]:
+    """--sparse, and how strong: for the size of the (first) cut, which `flags` of test_prune.py name, or else by a
+    usual s; unless --sparse says so itself."""
+    typed = shlex.split(options.sparse)
+    asked = parse_train_args("", ["-sr", *typed])
+    if HOW_STRONG & asked.typed.keys() or asked.sparsity == "l1":
+        return typed
+    return [*typed, *(cli.options_of(Aims, parse_prune_args("", flags)).of_size or USUAL)]
 
 
 def require_quantiser(flags: str) -> None:

@@ -85,6 +85,8 @@ class SparsityOptions:
     rescale: str | float
     strategy: str
     percent: float
+    target_flops: str | None = None  # as typed: checkpoints hold plain values
+    target_params: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     _add_training_flags(p.add_argument_group("training"))
     _add_loss_flags(p.add_argument_group("loss"))
     _add_augmentation_flags(p.add_argument_group("augmentation"))
-    _add_sparsity_flags(p.add_argument_group("sparsity"))
+    sparsity = p.add_argument_group("sparsity")
+    _add_sparsity_flags(sparsity)
+    _add_aim_flags(sparsity)
     _add_recovery_flags(p.add_argument_group("recovery of a pruned net"))
     _add_output_flags(p.add_argument_group("output"))
     args = p.parse_args(argv)
@@ -152,11 +156,25 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     if args.unlabelled and not args.teacher_cfg:
         p.error("--unlabelled: found no teacher, expected --teacher-cfg and --teacher-weights")
     args.typed = p.typed(argv)
+    _check_aim(p, args)
     if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
         p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
     args.weights_named = "weights" in args.typed
     args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args
+
+
+def _check_aim(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a line where --target-... stands without -sr, or beside what it finds itself."""
+    aims = [args.typed[name] for name in ("target_flops", "target_params") if name in args.typed]
+    if aims and not args.sr:
+        p.error(f"found {' and '.join(aims)} without -sr, expected -sr: they say what sparse training is for")
+    if aims and (beside := [args.typed[name] for name in ("s", "s_schedule", "percent") if name in args.typed]):
+        p.error(f"found {' and '.join(beside)} beside {' and '.join(aims)}, expected one or the other: "
+                "s and its course are found for the target")
+    if aims and args.sparsity == "l1":
+        p.error(f"found --sparsity l1 beside {' and '.join(aims)}, expected prox or polarize: the sub-gradient leaves "
+                "gammas trembling round 0, which no s ends")
 
 
 def _add_new_cfg_flags(model) -> None:
@@ -234,6 +252,20 @@ def _add_sparsity_flags(s) -> None:
                    "reference implementation, nothing that feeds a shortcut or an upsample")
     s.add_argument("--percent", type=cli.fraction, default=0.85,
                    help="share of channels that the sparsity is judged for, after every epoch")
+
+
+def _size_text(text: str) -> str:
+    """argparse type: cli.size_target, checked and left as it was typed."""
+    cli.size_target(text)
+    return text
+
+
+def _add_aim_flags(s) -> None:
+    s.add_argument("--target-flops", type=_size_text, metavar="X",
+                   help="-sr: find s on the way, so that the mildest cut with at most X FLOPs (2 x MACs; 0.3 or 2.5G) "
+                   "costs nothing at the end; give test_prune.py the same flag")
+    s.add_argument("--target-params", type=_size_text, metavar="X",
+                   help="-sr: the same for at most X parameters, as a ratio (0.2) or a count (1.2M)")
 
 
 def _add_recovery_flags(r) -> None:

@@ -9,6 +9,7 @@ from utils.checkpoint import weights_content
 from utils.training.args import StepOptions
 from utils.training.ema import ModelEma
 from utils.training.sparsity import parameter_groups
+from utils.training.strength import Strength
 
 
 @dataclass
@@ -20,6 +21,7 @@ class RunState:
     scaler: torch.amp.GradScaler  # of the loss, in half precision; passes everything through where it is not enabled
     ema: ModelEma | None
     rescale: float  # the factor that the gammas carry, see utils.batch_norm
+    strength: Strength | None = None  # of -sr, where it is found on the way
     epoch: int = 0  # that were trained, scored and saved as a whole
     step: int = 0  # of the optimiser
     best: float = -1.0  # mAP
@@ -29,7 +31,8 @@ class RunState:
     seconds: float = 0.0  # that these batches took
 
     @classmethod
-    def of(cls, model: nn.Module, options: StepOptions, rescale: float) -> "RunState":
+    def of(cls, model: nn.Module, options: StepOptions, rescale: float,
+           strength: Strength | None = None) -> "RunState":
         """The state that a run begins with."""
         device = next(model.parameters()).device
         optimizer = torch.optim.SGD(parameter_groups(model, options.weight_decay), lr=options.lr,
@@ -37,7 +40,7 @@ class RunState:
         # bfloat16 has the range of float32
         scaler = torch.amp.GradScaler(device.type, enabled=_is_half(options, device) and not options.bf16)
         ema = ModelEma(model, options.ema) if options.ema else None
-        return cls(model, optimizer, scaler, ema, rescale, sums=torch.zeros(3, device=device))
+        return cls(model, optimizer, scaler, ema, rescale, strength, sums=torch.zeros(3, device=device))
 
     @property
     def averaged(self) -> nn.Module:
@@ -57,6 +60,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema_updates": self.ema.updates if self.ema else 0,
+            "strength": self.strength and self.strength.state(),
             "step": self.step,
             "best": self.best,
             "under_way": self.under_way,
@@ -81,6 +85,8 @@ class RunState:
             self.ema.updates = checkpoint["ema_updates"]
         self.epoch, self.step, self.best = checkpoint["epoch"], checkpoint["step"], checkpoint["best"]
         self.rescale, self.model.seen = checkpoint["rescale"], checkpoint["seen"]
+        if self.strength:
+            self.strength.restore(checkpoint["strength"])
         if "batch" in checkpoint:  # of versions that saved between epochs alone there is none
             self.under_way, self.batch, self.seconds = (checkpoint[key] for key in ("under_way", "batch", "seconds"))
             self.sums = checkpoint["sums"].to(self.sums.device)

@@ -1,6 +1,6 @@
 """Sparsity on batch-norm gammas (Liu et al. 2017, section 3; Ye et al. 2018, section 4), and how far it has come."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from utils.batch_norm import SMALL, gammas_of
 from utils.output import counted
 from utils.training.args import SparsityOptions, StepOptions
+from utils.training.schedule import Schedule
+from utils.training.strength import Aim, PlannedCut, Planner, Strength, verdict
+from utils.training.summary import describe_gammas
 
 POLARIZE_T = 1.2  # weight of L1 against the spread; the paper tunes it between 1.0 and 1.4
 
@@ -95,7 +98,7 @@ def drift(s: float, rates: list[float], momentum: float, schedule: str = "consta
     )
 
 
-class Prospect(Protocol):
+class Prospect(Planner, Protocol):
     """What pruning could take from a net in training (utils.pruning.prospect)."""
 
     layers: list[int]  # convolutions with channels that can be cut
@@ -108,44 +111,77 @@ class Prospect(Protocol):
 
 
 class Sparsifier:
-    """The gammas that -sr penalises, and by what. Without -sr there is none, and its steps change nothing."""
+    """The gammas that -sr penalises, and by what. Without -sr there is none, and its steps change nothing. With an aim
+    (--target-flops, --target-params) s is found on the way (utils.training.strength)."""
 
-    def __init__(self, model: nn.Module, prospect: Prospect, options: SparsityOptions, size: tuple[int, int]):
-        """size: (width, height) of the image that --sparsity-weight counts multiply-adds for. Raises ValueError where
-        -sr finds no gamma that is trained."""
-        self.prospect, self.options = prospect, options
+    def __init__(self, model: nn.Module, prospect: type[Prospect], options: SparsityOptions, size: tuple[int, int],
+                 schedule: Schedule):
+        """size: (width, height) of the image that multiply-adds are counted for. Raises ValueError where -sr finds no
+        gamma that is trained, or an aim that no cut reaches."""
+        self.model, self.options, self.size, self.schedule = model, options, size, schedule
+        self.prospect = prospect(model.module_defs, options.strategy)
         self.prunable = self.gammas_of(model)
-        free = [i for i, gamma in zip(prospect.layers, self.prunable) if gamma.requires_grad]
-        self.gammas = gammas_of(model, free) if options.sr else []
+        self.layers = [i for i, gamma in zip(self.prospect.layers, self.prunable) if gamma.requires_grad]
+        self.gammas = gammas_of(model, self.layers) if options.sr else []
         if options.sr and not self.gammas:
             raise ValueError("-sr: found no batch norm to penalise (of prunable layers that --freeze leaves free), "
                              "expected one or more")
         weights = None
         if self.gammas and options.sparsity_weight == "flops":
-            macs = prospect.macs(size)
-            weights = torch.cat([macs[i] for i in free]).sqrt()
+            macs = self.prospect.macs(size)
+            weights = torch.cat([macs[i] for i in self.layers]).sqrt()
             weights = (weights / weights.mean()).float().to(self.gammas[0].device)
         self.penalty = Penalty(options.sparsity, options.s, options.s_schedule, weights)
+        self.aim = Aim.of(options.target_flops, options.target_params) if options.sr else None
+        if self.aim and self.layers != self.prospect.layers:
+            raise ValueError(f"{self.aim.words}: found --freeze {schedule.options.freeze} beside it, which holds "
+                             "channels that the cut would take, expected a net that is trained as a whole; leave "
+                             "--freeze out")
+        self.strength = self.aim and Strength(self._planned(model), schedule.rates(), schedule.options.momentum)
+
+    def _planned(self, model: nn.Module) -> PlannedCut:
+        return self.prospect.planned(model, self.size, self.aim)
 
     def before_step(self, progress: float) -> None:
         """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1."""
-        self.penalty.add_gradient(self.gammas, progress)
+        if self.strength and self.strength.due(progress):
+            self.strength.look(self._planned(self.model), progress)
+        self._penalty_now().add_gradient(self.gammas, progress)
+
+    def _penalty_now(self) -> Penalty:
+        """The penalty of the options, or with an aim the one that `strength` asks for."""
+        if not self.strength:
+            return self.penalty
+        weights = self.strength.factors(self.layers, self.gammas[0].device)
+        weights = weights if self.penalty.weights is None else weights * self.penalty.weights
+        return replace(self.penalty, s=self.strength.course.s, weights=weights)
 
     def after_step(self, progress: float, learning_rate: float, momentum: float) -> None:
         """After the optimiser's step."""
-        self.penalty.shrink(self.gammas, progress, learning_rate, momentum)
+        self._penalty_now().shrink(self.gammas, progress, learning_rate, momentum)
 
     def gammas_of(self, model: nn.Module) -> list[nn.Parameter]:
         """All gammas that can be pruned, of this net or of its average."""
         return gammas_of(model, self.prospect.layers)
 
-    def describe(self, model: nn.Module) -> str:
-        """In words, what a cut of --percent of the channels of this net, or of its average, would cost now."""
-        return self.prospect.describe(model, self.options.percent)
+    def describe(self, model: nn.Module, row: dict) -> list[str]:
+        """Lines on the gammas of this net, or of its average, after the epoch of `row`, and what the cut that is
+        planned would cost now; at the end whether s did what was asked for. None without -sr."""
+        if not self.gammas:
+            return []
+        lines = [describe_gammas(row)]
+        if not self.strength:
+            return [*lines, f"  {self.prospect.describe(model, self.options.percent)}"]
+        cut, epochs = self._planned(model), self.schedule.options.epochs
+        lines.append(f"  {self.strength.describe(cut)}")
+        return [*lines, f"  {verdict(self.strength.course, cut, epochs)}"] if row["epoch"] == epochs else lines
 
-    def describe_budget(self, steps: StepOptions, rates: list[float]) -> list[str]:
+    def describe_budget(self) -> list[str]:
         """What -sr needs in this run, see describe_budget."""
-        return describe_budget(self.prunable, self.options, steps, rates)
+        if self.strength:
+            return [f"sparsity: {self.options.sparsity} on {counted(len(self.gammas), 'layer')} "
+                    f"({self.options.strategy}) for {self.aim.words}; s begins at {self.strength.course.first:.3g}"]
+        return describe_budget(self.prunable, self.options, self.schedule.options, self.schedule.rates())
 
 
 def describe_budget(gammas: list[Tensor], options: SparsityOptions, steps: StepOptions,

@@ -51,10 +51,9 @@ class Trainer:
         if options.steps.sync_bn:
             distributed.synchronise_batch_norms(self.model)
         self.schedule = Schedule(options.steps, math.ceil(len(self.batches) / options.steps.accumulate))
-        view = prospect(self.model.module_defs, options.sparsity.strategy)
-        self.sparsifier = Sparsifier(self.model, view, options.sparsity, self.size)
+        self.sparsifier = Sparsifier(self.model, prospect, options.sparsity, self.size, self.schedule)
         self.objective = Objective(self.model, options.loss, self.data, self.batches)
-        self.state = RunState.of(self.model, options.steps, self.start.rescale)
+        self.state = RunState.of(self.model, options.steps, self.start.rescale, self.sparsifier.strength)
         if checkpoint:
             self.state.restore(checkpoint)
         self.folder = RunFolder.of_run(options, self.cfg, self.state.epoch) if self.main else None
@@ -67,7 +66,7 @@ class Trainer:
             print(f"{self.data.path}: {self.batches.describe()}; {self.schedule.describe()} on "
                   f"{summary.describe_machine(self.device, self.world_size)}; run {self.folder.path}")
             if self.options.sparsity.sr:
-                print("\n".join(self.sparsifier.describe_budget(self.options.steps, self.schedule.rates())))
+                print("\n".join(self.sparsifier.describe_budget()))
 
     def train_one_epoch(self, epoch: int) -> dict:
         """What is left of an epoch; returns its mean losses, rate and speed. Told to end, it saves after a step."""
@@ -147,9 +146,8 @@ class Trainer:
             gammas = self.sparsifier.gammas_of(self.state.averaged)
             row = {"epoch": epoch, **losses, **summary.score_row(result), **summary.gamma_row(gammas)}
             self.folder.add_row(row, curves=result is not None)
-            print(f"epoch {epoch}/{self.options.steps.epochs}  {summary.describe_epoch(row)}", flush=True)
-            if self.options.sparsity.sr:
-                print(f"{summary.describe_gammas(row)}\n  {self.sparsifier.describe(self.state.averaged)}", flush=True)
+            print(f"epoch {epoch}/{self.options.steps.epochs}  {summary.describe_epoch(row)}",
+                  *self.sparsifier.describe(self.state.averaged, row), sep="\n", flush=True)
             if self.options.output.tensorboard:
                 self.folder.write_tensorboard(row, torch.cat([gamma.detach().cpu() for gamma in gammas]))
 

@@ -1,0 +1,260 @@
+"""-sr --target-flops, --target-params: s finds itself, for a cut that is planned."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train
+from conftest import options_of, trained
+from models import Darknet
+from utils.checkpoint import read_checkpoint
+from utils.pruning import plan
+from utils.pruning.job import load
+from utils.pruning.prospect import Prospect
+from utils.training.args import train_options
+from utils.training.resume import resumed_options
+from utils.training.schedule import learning_rate
+from utils.training.sparsity import proximal_amount, soft_threshold
+from utils.training.strength import (
+    ALONE,
+    DECIDED,
+    DOWN,
+    FREE,
+    LOOKS,
+    PACE,
+    RANGE,
+    RATE,
+    Aim,
+    Course,
+    PlannedCut,
+    Strength,
+    first_strength,
+    follow,
+    needed_fall,
+    share_of_staying,
+    verdict,
+)
+from utils.training.trainer import Trainer
+
+ENERGIES = st.floats(0, 1)
+SHARES = st.floats(0, 1)
+
+
+@pytest.fixture
+def words(tiny_cfg, tiny_data, tmp_path, monkeypatch):
+    """Flags of a small sparse run in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    trained(tiny_cfg, zero_share=0.0).float().save_darknet_weights(tmp_path / "dense.weights")
+    return ["--cfg", str(tiny_cfg), "--weights", "dense.weights", "--data", str(tiny_data), "--batch_size", "4",
+            "--n_cpu", "0", "--threads", "1", "--device", "cpu", "--epochs", "20", "--lr", "2e-3", "--name", "run",
+            "--ema", "0", "-sr", "--evaluation_interval", "20", "--rescale", "none"]
+
+
+def trainer_of(*flags):
+    return Trainer(train_options(vars(train.parse_args([*flags]))), Darknet, Prospect)
+
+
+def train_to(trainer, last):
+    for epoch in range(trainer.state.epoch + 1, last + 1):
+        losses = trainer.train_one_epoch(epoch)
+        result = trainer.evaluate(epoch)
+        trainer.record(epoch, losses, result)
+        trainer.save(epoch, result)
+    return trainer
+
+
+def cut(energy, threshold=1.0):
+    return PlannedCut({0: torch.tensor([True, False, False])}, energy, threshold, "30.0% of the FLOPs")
+
+
+def after(energies, progress=0.2, s=1.0):
+    """The course after looks that saw these energies, the last at `progress`."""
+    course = Course(1.0, s)
+    for i, energy in enumerate(energies):
+        course = follow(course, energy, progress - (len(energies) - 1 - i) / LOOKS)
+    return course
+
+
+@given(st.lists(st.tuples(ENERGIES, SHARES), min_size=1, max_size=150))
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_seen_s_stays_in_its_range_and_moves_little_at_a_look(seen):
+    course = Course(0.02, 0.02)
+    for energy, progress in seen:
+        now = follow(course, energy, progress)
+        assert 0.02 / RANGE <= now.s <= 0.02 * RANGE and 0 <= now.share <= 1
+        assert -DOWN * RATE - 1e-9 <= math.log(now.s / course.s) <= RATE + 1e-9
+        assert len(now.energies) <= PACE + 1
+        course = now
+
+
+@given(SHARES, ENERGIES, ENERGIES, ENERGIES)
+@settings(deadline=None)
+def test_the_less_the_energy_has_fallen_the_higher_is_s(progress, now, one, other):
+    slow, fast = sorted((one, other))  # what it was: the higher, the more it fell
+    assert after([slow, now], progress).s >= after([fast, now], progress).s
+
+
+@given(SHARES, SHARES, ENERGIES, ENERGIES)
+def test_channels_that_stay_are_pulled_less_the_later_it_is_and_the_freer_the_cut(early, late, low, high):
+    (early, late), (low, high) = sorted((early, late)), sorted((low, high))
+    assert share_of_staying(high, early) >= share_of_staying(low, early) >= share_of_staying(low, late)
+    assert share_of_staying(FREE, early) == 0 == share_of_staying(high, max(ALONE, late))
+    assert share_of_staying(max(DECIDED, high), 0.0) == 1
+
+
+def test_s_rises_where_the_energy_stands_still_stays_at_the_needed_pace_and_falls_beyond_it():
+    assert after([0.3, 0.3]).s == pytest.approx(math.exp(RATE))
+    pace = needed_fall(0.3, 0.2)
+    assert after([0.3 * math.exp(pace), 0.3]).s == pytest.approx(1)
+    assert after([0.3 * math.exp(2 * pace), 0.3]).s == pytest.approx(math.exp(-RATE))
+    assert needed_fall(0.3, 0.4) > pace  # less time is left
+
+
+def test_s_stays_as_it_is_once_the_cut_is_free_and_while_the_learning_rate_warms_up():
+    assert after([FREE, FREE, FREE]).s == 1 and after([FREE, FREE, FREE]).free_since == pytest.approx(0.18)
+    assert follow(after([FREE]), 0.1, 0.21).free_since is None
+    assert follow(follow(Course(1.0, 1.0), 0.3, 0.01, warm=0.05), 0.3, 0.02, warm=0.05).s == 1
+
+
+@pytest.mark.parametrize("steps, taken", [(1000, 100), (100_000, 200), (3, 1)])
+def test_the_first_s_takes_a_gamma_at_the_threshold_to_zero_in_a_tenth_of_the_run(steps, taken):
+    s = first_strength(0.06, [0.01] * steps, 0.9)
+    assert taken * proximal_amount(s, 0.01, 0.9) == pytest.approx(0.06)
+
+
+def run_of_gammas(scale, hold, steps, lr=3e-3, share=0.6, noise=0.0):
+    """200 gammas that a quadratic loss of curvature `hold` pulls to where it wants them, and `share` of which are to
+    go. Returns Strength, the last cut, and what staying gammas are of what the loss wants (median)."""
+    generator = torch.Generator().manual_seed(0)
+    wanted = scale * torch.randn(200, generator=generator).mul(0.7).exp()
+    gammas = scale * torch.randn(200, generator=generator).mul(0.2).exp()
+    velocity, rates = torch.zeros(200), [learning_rate(i, steps, lr, steps // 20) for i in range(steps)]
+
+    def planned():
+        order, count = gammas.abs().argsort(), int(share * 200)
+        gone = torch.zeros(200, dtype=torch.bool)
+        gone[order[:count]] = True
+        energy = gammas[gone].square().sum() / gammas.square().sum()
+        return PlannedCut({0: gone}, energy.item(), gammas[order[count]].item(), "")
+
+    strength = Strength(planned(), rates, 0.9)
+    for i, rate in enumerate(rates):
+        if strength.due(i / steps):
+            strength.look(planned(), i / steps)
+        velocity = 0.9 * velocity + hold * (gammas - wanted) + noise * torch.randn(200, generator=generator)
+        pull = strength.course.s * strength.factors([0], gammas.device)
+        gammas = soft_threshold(gammas - rate * velocity, proximal_amount(pull, rate, 0.9))
+    last = planned()
+    stays = ~last.gone[0]
+    return strength, last, (gammas[stays] / wanted[stays]).median().item()
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+@pytest.mark.parametrize("steps", [100, 500, 3000])
+@pytest.mark.parametrize("hold", [1.0, 3.0, 10.0])
+def test_gammas_of_any_size_held_with_any_force_end_in_a_free_cut_and_those_that_stay_recover(scale, steps, hold):
+    strength, last, recovered = run_of_gammas(scale, hold, steps)
+    assert last.energy <= FREE and strength.course.share == 0
+    assert recovered > 0.7
+
+
+def test_a_noisy_loss_changes_nothing_about_that():
+    _, last, recovered = run_of_gammas(0.05, 3.0, 1000, noise=0.03)
+    assert last.energy <= FREE and recovered > 0.8
+
+
+def test_a_course_goes_on_from_its_state_as_if_it_had_not_stopped():
+    whole, other = (Strength(cut(0.3), [0.01] * 100, 0.9) for _ in range(2))
+    looks = [(cut(0.3 * math.exp(-i / 9)), i / LOOKS) for i in range(60)]
+    for look in looks[:30]:
+        whole.look(*look)
+    other.restore(whole.state())
+    for look in looks[30:]:
+        whole.look(*look)
+        other.look(*look)
+    assert other.course == whole.course and torch.equal(*(s.factors([0], torch.device("cpu")) for s in (whole, other)))
+
+
+@pytest.mark.parametrize("flags", [{"flops": "0.5"}, {"params": "0.3"}, {"flops": "0.6", "params": "0.4"}])
+def test_the_plan_is_the_cut_that_test_prune_finds(job_of, flags):
+    job = job_of(" ".join(f"--target-{name} {value}" for name, value in flags.items()))
+    found = plan.plan_cut(job)
+    aim = Aim.of(flags.get("flops"), flags.get("params"))
+    planned = Prospect(job.model.module_defs, "group").planned(job.model, job.size, aim)
+    assert planned.threshold == found.cut.threshold
+    for layer, gone in planned.gone.items():
+        assert torch.equal(~gone, found.masks[layer].cpu()), (flags, layer)
+    dense, left = plan.total_cost(job.dense.module_defs, *job.size), plan.cost_of(job, found.cut)
+    assert ("FLOPs" in planned.leaves) == ("flops" in flags) and ("parameters" in planned.leaves) == ("params" in flags)
+    if "flops" in flags:
+        assert planned.leaves.startswith(f"{left.macs / dense.macs:.1%} of the FLOPs")
+
+
+def test_a_target_that_no_cut_reaches_ends_the_run_before_its_first_step(words):
+    with pytest.raises(ValueError, match="--target-params 0.0001: no cut gets there; the strongest leaves .*ask for"):
+        trainer_of(*words, "--target-params", "0.0001")
+
+
+def test_a_target_beside_frozen_layers_is_refused_by_name(words):
+    with pytest.raises(ValueError, match="--target-params 0.4: found --freeze 3 .*leave --freeze out"):
+        trainer_of(*words, "--target-params", "0.4", "--freeze", "3")
+
+
+@pytest.mark.parametrize("flag, target, kind", [("--target-params", 0.4, "prox"), ("--target-flops", 0.5, "polarize")])
+def test_s_finds_itself_and_the_planned_cut_is_free_and_of_its_size(words, capsys, flag, target, kind):
+    trainer = train_to(trainer_of(*words, flag, str(target), "--sparsity", kind), 20)
+    trainer.announce()
+    out = capsys.readouterr().out
+    assert f"for {flag} {target}; s begins at" in out and "is free since epoch" in out
+    job = load(options_of([*words[:2], "--weights", "logs/run/best.pth", *words[4:6], flag, target, "--n_cpu", 0,
+                           "--recalibrate", 0]), Darknet)
+    found = plan.cost_of(job, plan.plan_cut(job).cut)
+    dense = plan.total_cost(job.dense.module_defs, *job.size)
+    share = found.parameters / dense.parameters if flag == "--target-params" else found.macs / dense.macs
+    assert 0.85 * target < share <= target  # 8 to 24 channels per layer: steps are coarse
+    assert f"the planned cut to {share:.1%} of the {'FLOPs' if 'flops' in flag else 'parameters'} is free" in out
+
+
+def test_a_run_that_is_too_short_says_so_and_how_much_longer_it_would_take():
+    energies = [0.3 * math.exp(-i / 25) for i in range(LOOKS)]  # by e in 25 looks, 2.5 epochs
+    words = verdict(after(energies, 0.99), cut(energies[-1]), 10)
+    assert "30.0% of the FLOPs is not free" in words and "still falling" in words
+    more = int(words.split("--epochs ")[1]) - 10
+    assert more == pytest.approx(2.5 * math.log(energies[-1] / FREE), abs=1.5)
+
+
+def test_a_cut_that_the_loss_does_not_give_says_so():
+    assert "the loss holds these channels: ask for less" in verdict(after([0.3] * 9, 0.99), cut(0.3), 10)
+    held = verdict(after([0.3] * LOOKS, 0.99), cut(0.3), 10)
+    assert f"the loss holds these channels against {RANGE:g} times the first s: ask for less" in held
+
+
+def test_a_resumed_run_goes_on_with_its_s_bit_for_bit(words):
+    whole = train_to(trainer_of(*words, "--target-params", "0.4", "--name", "whole"), 9)
+    train_to(trainer_of(*words, "--target-params", "0.4"), 5)
+    again = Trainer(resumed_options(train_options(vars(train.parse_args(["--resume", "logs/run", "--device", "cpu",
+                                                                         "--n_cpu", "0", "--threads", "1"])))),
+                    Darknet, Prospect)
+    assert again.sparsifier.strength.course.s != again.sparsifier.strength.course.first
+    train_to(again, 9)
+    assert again.sparsifier.strength.course == whole.sparsifier.strength.course
+    states = [trainer.model.state_dict() for trainer in (whole, again)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert read_checkpoint("logs/run/last.pth")["args"]["target_params"] == "0.4"
+
+
+@pytest.mark.parametrize("flags, complaint", [
+    (["--target-flops", "0.3"], "found --target-flops without -sr"),
+    (["-sr", "--target-flops", "0.3", "--s", "0.01"], "found --s beside --target-flops"),
+    (["-sr", "--target-params", "1M", "--s-schedule", "ease"], "found --s-schedule beside --target-params"),
+    (["-sr", "--target-flops", "0.3", "--sparsity", "l1"], "found --sparsity l1 beside --target-flops, expected prox"),
+    (["-sr", "--target-flops", "-1"], "found -1, expected a ratio"),
+])
+def test_flags_that_contradict_each_other_are_one_line(capsys, flags, complaint):
+    with pytest.raises(SystemExit):
+        train.parse_args(flags)
+    assert complaint in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""The strength s of -sr found while training, for a cut that is planned: --target-flops, --target-params.
+
+Every look plans the cut anew and sees its energy: the share of the squared gammas that would go with it. While it is
+high all gammas are pulled alike, which ranks them, and s rises until the logarithm of the energy falls fast enough to
+reach that of a free cut in time. As it gets low, and from half-time on in any case, channels that would stay are let go
+of, so that they recover while the others end at 0 (the idea of growing regularisation: Wang et al., Neural Pruning via
+Growing Regularization, ICLR 2021). Once the cut is free s stays as it is.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from utils.cli import Target, size_target
+from utils.output import counted
+
+LOOKS = 100  # at the gammas, in a run
+FIRST, FIRST_STEPS = 0.1, 200  # the first s takes the threshold to 0 in this share of the run, or steps, unresisted
+GOAL = 3e-5  # energy of a free cut, with some room below FREE
+FREE = 1e-4  # energy up to which a cut goes unnoticed (utils.pruning.selection)
+DECIDED = 1e-2  # energy from which on the channels that stay are let go of
+ALIKE, ALONE = 0.3, 0.5  # shares of the run between which they are let go of in any case
+BY = 0.6  # share of the run after which the cut is to be free
+SOON = 0.1  # later than that: the share of the run in which it is to be
+PACE = 5  # looks over which the fall of the energy is measured
+RATE, DOWN = 0.12, 3  # of ln s per look, upwards at most, and downwards DOWN times that: what was cut in haste is lost
+RANGE = 100.0  # s stays within this factor of the first
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Sizes that the cut is to leave at most; None: any. words: the flags that say so."""
+
+    flops: Target | None
+    params: Target | None
+    words: str
+
+    @classmethod
+    def of(cls, flops: str | None, params: str | None) -> "Aim | None":
+        """The aim of --target-flops and --target-params, None without either."""
+        flags = [("--target-flops", flops), ("--target-params", params)]
+        words = " ".join(f"{flag} {text}" for flag, text in flags if text is not None)
+        return cls(*(size_target(text) if text is not None else None for _, text in flags), words) if words else None
+
+
+@dataclass(frozen=True)
+class PlannedCut:
+    """The mildest cut by |gamma| that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas
+    that go; threshold: |gamma| under which a channel goes; leaves: in words, what stays."""
+
+    gone: dict[int, Tensor]
+    energy: float
+    threshold: float
+    leaves: str
+
+
+class Planner(Protocol):
+    """Who plans the cut (utils.pruning.prospect)."""
+
+    def planned(self, model: nn.Module, size: tuple[int, int], aim: Aim) -> PlannedCut:
+        """The cut of this net, for an image of (width, height) `size`. Raises ValueError where no cut gets there."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How s has come so far. first: what it began with; look: the number of the last one, below LOOKS; share: of s on
+    the channels that stay; energies: of the last looks; free_since: share of the run, None while the cut is not
+    free."""
+
+    first: float
+    s: float
+    look: int = -1
+    share: float = 1.0
+    energies: tuple[float, ...] = ()
+    free_since: float | None = None
+
+
+def first_strength(threshold: float, rates: list[float], momentum: float) -> float:
+    """The s that takes a gamma of size `threshold` to 0 in FIRST of the run, or FIRST_STEPS steps where that is less,
+    if the loss does nothing. rates: learning rate of every step."""
+    steps = max(1.0, min(FIRST * len(rates), FIRST_STEPS))
+    return threshold * (1 - momentum) / (steps * max(rates))
+
+
+def follow(course: Course, energy: float, progress: float, warm: float = 0.0) -> Course:
+    """The course after a look. energy: of the cut that is planned now; progress: share of the run that is done; warm:
+    the share at which the learning rate is at its highest, before which s does not move.
+
+    s rises by a factor e^RATE at most while the energy stands still, not at all at the pace that is needed, and falls
+    where it is faster; within RANGE of the first.
+    """
+    energies = (*course.energies, energy)[-PACE - 1:]
+    free = energy <= FREE
+    s = course.s
+    if not free and progress >= warm and len(energies) > 1:
+        s = s * math.exp(RATE * max(-DOWN, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
+        s = max(course.first / RANGE, min(course.first * RANGE, s))
+    since = (progress if course.free_since is None else course.free_since) if free else None
+    return replace(course, s=s, look=int(progress * LOOKS), share=share_of_staying(energy, progress),
+                   energies=energies, free_since=since)
+
+
+def needed_fall(energy: float, progress: float) -> float:
+    """By how much the logarithm of the energy is to fall per look."""
+    return math.log(energy / GOAL) / (LOOKS * max(BY - progress, SOON))
+
+
+def _fall(energies: tuple[float, ...]) -> float:
+    """By how much the logarithm of the energy fell per look."""
+    return (math.log(max(energies[0], 1e-30)) - math.log(max(energies[-1], 1e-30))) / (len(energies) - 1)
+
+
+def share_of_staying(energy: float, progress: float) -> float:
+    """Share of s, 0 to 1, on channels that would stay: 1 at first, 0 once the cut is free, and from ALONE on."""
+    by_energy = math.log(max(energy, FREE) / FREE) / math.log(DECIDED / FREE)
+    return max(0.0, min(1.0, by_energy, (ALONE - progress) / (ALONE - ALIKE)))
+
+
+def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
+    """In words, at the end of a run of so many epochs, whether the cut of the net that is saved is free, and if not
+    why and what to do."""
+    found = f"s ended at {course.s:.3g}; the planned cut to {cut.leaves}"
+    if cut.energy <= FREE:
+        since = f" since epoch {1 + int(course.free_since * epochs)}" if course.free_since is not None else ""
+        return f"{found} is free{since}"
+    fall = _fall((*course.energies[:-1], cut.energy)) * LOOKS / epochs if len(course.energies) > 1 else 0.0
+    if fall * epochs > math.log(cut.energy / FREE) / 2:
+        more = max(1, math.ceil(math.log(cut.energy / FREE) / fall))
+        why = f"its gammas are still falling: the run is too short, try --epochs {epochs + more}"
+    elif course.s > 0.99 * course.first * RANGE:
+        why = f"the loss holds these channels against {RANGE:g} times the first s: ask for less"
+    else:
+        why = f"the loss holds these channels: ask for less, or give it longer (--epochs {2 * epochs})"
+    return f"{found} is not free ({cut.energy:.2g} of the squared gammas, expected at most {FREE:g}): {why}"
+
+
+class Strength:
+    """The s of a run, and which channels it pulls at: a course and the cut that was last planned."""
+
+    def __init__(self, cut: PlannedCut, rates: list[float], momentum: float):
+        """cut: of the net as it begins; rates: learning rate of every step of the run."""
+        first = first_strength(cut.threshold, rates, momentum)
+        self.course, self.gone = Course(first, first), cut.gone
+        self._factors: Tensor | None = None
+        self.warm = rates.index(max(rates)) / len(rates)
+
+    def due(self, progress: float) -> bool:
+        """Whether it is time for another look."""
+        return int(progress * LOOKS) != self.course.look
+
+    def look(self, cut: PlannedCut, progress: float) -> None:
+        """See the cut that is planned now."""
+        self.course, self.gone = follow(self.course, cut.energy, progress, self.warm), cut.gone
+        self._factors = None
+
+    def factors(self, layers: list[int], device: torch.device) -> Tensor:
+        """(C,) share of s on each channel of `layers` in a row, until the next look; always of the same layers."""
+        if self._factors is None:  # not every step: a GPU would wait for the copy
+            gone = torch.cat([self.gone[layer] for layer in layers])
+            self._factors = torch.where(gone, 1.0, self.course.share).to(device)
+        return self._factors
+
+    def state(self) -> dict:
+        """What `restore` needs, of plain values and tensors."""
+        return {**asdict(self.course), "energies": list(self.course.energies), "gone": self.gone}
+
+    def restore(self, state: dict) -> None:
+        """Go on where `state` was taken."""
+        course = {name: value for name, value in state.items() if name != "gone"}
+        self.course, self.gone = Course(**{**course, "energies": tuple(course["energies"])}), state["gone"]
+        self._factors = None
+
+    def describe(self, cut: PlannedCut) -> str:
+        """In words, s and the cut that is planned now."""
+        others = f", {self.course.share:.2g} of that on channels that stay" if self.course.share < 1 else ""
+        return (f"s = {self.course.s:.3g}{others}; planned cut: leaves {cut.leaves}, takes {cut.energy:.2g} of the "
+                f"squared gammas (free from {FREE:g})")
