@@ -155,7 +155,7 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
         made = quantise(model, reference, folder / path.name, pictures, limits, path)
         whole = reference.bytes()
     small = open_exported(path).bytes()
-    return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(metadata)}; {made.words()}"
+    return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(reference.metadata)}; {made.words()}"
 
 
 def float32_file(model: nn.Module, name: str, path: Path, order: Order, where: str) -> Exported:
