@@ -18,7 +18,7 @@ from utils.cli import Target, size_target
 from utils.output import counted
 
 LOOKS = 100  # at the gammas, in a run
-FIRST, FIRST_STEPS = 0.1, 200  # the first s takes the threshold to 0 in this share of the run, or steps, unresisted
+FIRST, FIRST_STEPS = 0.1, 80  # the first s takes the threshold to 0 in this share of the run, or steps, unresisted
 GOAL = 3e-5  # energy of a free cut, with some room below FREE
 FREE = 1e-4  # energy up to which a cut goes unnoticed (utils.pruning.selection)
 DECIDED = 1e-2  # energy from which on the channels that stay are let go of
@@ -26,7 +26,7 @@ ALIKE, ALONE = 0.3, 0.5  # shares of the run between which they are let go of in
 BY = 0.6  # share of the run after which the cut is to be free
 SOON = 0.1  # later than that: the share of the run in which it is to be
 PACE = 5  # looks over which the fall of the energy is measured
-RATE, DOWN = 0.12, 3  # of ln s per look, upwards at most, and downwards DOWN times that: what was cut in haste is lost
+RATE = 0.12  # of ln s per look, at most
 RANGE = 100.0  # s stays within this factor of the first
 
 
@@ -89,14 +89,14 @@ def follow(course: Course, energy: float, progress: float, warm: float = 0.0) ->
     """The course after a look. energy: of the cut that is planned now; progress: share of the run that is done; warm:
     the share at which the learning rate is at its highest, before which s does not move.
 
-    s rises by a factor e^RATE at most while the energy stands still, not at all at the pace that is needed, and falls
-    where it is faster; within RANGE of the first.
+    s rises by a factor e^RATE where the energy stands still, stays where it falls at the pace that is needed, and falls
+    as much where it is twice as fast or more; within RANGE of the first.
     """
     energies = (*course.energies, energy)[-PACE - 1:]
     free = energy <= FREE
     s = course.s
     if not free and progress >= warm and len(energies) > 1:
-        s = s * math.exp(RATE * max(-DOWN, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
+        s = s * math.exp(RATE * max(-1.0, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
         s = max(course.first / RANGE, min(course.first * RANGE, s))
     since = (progress if course.free_since is None else course.free_since) if free else None
     return replace(course, s=s, look=int(progress * LOOKS), share=share_of_staying(energy, progress),
