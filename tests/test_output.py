@@ -12,7 +12,7 @@ import torch
 
 from models import Darknet
 from utils.checkpoint import save_checkpoint
-from utils.output import OutputError, one_step, replacing, write_csv, write_json, write_text
+from utils.output import OutputError, one_step, replacing, replacing_all, write_csv, write_json, write_text
 
 NET = [{"type": "net", "width": "32", "height": "32", "channels": "3"},
        {"type": "convolutional", "filters": "64", "size": "3", "activation": "linear"}]
@@ -111,14 +111,53 @@ def test_a_set_that_is_not_finished_leaves_all_as_it_was(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_writer_and_a_living_ones_stays(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def owned_by(temporary, process):
+    """The name of a file in the making, were it another process's."""
+    return temporary.with_name(temporary.name.replace(f"-{os.getpid()}-", f"-{process}-"))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer_and_a_living_ones_stays(tmp_path, dead):
     with replacing(tmp_path / "a") as temporary:
-        left, living = (temporary.with_name(temporary.name.replace(f"-{os.getpid()}-", f"-{process}-"))
-                        for process in (dead.pid, os.getppid()))
+        left, living = owned_by(temporary, dead), owned_by(temporary, os.getppid())
         left.touch()
         living.touch()
         temporary.touch()
     write_text(tmp_path / "a", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a", living.name])
+
+
+def test_what_an_earlier_process_of_the_same_number_left_is_removed(tmp_path):
+    """In a container a program is often process 1, or 7, each time that it runs."""
+    with replacing(tmp_path / "a") as temporary:
+        temporary.touch()
+    temporary.with_name(f"{temporary.name.rpartition('-')[0]}-1.tmp").touch()  # of a thread that is not there
+    write_text(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_unfinished_folder_of_a_killed_export_is_removed_by_the_next_and_a_living_ones_stays(tmp_path, dead):
+    with replacing_all(tmp_path) as folder:
+        (folder / "net.bin").write_text("new")
+    for process in (dead, os.getppid()):
+        owned_by(folder, process).mkdir()
+        (owned_by(folder, process) / "net.bin").write_text("half")
+    with replacing_all(tmp_path) as folder:
+        write_text(folder / "net.xml", "new")
+        assert not (tmp_path / "net.xml").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["net.bin", "net.xml", owned_by(folder, os.getppid()).name])
+
+
+def test_several_files_of_a_writer_that_fails_leave_nothing(tmp_path):
+    with pytest.raises(RuntimeError), replacing_all(tmp_path) as folder:
+        (folder / "net.bin").write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
-import tempfile
 import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -25,7 +25,7 @@ class OutputError(OSError):
     """A file could not be written; what was there before is whole."""
 
 
-_OURS = re.compile(r"-(\d+)-\d+\.(?:tmp|old)$")  # ends the names of files in the making
+_OURS = re.compile(r"-(\d+)-(\d+)\.(?:tmp|old)$")  # ends the names of files and folders in the making
 _step: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("step", default=None)  # (written, its place), in order
 
 
@@ -110,7 +110,7 @@ def _what_is_left(path: Path) -> str:
 def _temporary_name(path: Path, kind: str = "tmp") -> Path:
     """A name beside `path` that says whose it is: no other process, here or on a machine that shares the folder, takes
     it."""
-    own = f"{platform.node()[:40]}-{os.getpid()}-{threading.get_ident() % 10**6}"
+    own = f"{platform.node()[:40]}-{os.getpid()}-{_short(threading.get_ident())}"
     name = path.name if len(path.name) < 150 else hashlib.sha256(path.name.encode()).hexdigest()
     return path.with_name(f".{name}.{own}.{kind}")
 
@@ -120,11 +120,18 @@ def _remove_leftovers(path: Path) -> None:
     pattern = glob.escape(_temporary_name(path).name.split(f"-{os.getpid()}-")[0]) + "-*"
     for leftover in path.parent.glob(pattern):
         match = _OURS.search(leftover.name)
-        if match and not _is_alive(int(match[1])):
+        if match and not _is_alive(int(match[1]), int(match[2])):
             _remove(leftover)
 
 
-def _is_alive(process: int) -> bool:
+def _short(thread: int | None) -> int:
+    return (thread or 0) % 10**6
+
+
+def _is_alive(process: int, thread: int) -> bool:
+    """Whether a file in the making has somebody who makes it."""
+    if process == os.getpid():  # in a container every program may have the same number
+        return thread in {_short(one.ident) for one in threading.enumerate()}
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -135,8 +142,12 @@ def _is_alive(process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -155,10 +166,16 @@ def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
     """A folder inside `folder` to write several files to: they take their places, of the same names, in one step when
     the block ends (data before the .param, .xml or .cfg that describes it), and all are removed when it raises."""
     folder = Path(folder)
+    temporary = _temporary_name(folder / "unfinished")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
-        yield Path(temporary)
-        _take_places([(path, folder / path.name) for path in sorted(Path(temporary).iterdir())])
+    _remove_leftovers(folder / "unfinished")
+    _remove(temporary)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _take_places([(path, folder / path.name) for path in sorted(temporary.iterdir())])
+    finally:
+        _remove(temporary)
 
 
 def environment() -> dict:
