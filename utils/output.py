@@ -26,6 +26,7 @@ class OutputError(OSError):
 
 
 _OURS = re.compile(r"-(\d+)-(\d+)\.(?:tmp|old)$")  # ends the names of files and folders in the making
+_made: ContextVar[list[Path] | None] = ContextVar("made", default=None)  # in a block of `provisional`
 _step: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("step", default=None)  # (written, its place), in order
 
 
@@ -39,10 +40,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         return
     step, temporary = _step.get(), _temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_leftovers(path)
         yield temporary
         if step is None:
+            note_made(path)
             os.replace(temporary, path)
         else:
             step.append((temporary, path))
@@ -54,6 +56,45 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def provisional() -> Iterator[None]:
+    """Where this block raises before `settle` was called, the files and folders that were made in it, where there were
+    none, go again."""
+    made: list[Path] = []
+    token = _made.set(made)
+    try:
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with suppress(OSError):  # a folder that somebody else has put something into stays
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+    finally:
+        _made.reset(token)
+
+
+def settle() -> None:
+    """What this block of `provisional` has made, and will make, stays."""
+    if (made := _made.get()) is not None:
+        made.clear()
+        _made.set(None)
+
+
+def note_made(path: Path) -> None:
+    """To be called before `path` is made, for `provisional`."""
+    if (made := _made.get()) is not None and not path.exists():
+        made.append(path)
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns those that were not there, the outermost first."""
+    missing = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
+    for one in missing:
+        note_made(one)
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
 @contextmanager
@@ -85,6 +126,7 @@ def _take_places(pending: list[tuple[Path, Path]]) -> None:
             with suppress(OSError):  # a file system without links has no way back
                 os.link(path, old)
         for temporary, path in pending:
+            note_made(path)
             os.replace(temporary, path)
             done.append(path)
     except BaseException:
@@ -167,7 +209,7 @@ def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
     the block ends (data before the .param, .xml or .cfg that describes it), and all are removed when it raises."""
     folder = Path(folder)
     temporary = _temporary_name(folder / "unfinished")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _remove_leftovers(folder / "unfinished")
     _remove(temporary)
     temporary.mkdir()

@@ -19,7 +19,9 @@ from models import Darknet
 from nets import TINY, cfg_text, with_layer
 from utils import signals
 from utils.checkpoint import read_checkpoint
+from utils.data.yolo_labels import DataError
 from utils.lock import Lock, LockError
+from utils.training.batches import Batches
 from utils.training.objective import Objective
 
 
@@ -46,8 +48,10 @@ def run(tmp_path, monkeypatch):
 
     def main(*flags):
         begin = [] if "--resume" in flags else ["--cfg", "net.cfg", "--data", "d.data", "--batch_size", "8",
-                                                "--epochs", "2", "--img_size", "32", "--no-pictures"]
-        monkeypatch.setattr("sys.argv", ["train.py", *begin, *map(str, flags)])
+                                                "--epochs", "2", "--img_size", "32"]
+        begin += ["--no-pictures"] if begin and "--with-pictures" not in flags else []
+        flags = [str(flag) for flag in flags if flag != "--with-pictures"]
+        monkeypatch.setattr("sys.argv", ["train.py", *begin, *flags])
         train.main()
     return main
 
@@ -196,6 +200,129 @@ def test_one_process_at_a_time_has_a_run(run):
     Lock(Path("logs/a/.lock"), "logs/a").release()  # it died with the process
 
 
+@pytest.fixture
+def hold():
+    """A function that holds a lock in a process of its own; returns that."""
+    holders = []
+
+    def start_holding(path):
+        holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        holders.append(holder)
+        assert holder.stdout.readline() == "held\n"
+        return holder
+    yield start_holding
+    for holder in holders:
+        holder.kill()
+        holder.communicate()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from utils.lock import Lock
+lock = Lock(Path(sys.argv[1]), "x")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_has_is_not_even_read(run, hold):
+    Path("logs/a").mkdir(parents=True)
+    Path("logs/a/last.pth").write_text("half of what the other one is writing")
+    holder = hold("logs/a/.lock")
+    for name in ("logs/a", "logs/a/last.pth"):
+        with pytest.raises(LockError, match=f"logs/a: process {holder.pid} on .* is writing there"):
+            run("--resume", name, "--n_cpu", "0")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run("--resume", "logs/nowhere", "--n_cpu", "0")
+    assert not Path("logs/nowhere").exists()
+
+
+def in_child(work, said):
+    """Do `work` in a child process that prints into the file `said`; returns its number."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 1)
+        sys.stdout = os.fdopen(1, "w")  # not what pytest captures
+        work()
+    except BaseException as error:
+        print(repr(error))
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
+
+
+@pytest.mark.parametrize("path, flags", [
+    ("weights/.lock", ()), ("pruned/.net.lock", ("--cfg", "pruned/net.cfg", "--weights", "pruned/net.weights"))])
+def test_who_publishes_waits_until_another_has_done_so(run, hold, path, flags):
+    Path("pruned").mkdir()
+    Path("pruned/net.cfg").write_text(Path("net.cfg").read_text())
+    Darknet("net.cfg").save_darknet_weights("pruned/net.weights")
+    holder = hold(path)
+    child = in_child(lambda: run("--name", "a", "--n_cpu", "0", "--epochs", "1", *flags), "said.txt")
+    until(lambda: "waiting until it is done" in Path("said.txt").read_text() if Path("said.txt").exists() else None)
+    assert Path("logs/a/best.pth").exists() and not list(Path().rglob("*_ckpt.pth"))
+    assert f": process {holder.pid} on " in Path("said.txt").read_text()
+    holder.kill()
+    os.waitpid(child, 0)
+    assert Path("logs/a/published.txt").exists() and Path("weights/best.pt").exists() and not Path(path).exists()
+
+
+# ---- a run that comes to nothing
+
+@pytest.mark.parametrize("flags", [(), ("--with-pictures",)])
+def test_a_run_whose_first_batch_holds_a_bad_picture_leaves_nothing(run, flags):
+    for picture in Path("pictures/images").iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    before = set(Path().rglob("*"))
+    with pytest.raises(DataError, match="cannot be decoded"):
+        run("--n_cpu", "0", "--name", "group/a", *flags)
+    assert set(Path().rglob("*")) == before
+
+
+def test_a_cfg_that_was_made_for_a_run_that_comes_to_nothing_goes_as_well(run, monkeypatch):
+    def of_epoch(*_):
+        assert list(Path("config").iterdir()) and list(Path("logs/a").glob("*.cfg"))
+        raise DataError("bad")
+    monkeypatch.setattr(Batches, "of_epoch", of_epoch)
+    monkeypatch.setattr("sys.argv", "train.py --data d.data --n_cpu 0 --name a --img_size 64".split())
+    before = set(Path().rglob("*"))
+    with pytest.raises(DataError, match="bad"):
+        train.main()
+    assert set(Path().rglob("*")) == before
+
+
+def test_a_run_that_comes_to_nothing_leaves_what_others_have_put_into_its_folder(run, monkeypatch):
+    Path("logs/a").mkdir(parents=True)
+    Path("logs/a/notes.txt").write_text("mine")
+    with monkeypatch.context() as patch, pytest.raises(signals.Ended), signals.raised():
+        cut_off(patch, signal.SIGTERM, 1)
+        run("--name", "a", "--n_cpu", "0", "--no-save-on-signal")
+    assert [path.name for path in Path("logs/a").iterdir()] == ["notes.txt"]
+
+
+def test_once_a_run_has_saved_its_files_stay(run, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(signals.Ended), signals.raised():
+        cut_off(patch, signal.SIGTERM, 11)
+        run("--name", "a", "--n_cpu", "0", "--no-save-on-signal")
+    assert {path.name for path in Path("logs/a").iterdir()} >= {"args.json", "metrics.csv", "last.pth", "best.pth"}
+
+
+# ---- runs of a group
+
+def test_runs_of_the_same_name_in_two_groups_are_two_runs(run, capsys):
+    """What the first published is the second's to replace, and is known to be in the first's folder."""
+    for group, seed in (("one", 1), ("two", 2)):
+        run("--name", f"{group}/a", "--n_cpu", "0", "--epochs", "1", "--seed", seed)
+    assert read_checkpoint("weights/best.pt")["run"] == "two/a"
+    assert "replaces that of run one/a (cfg net.cfg, data d.data), which is in logs/one/a/best.pth" in (
+        capsys.readouterr().out)
+    assert not list(Path().rglob("*-before*"))
+
+
 # ---- every file is whole or not there
 
 @pytest.fixture(scope="module")
@@ -302,23 +429,11 @@ def test_nothing_is_lost_by_kills_at_random_moments(tmp_path):
 
 # ---- one at a time
 
-HOLD = """
-import sys
-from pathlib import Path
-from utils.lock import Lock
-lock = Lock(Path(sys.argv[1]), "x")
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.parametrize("path, flags", [("out/.net-pruned.lock", ()), ("out/.lock", ("--steps", "2")),
                                          ("out/.lock", ("--road",))])
-def test_one_process_at_a_time_prunes_into_a_folder(run, monkeypatch, path, flags):
+def test_one_process_at_a_time_prunes_into_a_folder(run, monkeypatch, hold, path, flags):
     Darknet("net.cfg").save_darknet_weights("net.weights")
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert holder.stdout.readline() == "held\n"
+    holder = hold(path)
     words = "--cfg net.cfg --weights net.weights --data d.data --n_cpu 0 --repeats 0 --out out".split()
     monkeypatch.setattr("sys.argv", ["test_prune.py", *words, *flags])
     with pytest.raises(LockError, match=f"out.*: process {holder.pid} on .* is writing there"):

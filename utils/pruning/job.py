@@ -29,7 +29,7 @@ from utils.loading import (
     select_device,
     stem,
 )
-from utils.lock import Lock
+from utils.lock import Lock, of_pair
 from utils.parse_config import class_count
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
@@ -102,8 +102,7 @@ class Job:
 
     def locked(self) -> Lock:
         """Keeps another pruning of the same names out. Raises LockError where one is at work."""
-        path = OutputNames.of(self.cfg, self.options.out).darknet_cfg
-        return Lock(path.with_name(f".{path.stem}.lock"), str(path))
+        return of_pair(self.names.darknet_cfg)
 
     def train_batches(self, count: int, labelled: bool = False) -> Iterable:
         """The first `count` batches of training images, not augmented, the same each time. labelled: of images with

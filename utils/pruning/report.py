@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from utils.compare import Latency, compare_latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
 from utils.evaluation.metrics import EvalResult
+from utils.lock import fixed_names
 from utils.output import ascii_table, change, environment, markdown_table, one_step, replacing, write_json, write_text
 from utils.parse_config import explicit, resized, write_model_config
 from utils.plots import plot_channels, plot_gammas, plot_pr_curves
@@ -137,7 +139,8 @@ def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalRes
     net.module_defs = explicit(resized(net.module_defs, *job.size))
     content = weights_content(net, str(names.cfg), f"test_prune of {job.weights}", epoch=0, rescale=job.rescale,
                               map50=after.map50 if after else None, size=job.size, **job.about)
-    with one_step():  # a pruning of the same names stays whole until this one is
+    # a pruning of the same names stays whole until this one is
+    with nullcontext() if job.options.out else fixed_names(), one_step():
         keep_earlier(job, content)
         for path in (names.checkpoint, names.weights):
             save_checkpoint(path, content)

@@ -6,7 +6,7 @@ from pathlib import Path
 from utils import torchrun
 from utils.checkpoint import read_checkpoint
 from utils.training.args import TrainOptions, train_options
-from utils.training.run_folder import RunFolder, is_published
+from utils.training.run_folder import RunFolder, is_published, run_name
 
 KEY = "run folder"
 DONE, GO_ON, BEGIN = "finished", "going on with", "no checkpoint yet, beginning again in"
@@ -32,7 +32,7 @@ def continued(options: TrainOptions) -> TrainOptions | None:
     if way == DONE:
         return None
     print(f"started anew by torchrun: {way} {folder}")
-    changes = {"resume": str(folder)} if way == GO_ON else {"name": folder.name}
+    changes = {"resume": str(folder)} if way == GO_ON else {"name": run_name(folder)}
     return train_options(options.given | changes)
 
 

@@ -1,8 +1,12 @@
 """--resume: which options a run goes on with, and which of the command line's it cannot take."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import ContextManager
 
+from utils import torchrun
 from utils.checkpoint import read_checkpoint
+from utils.lock import Lock
 from utils.output import counted
 from utils.training.args import TrainOptions, train_options
 from utils.training.run_folder import is_published
@@ -12,12 +16,25 @@ MACHINE = ("device", "n_cpu", "threads")
 FREE = (*MACHINE, "cache_gb", "resume", "save_minutes", "save_on_signal")  # what a resumed run may be given
 
 
+def locked(options: TrainOptions) -> ContextManager:
+    """Keeps other programs out of the run that --resume names, if it names one: to be held before its last.pth is read.
+    Raises LockError where one is at work."""
+    folder = _last(options).parent
+    mine = options.output.resume and folder.is_dir() and torchrun.rank() == 0
+    return Lock(folder / ".lock", str(folder)) if mine else nullcontext()
+
+
+def _last(options: TrainOptions) -> Path:
+    """The last.pth of the run that --resume names, by its folder or by that file."""
+    path = Path(options.output.resume or "")
+    return path if path.is_file() else path / "last.pth"
+
+
 def resumed_options(options: TrainOptions) -> TrainOptions:
     """The options that the run named by --resume was begun with; flags of the machine, and more --epochs, are the
     command line's; a default is no change. Raises ValueError when the run is finished and published, and where another
     flag was typed with a value that is not the run's."""
-    path, given, typed = Path(options.output.resume), options.given, options.typed
-    last = path if path.is_file() else path / "last.pth"
+    last, given, typed = _last(options), options.given, options.typed
     state = read_checkpoint(last)
     if (stored := state.get("args")) is None:
         raise ValueError(f"{last}: holds no state of a run, expected the last.pth of a run folder")

@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Callable
 
@@ -11,8 +12,8 @@ from torch import nn
 
 from utils.checkpoint import copy_file, is_torch_file, read_checkpoint, save_checkpoint
 from utils.loading import stem
-from utils.lock import Lock
-from utils.output import environment, one_step, write_csv, write_json, write_text
+from utils.lock import Lock, fixed_names, of_pair
+from utils.output import environment, one_step, settle, write_csv, write_json, write_text
 from utils.parse_config import explicit, input_size, parse_model_config
 from utils.plots import plot_training
 from utils.replaced import keep_replaced
@@ -53,8 +54,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Name of the run."""
-        return self.path.name
+        """Name of the run, RUN or GROUP/RUN."""
+        return run_name(self.path)
 
     def write_arguments(self, given: dict) -> None:
         """args.json: what the run is made with, and where."""
@@ -84,6 +85,7 @@ class RunFolder:
         if best:  # before last.pth, which says that this epoch is done
             save_checkpoint(self.path / "best.pth", content)
         save_checkpoint(self.path / "last.pth", content | resume)
+        settle()  # something has come of it
         if numbered:
             save_checkpoint(self.path / f"epoch_{content['epoch']}.pth", content)
 
@@ -103,6 +105,12 @@ def require_tensorboard() -> type:
     except ImportError:
         raise ValueError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
     return SummaryWriter
+
+
+def run_name(folder: Path) -> str:
+    """RUN or GROUP/RUN of logs/RUN or logs/GROUP/RUN; of a folder elsewhere its last part."""
+    logs, path = Path("logs").resolve(), folder.resolve()
+    return path.relative_to(logs).as_posix() if logs in path.parents else path.name
 
 
 def run_path(options: TrainOptions, cfg: str | os.PathLike) -> Path:
@@ -140,19 +148,21 @@ def publish(folder: Path, cfg: Path, start: str | None, net: type[nn.Module], ex
     """Copy a run's weights to checkpoints/ and weights/; a Darknet file in pruned/ that was its start gets its best
     written back. A start that is replaced is kept as *-init, another run's files as utils.replaced says. Returns
     what was written. net: Darknet; export: utils.deploy.darknet_export.export_darknet."""
-    name = stem(cfg)
+    name, pair = stem(cfg), _pair(start)
     checkpoint = Path("checkpoints") / f"{name}_ckpt.pth"
     targets = [Path("weights") / f"{name}_ckpt.pth", Path("weights/best.pt")]
     last = read_checkpoint(folder / "last.pth")
     own = lambda old: (old.get("run"), old.get("cfg")) == (last["run"], last["cfg"])
-    with one_step():  # what is replaced is kept in the same step, and the mark says that all of it is done
+    own_pair = of_pair(pair, waits=True) if pair else nullcontext()
+    # what is replaced is kept in the same step, and the mark says that all of it is done
+    with own_pair, fixed_names(), one_step():
         kept = [note for path in (checkpoint, targets[0]) for note in _keep_start(start, path)]
         replaced = keep_replaced([checkpoint, *targets], own)
         save_checkpoint(checkpoint, {key: last.get(key) for key in KEPT})
         for target in targets:
             copy_file(folder / "best.pth", target)
         written = [f"{checkpoint} (last)"] + [f"{target} (best)" for target in targets] + kept
-        if start and Path(start).is_file() and Path(start).parent.name == "pruned" and not is_torch_file(start):
+        if pair:
             written += _write_back(Path(start), read_checkpoint(folder / "best.pth"), net, export)
         write_text(folder / MARK, "\n".join(written) + "\n")
     return "\n".join([f"{folder}: best mAP {last['best']:.4f}; written: {', '.join(written)}", *replaced])
@@ -168,13 +178,17 @@ def _keep_start(start: str | None, path: Path) -> list[str]:
     return [f"{kept} (the start)"]
 
 
+def _pair(start: str | None) -> Path | None:
+    """The cfg of the Darknet pair in pruned/ that a run began with; None where it began with something else."""
+    path = Path(start or "")
+    pair = path.with_suffix(".cfg") if path.is_file() and path.parent.name == "pruned" else None
+    return pair if pair and pair.is_file() and not is_torch_file(path) else None
+
+
 def _write_back(start: Path, content: dict, net: type[nn.Module], export: Callable[..., str]) -> list[str]:
     """Replace the Darknet pair of `start` by a checkpoint's net when it is that of the cfg beside it, keeping the first
     start as *-init.weights; returns what was done."""
-    pair = start.with_suffix(".cfg")
-    if not pair.is_file():
-        return []
-    defs, tuned = explicit(parse_model_config(pair)), explicit(content["module_defs"])
+    defs, tuned = explicit(parse_model_config(start.with_suffix(".cfg"))), explicit(content["module_defs"])
     if defs[1:] != tuned[1:]:
         return []
     kept = start.with_name(f"{start.stem}-init.weights")

@@ -176,4 +176,5 @@ class Trainer:
             here = f"{self.folder.path}: best.pth (mAP {self.state.best:.4f}), last.pth"
             print(here if self.options.output.no_publish else
                   publish(self.folder.path, self.cfg, self.options.source.weights, type(self.model), export))
+            self.folder.lock.release()
         processes.stop()
