@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, Iterable, NamedTuple, NoReturn
+from typing import Callable, Iterable, Mapping, NamedTuple, NoReturn
 
 from utils import limits, signals, torchrun
 from utils.text import shown
@@ -55,6 +55,17 @@ class Parser(argparse.ArgumentParser):
         return {action.dest: next((head for head in heads if head in action.option_strings), action.option_strings[-1])
                 for action in self._actions if given.get(action.dest, left_out) is not left_out}
 
+    def no_longer_taken(self, values: Mapping) -> dict[str, tuple[str, str]]:
+        """{flag: (name, what is expected)} of those of `values` (by the names of arguments, as an earlier program was given
+        them) that this command line would not take."""
+        found = {}
+        for action in self._actions:
+            value = values.get(action.dest)
+            if value is not None and value != action.default and not _takes(action, value):
+                flag = next(name for name in reversed(action.option_strings) if name.startswith("--"))
+                found[flag] = action.dest, " or ".join(map(str, action.choices or ["another value"]))
+        return found
+
     def spelled(self, words: Iterable[str]) -> list[str]:
         """Command-line words with the flags as they were declared: --img-size=3 -> --img_size=3; nothing after a -- is
         a flag."""
@@ -74,6 +85,21 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {near[0]}?" if near else ""
         torchrun.print_error(f"{self.prog}: {message} (--help lists all flags)")
         self.exit(2)
+
+
+def _takes(action: argparse.Action, value) -> bool:
+    """Whether a flag takes a parsed value; of lists and of what has no type nobody can say."""
+    if action.choices is not None:
+        return value in action.choices
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    if action.type is None or not isinstance(value, (str, int, float)):
+        return True
+    try:
+        action.type(str(value))
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
+    return True
 
 
 def options_of(kind: type, args: argparse.Namespace):

@@ -938,6 +938,21 @@ def test_flags_that_a_resumed_run_cannot_take_are_refused_by_name(arguments):
     assert typed("--cache-gb", "1").read.cache_gb == 1 and typed("--epochs", "3").read.cache_gb == 0.5
 
 
+@pytest.mark.parametrize("name, value, words", [
+    ("sparsity_weight", "latency", r"--sparsity-weight latency \(expected none or flops\)"),
+    ("compile", True, "--compile True"), ("momentum", 1.0, r"--momentum 1.0 \(expected another value\)")])
+def test_a_run_begun_with_a_flag_or_a_value_that_is_no_longer_there_is_not_resumed_as_another_one(
+    arguments, name, value, words
+):
+    run_epochs(Trainer(arguments("--no-publish")), 1)
+    content = torch.load("logs/run/last.pth", weights_only=True)
+    torch.save(content | {"args": content["args"] | {"compile": False, "cost": "none"}}, "logs/run/last.pth")
+    assert typed("--epochs", "3").steps.epochs == 3  # what was off changes nothing
+    torch.save(content | {"args": content["args"] | {name: value}}, "logs/run/last.pth")
+    with pytest.raises(ValueError, match=f"logs/run/last.pth: this run was begun with {words}, which .*-pre logs/run"):
+        typed("--epochs", "3")
+
+
 def published(arguments, capsys, *flags):
     """Train one epoch and publish; the lines printed about what was replaced."""
     trainer = run_epochs(Trainer(arguments("--epochs", "1", *flags)), 1)

@@ -131,8 +131,8 @@ def train_options(given: Mapping) -> TrainOptions:
     return TrainOptions(**grouped, seed=args.seed, given=dict(given), typed=args.typed)
 
 
-def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
-    """Arguments of train.py; `weights_named` says whether --weights was given, `typed` which flags were."""
+def train_parser(description: str = "") -> cli.Parser:
+    """The flags of train.py."""
     p = cli.Parser(prog="train.py", description=description)
     model = p.add_argument_group("model and data")
     cli.add_model_flags(model, "config/yolov3-hand.cfg", None, f"to start from; none: from scratch "
@@ -150,6 +150,12 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     _add_aim_flags(sparsity)
     _add_recovery_flags(p.add_argument_group("recovery of a pruned net"))
     _add_output_flags(p.add_argument_group("output"))
+    return p
+
+
+def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
+    """Arguments of train.py; `weights_named` says whether --weights was given, `typed` which flags were."""
+    p = train_parser(description)
     args = p.parse_args(argv)
     if bool(args.teacher_cfg) != bool(args.teacher_weights):
         p.error("--teacher-cfg and --teacher-weights belong together; found one of them")

@@ -8,7 +8,7 @@ from utils import torchrun
 from utils.checkpoint import read_checkpoint
 from utils.lock import Lock
 from utils.output import counted
-from utils.training.args import TrainOptions, train_options
+from utils.training.args import TrainOptions, train_options, train_parser
 from utils.training.run_folder import is_published
 
 # about the machine, which may be another one by now: the command line's, typed or not
@@ -39,6 +39,7 @@ def resumed_options(options: TrainOptions) -> TrainOptions:
     if (stored := state.get("args")) is None:
         raise ValueError(f"{last}: holds no state of a run, expected the last.pth of a run folder")
     _check_state(given, state, last)
+    _refuse_former(given, stored, last)
     begun = stored["epochs"]
     if "epochs" in typed and given["epochs"] > begun:
         stored = {**stored, "epochs": given["epochs"]}
@@ -63,6 +64,19 @@ def _check_state(given: dict, state: dict, last: Path) -> None:
     if wrong or "epoch" not in state:
         raise ValueError(f"{last}: found no usable {', '.join(wrong) or 'epoch'}, expected the last.pth of a run "
                          "folder: the file is damaged")
+
+
+def _refuse_former(given: dict, stored: dict, last: Path) -> None:
+    """Raise ValueError that names every flag, and every value of one, that the run was begun with and that there is no
+    longer: without it the run would go on as another one."""
+    ours = {name: value for name, value in stored.items() if name not in FREE}
+    former = [f"{flag} {ours[name]} (expected {expected})" for flag, (name, expected) in
+              train_parser().no_longer_taken(ours).items()]
+    former += [f"--{name.replace('_', '-')} {value}" for name, value in ours.items()
+               if name not in given and value not in (None, False, 0, "", "none")]
+    if former:
+        raise ValueError(f"{last}: this run was begun with {', '.join(former)}, which train.py no longer takes; begin "
+                         f"another run from its weights: -pre {last} instead of --resume")
 
 
 def _refuse_changes(given: dict, typed: dict[str, str], stored: dict, last: Path) -> None:
