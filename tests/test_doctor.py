@@ -8,14 +8,15 @@ import torch
 from models import Darknet
 from utils import cli, doctor
 from utils.doctor import BAD, NOTE, Requirement
-from utils.memory import kept_values, machine_memory, needs
+from utils.memory import at_least, kept_values, machine_memory, needs
 from utils.parse_config import parse_model_config
-from utils.shapes import layer_shapes
+from utils.shapes import layer_shapes, total_cost
 
 
-def kept_by_autograd(cfg, size):
+def kept_by_autograd(cfg, size, half=False, frozen=0):
     """Bytes per image that torch keeps for the backward pass, besides weights and statistics."""
     model = Darknet(cfg).train()
+    model.module_list[:frozen].requires_grad_(False).eval()
     known = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     storages, tensors = {}, []
 
@@ -23,7 +24,8 @@ def kept_by_autograd(cfg, size):
         tensors.append(tensor)  # alive, so that no address is used twice
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast(
+            "cpu", torch.bfloat16, enabled=half):
         model(torch.zeros(2, model.channels, *size[::-1]))
     return sum(count for address, count in storages.items() if address not in known) / 2
 
@@ -35,6 +37,17 @@ def test_the_maps_of_a_training_step_are_counted_as_torch_keeps_them(families):
         assert counted == pytest.approx(kept_by_autograd(cfg, size), rel=0.02), cfg
 
 
+@pytest.mark.parametrize("half, frozen", [(False, 0), (True, 0), (False, 5), (True, 5)])
+def test_a_step_takes_more_than_what_it_is_said_to_take_at_least(families, half, frozen):
+    """And, where every layer learns in full precision, not much more: a bound that is too low would let a batch in that
+    cannot fit."""
+    for cfg in families.values():
+        defs, size = parse_model_config(cfg), (96, 64)
+        bound = at_least(defs, 1000, size, half, frozen)
+        kept = 4 * total_cost(defs, *size).parameters + 1000 * kept_by_autograd(cfg, size, half, frozen)
+        assert bound <= kept and (half or frozen or kept <= 1.12 * bound), cfg
+
+
 def test_what_a_net_needs_grows_with_batch_and_size(tiny_cfg):
     defs = parse_model_config(tiny_cfg)
     one, more, larger = needs(defs, 1), needs(defs, 3), needs(defs, 1, (128, 64))
@@ -43,11 +56,13 @@ def test_what_a_net_needs_grows_with_batch_and_size(tiny_cfg):
         (more.training - one.training) / 2, rel=1e-6)  # twice the pixels: as much as another image
 
 
-def machine_files(root, available=8 << 20, limit=None):
+def machine_files(root, available=8 << 20, limit=None, swap=None):
     (root / "proc").mkdir()
-    (root / "proc" / "meminfo").write_text(f"MemTotal:  {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n")
+    (root / "proc" / "meminfo").write_text(f"MemTotal:  {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n" +
+                                           f"SwapTotal: {2 << 20} kB\n" * (swap is not None))
     if limit:
         (root / "sys/fs/cgroup").mkdir(parents=True)
+        (root / "sys/fs/cgroup/memory.swap.max").write_text(swap or "max\n")
         (root / "sys/fs/cgroup/memory.max").write_text(limit)
         (root / "sys/fs/cgroup/memory.current").write_text(str(1 << 30))
     return machine_memory(root)
@@ -57,6 +72,12 @@ def machine_files(root, available=8 << 20, limit=None):
 def test_memory_is_the_machines_or_that_of_its_container(tmp_path, limit, total, available):
     found = machine_files(tmp_path, limit=limit)
     assert (found.total >> 30, found.available >> 30) == (total, available)
+
+
+@pytest.mark.parametrize("limit, swap, most", [(None, None, 16), (None, "", 18), (str(4 << 30), "max\n", 6),
+                                               (str(4 << 30), "0\n", 4)])
+def test_what_there_is_at_most_counts_the_swap_that_may_be_used(tmp_path, limit, swap, most):
+    assert machine_files(tmp_path, limit=limit, swap=swap).most >> 30 == most
 
 
 def test_a_system_that_does_not_say_is_no_error(tmp_path):

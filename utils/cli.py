@@ -56,8 +56,8 @@ class Parser(argparse.ArgumentParser):
                 for action in self._actions if given.get(action.dest, left_out) is not left_out}
 
     def no_longer_taken(self, values: Mapping) -> dict[str, tuple[str, str]]:
-        """{flag: (name, what is expected)} of those of `values` (by the names of arguments, as an earlier program was given
-        them) that this command line would not take."""
+        """{flag: (name, what is expected)} of those `values`, by the names of arguments as an earlier program was given
+        them, that this command line would not take."""
         found = {}
         for action in self._actions:
             value = values.get(action.dest)

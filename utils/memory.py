@@ -17,6 +17,7 @@ FLOAT = 4  # bytes
 COPIES_IN_TRAINING = 4  # of the weights; see above
 COPIES_ON_DISK = 7  # of a run: last.pth holds three (weights, average, momentum), then best.pth and three published
 PROGRAM_BYTES = 700 << 20  # Python, torch and OpenCV, once the first batch has run
+SURE = 0.95  # of the maps that are counted; torch keeps within 2 % of them
 WORKSPACE_MAPS = 3  # copies of the largest map that a convolution and its gradients work in
 
 
@@ -43,6 +44,18 @@ def needs(defs: list[dict], batch: int, size: tuple[int, int] | None = None) -> 
     return Needs(weights, PROGRAM_BYTES + 2 * weights + live + largest,
                  PROGRAM_BYTES + COPIES_IN_TRAINING * weights + kept + WORKSPACE_MAPS * largest,
                  COPIES_ON_DISK * weights)
+
+
+def at_least(defs: list[dict], batch: int, size: tuple[int, int], half: bool = False, frozen: int = 0) -> int:
+    """Bytes that a training step takes for sure, of `batch` images of (width, height) `size`: the weights and the maps
+    that the backward pass needs, nothing else. half: of 16 bits; frozen: how many layers are not trained."""
+    width, height = size
+    image = (integer(defs[0], "channels", 3), height, width)
+    by_layer = kept_values(defs, layer_shapes(defs, width, height), image)
+    # behind frozen layers, one without weights may need no gradient either
+    kept = sum(values for layer_i, (values, section) in enumerate(zip(by_layer, defs[1:]))
+               if not frozen or layer_i >= frozen and section["type"] == "convolutional")
+    return FLOAT * total_cost(defs, width, height).parameters + int(SURE * FLOAT * batch * kept) // (1 + half)
 
 
 def kept_values(defs: list[dict], shapes: list[tuple[int, int, int]], image: tuple[int, int, int]) -> list[int]:
@@ -107,20 +120,29 @@ class Memory:
 
     total: int | None
     available: int | None
+    swap: int = 0
+
+    @property
+    def most(self) -> int | None:
+        """What all programs together can have."""
+        return None if self.total is None else self.total + self.swap
 
 
 def machine_memory(root: Path = Path("/")) -> Memory:
     """Of Linux' /proc/meminfo, bounded by the limit of the control group; of other systems the total alone. root: of
     the file system, for tests."""
     try:
-        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines() if ":" in line)
-        total, available = (1024 * int(lines[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
+        text = (root / "proc/meminfo").read_text()
+        lines = {"SwapTotal": "0 kB"} | dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        total, available, swap = (
+            1024 * int(lines[key].split()[0]) for key in ("MemTotal", "MemAvailable", "SwapTotal"))
     except (OSError, KeyError, ValueError, IndexError):
         return Memory(_total_by_sysconf(), None)
-    limit, used = (_number(root / "sys/fs/cgroup" / name) for name in ("memory.max", "memory.current"))
+    limit, used, most_swap = (_number(root / "sys/fs/cgroup" / name)
+                              for name in ("memory.max", "memory.current", "memory.swap.max"))
     if limit is not None:
         total, available = min(total, limit), min(available, max(limit - (used or 0), 0))
-    return Memory(total, available)
+    return Memory(total, available, swap if most_swap is None else min(swap, most_swap))
 
 
 def _number(path: Path) -> int | None:

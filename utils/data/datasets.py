@@ -286,9 +286,15 @@ class TrainSampler(Sampler):
                 yield [Draw(self.epoch, int(i), width, height) for i in batch]
 
     def _size(self, rng: np.random.Generator) -> tuple[int, int]:
-        if self.scale_stride is None:
-            return self.size
-        factor = rng.uniform(*MULTI_SCALE)
+        return self.size if self.scale_stride is None else self._scaled(rng.uniform(*MULTI_SCALE))
+
+    @property
+    def least(self) -> tuple[int, tuple[int, int]]:
+        """How many images the smallest batch of this process holds, and their smallest (width, height)."""
+        images = self.images_per_step // self.world_size
+        return images, self.size if self.scale_stride is None else self._scaled(MULTI_SCALE[0])
+
+    def _scaled(self, factor: float) -> tuple[int, int]:
         return tuple(max(round(side * factor / self.scale_stride), 1) * self.scale_stride for side in self.size)
 
 

@@ -38,7 +38,7 @@ class RunState:
         optimizer = torch.optim.SGD(parameter_groups(model, options.weight_decay), lr=options.lr,
                                     momentum=options.momentum, nesterov=options.momentum > 0, fused=True)
         # bfloat16 has the range of float32
-        scaler = torch.amp.GradScaler(device.type, enabled=_is_half(options, device) and not options.bf16)
+        scaler = torch.amp.GradScaler(device.type, enabled=is_half(options, device) and not options.bf16)
         ema = ModelEma(model, options.ema) if options.ema else None
         return cls(model, optimizer, scaler, ema, rescale, strength, sums=torch.zeros(3, device=device))
 
@@ -95,8 +95,9 @@ class RunState:
 def half_precision(options: StepOptions, device: torch.device) -> torch.autocast:
     """The context of a forward pass: mixed precision where --amp or --bf16 asks for it."""
     dtype = torch.bfloat16 if options.bf16 else torch.float16
-    return torch.autocast(device.type, dtype, enabled=_is_half(options, device))
+    return torch.autocast(device.type, dtype, enabled=is_half(options, device))
 
 
-def _is_half(options: StepOptions, device: torch.device) -> bool:
+def is_half(options: StepOptions, device: torch.device) -> bool:
+    """Whether forward passes are in mixed precision."""
     return options.bf16 or options.amp and device.type == "cuda"

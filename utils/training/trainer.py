@@ -22,6 +22,7 @@ from utils.training.args import TrainOptions
 from utils.training.batches import Batches
 from utils.training.objective import Objective
 from utils.training.optimisation import optimiser_step
+from utils.training.room import require_room
 from utils.training.run_folder import RunFolder, publish
 from utils.training.run_state import RunState, half_precision
 from utils.training.schedule import Schedule
@@ -47,6 +48,7 @@ class Trainer:
         self.model = net(defs).to(self.device, memory_format=torch.channels_last)
         self.start = Start.resumed(resumed) if resumed else load_start(self.model, source, options.sparsity)
         self.batches = Batches(options, self.data, defs, self.size)
+        require_room(options, defs, self.batches.sampler, self.device)
         self.frozen = freeze(self.model, options.steps.freeze, self.cfg)
         if options.steps.sync_bn:
             distributed.synchronise_batch_norms(self.model)
