@@ -27,7 +27,7 @@ from models import Darknet
 from utils import cli
 from utils.batch_norm import recalibrate, rescale_gammas, restoring_factor
 from utils.checkpoint import save_checkpoint, weights_content
-from utils.compare import latencies_beside
+from utils.compare import compare_latency, latencies_beside
 from utils.evaluation.evaluate import evaluate
 from utils.loading import select_device
 from utils.output import ascii_table, write_csv, write_json
@@ -239,9 +239,8 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
 
 def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], rows: list[dict]) -> None:
     """Latency of every cut net into the rows, each beside the dense net."""
-    whole, seconds, protocol = latencies_beside(
-        dense, (Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows), size, args.repeats
-    )
+    nets = (Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows)
+    whole, seconds, protocol = latencies_beside(lambda net: compare_latency([dense, net], size, args.repeats), nets)
     for row, own in zip(rows, seconds):
         row.update(latency_ms=round(1e3 * own, 2), speed_up=round(whole / own, 2))
     print(f"dense: {1e3 * whole:.1f} ms; {protocol}")

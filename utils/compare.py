@@ -3,7 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Callable, Iterable
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ class Latency:
         return f"{self.median * 1e3:.1f} ms ({self.low * 1e3:.1f}-{self.high * 1e3:.1f})"
 
 
-def _run(model: nn.Module, images: torch.Tensor) -> float:
+def _run(model: Callable, images: torch.Tensor) -> float:
     started = time.perf_counter()
     model(images)
     if images.device.type == "cuda":
@@ -33,34 +33,46 @@ def _run(model: nn.Module, images: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-@torch.inference_mode()
 def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int = 20, warmup: int = 3,
                     batch: int = 1) -> list[Latency]:
-    """Latency of each Darknet on a (width, height) image: batch norms folded, models timed in turn (A B A B ...) in one
-    run, so that a machine whose speed drifts treats all alike. Decoding is included, NMS is not."""
-    device = next(models[0].parameters()).device
-    images = torch.rand(batch, models[0].channels, size[1], size[0], device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    fast = [model.optimize() for model in models]
+    """Latency of each Darknet on a (width, height) image by torch: batch norms folded. Decoding is included, NMS is
+    not."""
+    images = random_images(models[0], size, batch).contiguous(memory_format=torch.channels_last)
+    return measured_alternately([model.optimize() for model in models], images, repeats, warmup)
+
+
+def random_images(model: nn.Module, size: tuple[int, int], batch: int = 1) -> torch.Tensor:
+    """(batch, channels, height, width) such as a Darknet takes, on its device."""
+    return torch.rand(batch, model.channels, size[1], size[0], device=next(model.parameters()).device)
+
+
+@torch.inference_mode()
+def measured_alternately(runs: list[Callable], images: torch.Tensor, repeats: int = 20, warmup: int = 3,
+                         where: str = "") -> list[Latency]:
+    """Latency of each of `runs` on images (B, C, H, W), timed in turn (A B A B ...), so that a machine whose speed
+    drifts treats all alike. where: what runs them, for the protocol (default: the device of the images)."""
     for _ in range(warmup):
-        for model in fast:
-            _run(model, images)
-    times = [[] for _ in models]
+        for run in runs:
+            _run(run, images)
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
-        for model, own in zip(fast, times):
-            own.append(_run(model, images))
-    protocol = (f"batch {batch}, {size[0]}x{size[1]}, {device}, {torch.get_num_threads()} threads, median of {repeats} "
-                f"after {warmup} warm-up, taken in turn, batch norm folded")
+        for run, own in zip(runs, times):
+            own.append(_run(run, images))
+    batch, _, height, width = images.shape
+    protocol = (f"batch {batch}, {width}x{height}, {where or images.device}, {torch.get_num_threads()} threads, median "
+                f"of {repeats} after {warmup} warm-up, taken in turn, batch norm folded")
     return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
 
 
-def latencies_beside(
-    dense: nn.Module, nets: Iterable[nn.Module], size: tuple[int, int], repeats: int
-) -> tuple[float, list[float], str]:
-    """(seconds of `dense`, seconds of each net, protocol): each net in turn with the dense one alone, since among many
-    in turn all would run from cold caches. The machine's pace drifts from pair to pair, so what counts is the ratio: a
-    net's seconds are its share of the dense net's in its pair, of the median dense seconds."""
-    pairs = [compare_latency([dense, net], size, repeats) for net in nets]
+def latencies_beside(beside: Callable[[nn.Module], list[Latency]],
+                     nets: Iterable[nn.Module]) -> tuple[float, list[float], str]:
+    """(seconds of the dense net, seconds of each net, protocol): each net in turn with the dense one alone, since among
+    many in turn all would run from cold caches. The machine's pace drifts from pair to pair, so what counts is the
+    ratio: a net's seconds are its share of the dense net's in its pair, of the median dense seconds.
+
+    beside: net -> latencies of the dense net and of it, measured alternately.
+    """
+    pairs = [beside(net) for net in nets]
     whole = statistics.median(own.median for own, _ in pairs)
     return whole, [whole * net.median / own.median for own, net in pairs], pairs[0][0].protocol
 

@@ -240,6 +240,12 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def user_cache() -> Path:
+    """Folder for what can be measured or made again: yolo-slimming in $XDG_CACHE_HOME or ~/.cache."""
+    given = os.environ.get("XDG_CACHE_HOME", "")  # the standard leaves relative ones aside
+    return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "yolo-slimming"
+
+
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Rows of equal keys as a CSV file."""
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:

@@ -12,7 +12,7 @@ from conftest import ROOT, trained
 from models import Darknet
 from nets import FOREIGN, MIXED, cfg_text
 from utils import cli
-from utils.deploy import backends, onnx_export
+from utils.deploy import backends, onnx_export, onnx_runtimes
 from utils.deploy.backends import make_backend
 from utils.deploy.onnx_export import ExportError, export_onnx
 from utils.evaluation.evaluate import evaluate
@@ -123,7 +123,8 @@ def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, 
     for name in backends.FROM_ONNX:
         monkeypatch.setitem(backends.MAKERS, name, lambda model, size, name=name: f"{name}'s")
     gone = set()
-    monkeypatch.setattr(backends, "missing_packages", lambda name: [name] if name in gone else [])
+    for module in (backends, onnx_runtimes):
+        monkeypatch.setattr(module, "missing_packages", lambda name: [name] if name in gone else [])
     assert make_backend("auto", net, SIZE) == ("onnxruntime", "onnxruntime's")
     assert make_backend("auto", net, SIZE, images=239)[0] == "torch"
     assert make_backend("auto", net, SIZE, images=240)[0] == "onnxruntime"
@@ -137,7 +138,8 @@ def test_auto_passes_over_a_package_that_does_not_work_and_says_so(net, monkeypa
     def broken(model, size):
         raise ImportError("a library\nis missing")
 
-    monkeypatch.setattr(backends, "missing_packages", lambda name: [])
+    for module in (backends, onnx_runtimes):
+        monkeypatch.setattr(module, "missing_packages", lambda name: [])
     monkeypatch.setitem(backends.MAKERS, "onnxruntime", broken)
     monkeypatch.setitem(backends.MAKERS, "openvino", broken)
     assert make_backend("auto", net, SIZE)[0] == "torch"

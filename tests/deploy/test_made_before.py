@@ -9,7 +9,7 @@ import torch
 
 import test as scoring
 from conftest import trained
-from utils.deploy import backends
+from utils.deploy import backends, onnx_runtimes
 from utils.deploy.backends import make_backend
 from utils.deploy.metadata import Metadata, metadata_of, net_hash
 from utils.deploy.onnx_export import write_onnx
@@ -33,7 +33,8 @@ def processor(monkeypatch):
 
     def pretend(cpuinfo):
         monkeypatch.setattr("utils.deploy.processor.instructions", lambda wanted: instructions(wanted, cpuinfo))
-    monkeypatch.setattr(backends, "missing_packages", lambda name: [])
+    for module in (backends, onnx_runtimes):
+        monkeypatch.setattr(module, "missing_packages", lambda name: [])
     monkeypatch.setitem(backends.MAKERS, "onnxruntime", lambda model, size: "float32's")
     monkeypatch.setitem(backends.MAKERS, "openvino-bf16", lambda model, size: "bfloat16's")
     return pretend

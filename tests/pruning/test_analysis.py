@@ -22,8 +22,8 @@ def test_a_curve_has_the_cost_time_and_recalibrated_score_of_each_cut(job_of, mo
         "evaluate",
         lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=len(nets) / 10, map=0.1),
     )
-    monkeypatch.setattr(analysis, "latencies_beside", lambda dense, models, size, repeats: (
-        0.01, [0.01 * cost_of(model).macs / cost_of(dense).macs for model in models], "made up"))
+    monkeypatch.setattr(analysis, "latencies_beside", lambda beside, models: (
+        0.01, [0.01 * cost_of(model).macs / cost_of(job.dense).macs for model in models], "made up"))
     points = analysis.tradeoff(job, 3)
     assert len(points) == 4 and calls == [8, 8, 8]
     assert [point.map50 for point in points[1:]] == [0.1, 0.2, 0.3]

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,17 +126,6 @@ def test_max_drop_finds_the_strongest_cut_that_keeps_its_map_each_candidate_reca
     wider = plan_cut(replace(job, options=job_of("--max-drop 0.03").options))
     assert 0.7 * dense <= plan_module.cost_of(job, wider.cut).parameters < left
     assert share_of(Ranking.of(job), wider.cut) > plan.share > 0
-
-
-@pytest.mark.parametrize("flag", ["0.5", "5ms"])
-def test_target_latency_is_met_by_the_mildest_cut_that_does(job_of, monkeypatch, flag):
-    """A clock on which the dense net takes 10 ms and a parameter is a parameter."""
-    job = job_of(f"--target-latency {flag}")
-    count = lambda model: sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(plan_module, "compare_latency", lambda models, size, repeats: [
-        SimpleNamespace(median=0.01 * count(model) / count(models[0])) for model in models])
-    left = plan_module.cost_of(job, plan_cut(job).cut).parameters
-    assert 0.4 * count(job.dense) < left <= 0.5 * count(job.dense)
 
 
 def test_taylor_scores_ask_for_training_labels_and_recalibration_does_not(job_of, tiny_data):

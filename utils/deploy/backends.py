@@ -8,7 +8,6 @@ export.py made and scored of these very weights, on a processor with instruction
 where the processor computes with it; taken by "auto" where test.py noted that it costs no score.
 """
 
-import importlib.util
 import math
 import tempfile
 import time
@@ -20,12 +19,11 @@ from torch import Tensor, nn
 
 from utils import processes
 from utils.deploy.onnx_export import export_onnx
+from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, missing_packages, require_backend, run_onnx
 from utils.deploy.processor import computes_bf16, computes_int8, require_bf16
 from utils.deploy.runtimes import int8_files
 from utils.deploy.score_note import NEGLIGIBLE, ScoreNote
 
-FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
-BF16 = "openvino-bf16"
 FLOATS = ("torch", "compile", *FROM_ONNX)
 # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half
 # (narrow nets)
@@ -43,12 +41,7 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
     """
     if name == "auto":
         return _made_before(model, size, weights) or _first_that_runs(model, size, images, weights)
-    device = next(model.parameters()).device
-    if name in (*FROM_ONNX, BF16) and device.type != "cpu":
-        raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take "
-                         "--backend torch")
-    if missing := missing_packages(name):
-        raise ValueError(f"--backend {name} needs packages that are not installed: pip install {' '.join(missing)}")
+    require_backend(name, next(model.parameters()).device)
     try:
         return name, MAKERS[name](model, size)
     except ValueError:
@@ -115,12 +108,6 @@ def _seconds(model: nn.Module, size: tuple[int, int]) -> float:
     return time.perf_counter() - started
 
 
-def missing_packages(name: str) -> list[str]:
-    """The packages that a backend needs and that are not installed."""
-    needed = (name.removesuffix("-bf16"), "onnx", "onnxscript") if name in (*FROM_ONNX, BF16) else ()
-    return [package for package in needed if importlib.util.find_spec(package) is None]
-
-
 def _torch(model: nn.Module, size: tuple[int, int]) -> Predict:
     return model.optimize()
 
@@ -134,26 +121,13 @@ def _compiled(model: nn.Module, size: tuple[int, int]) -> Predict:
 
 
 def _onnxruntime(model: nn.Module, size: tuple[int, int]) -> Predict:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(_onnx_bytes(model, size), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
+    run = run_onnx("onnxruntime", _onnx_bytes(model, size))
+    return lambda images: torch.from_numpy(run(images.contiguous().numpy()))
 
 
 def _openvino(model: nn.Module, size: tuple[int, int], precision: str = "f32") -> Predict:
-    from utils.deploy.openvino_core import openvino_core
-
-    core = openvino_core()
-    options = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    compiled = core.compile_model(core.read_model(_onnx_bytes(model, size), b""), "CPU", options)
-    # the result lies in a buffer that the next call overwrites
-    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+    run = run_onnx("openvino", _onnx_bytes(model, size), precision)
+    return lambda images: torch.from_numpy(run(images.contiguous().numpy()).copy())
 
 
 def _openvino_bf16(model: nn.Module, size: tuple[int, int]) -> Predict:

@@ -87,6 +87,11 @@ def with_short_names(content):
     return content
 
 
+def unchecked_onnx(model: nn.Module, size: tuple[int, int]) -> bytes:
+    """A Darknet as ONNX for (width, height) `size` alone, to be timed: nothing says that it computes the same."""
+    return _program(model, size).model_proto.SerializeToString()
+
+
 def _program(model: nn.Module, size: tuple[int, int], free_size: bool = False, half: bool = False):
     """The traced network. With a free size the trace takes some 15 seconds instead of 3: every shape is worked out in
     symbols."""

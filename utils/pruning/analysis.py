@@ -100,9 +100,8 @@ def tradeoff(job: Job, count: int) -> list[Point]:
         points.append(point_of(job, ranking, cut))
         print(f"  {points[-1].row()}", flush=True)
     if job.options.repeats and cuts:
-        whole, seconds, protocol = latencies_beside(
-            job.dense, (compact_of(job, cut)[0] for cut in cuts), job.size, job.options.repeats
-        )
+        beside = lambda net: job.watch.beside(net, job.options.repeats)
+        whole, seconds, protocol = latencies_beside(beside, (compact_of(job, cut)[0] for cut in cuts))
         points = [replace(point, latency=own) for point, own in zip(points, [whole, *seconds])]
         print(f"latency: each beside the dense net; {protocol}")
     return points

@@ -80,6 +80,7 @@ class PruneOptions:
     rule: CutRule
     aims: Aims
     scoring: ScoreOptions
+    latency_backend: str | None
     recalibrate: int | None
     steps: int
     tune: str
@@ -191,7 +192,12 @@ def _add_aim_flags(aim) -> None:
     aim.add_argument("--target-flops", type=cli.size_target, metavar="X",
                      help="the mildest cut with at most X FLOPs (2 x MACs): 0.3 or 2.5G")
     aim.add_argument("--target-latency", type=cli.time_target, metavar="X",
-                     help="the mildest cut whose forward pass is measured to take at most X: 0.5 or 12ms")
+                     help="the widths and residual blocks of the highest importance whose forward pass is measured to "
+                     "take at most X: 0.5 or 12ms, in the runtime of --latency-backend")
+    aim.add_argument("--latency-backend", choices=("openvino", "onnxruntime", "torch"),
+                     help="the runtime whose time counts (default: with --target-latency the first of them that is "
+                     "installed, otherwise torch); times of single convolutions are measured once per processor and "
+                     "remembered")
     aim.add_argument("--max-drop", type=cli.ratio, metavar="D",
                      help="the strongest cut that loses at most D of mAP before fine-tuning, after recalibration of "
                      "the batch-norm statistics (with --steps: in each step)")

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
+import torch
 from torch import nn
 
 from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
 from utils.deploy.darknet_export import export_darknet
+from utils.deploy.onnx_runtimes import require_backend
 from utils.deploy.quantisation import LosesTooMuch
 from utils.loading import checked_size, default_weights, load_net, resolve_cfg, stem
 from utils.lock import Lock
@@ -173,11 +175,13 @@ def strongest(job: Job, steps: list[Step], pair: Path) -> tuple[int, Int8]:
 
 
 def checked(options: PruneOptions) -> PruneOptions:
-    """The options with weights and data named. A wrong flag of --tune, and images without a box, are known here,
-    before the first step is pruned."""
+    """The options with weights and data named. A wrong flag of --tune, a runtime that is not installed, and images
+    without a box are known here, before the first step is pruned."""
     parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
     if options.int8 and options.no_eval:
         raise PruneError("--int8: found --no-eval beside it, expected a net that may be scored; leave one of them out")
+    if options.latency_backend:
+        require_backend(options.latency_backend, torch.device("cpu"), "--latency-backend")
     source = options.source
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))

@@ -16,7 +16,9 @@ from utils.data.datasets import DataError, ListDataset, TrainSampler, evaluation
 from utils.data.keep_classes import kept_net
 from utils.data.prepare import data_of, dataset, defs_to_prune, given_names, labelled_dataset, require_classes
 from utils.deploy.formats import FORMATS
+from utils.deploy.net_time import Stopwatch, usual_runtime
 from utils.deploy.onnx_export import require_packages
+from utils.deploy.onnx_runtimes import require_backend
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
 from utils.evaluation.own_labels import SCORE, label_by
@@ -34,8 +36,9 @@ from utils.parse_config import class_count
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
 from utils.pruning.channel_graph import ChannelGraph, channel_graph
+from utils.pruning.pace import Pace
 from utils.pruning.selection import Cut
-from utils.pruning.surgery import Surgery, compact_net
+from utils.pruning.surgery import Surgery, compact_net, staying_groups
 
 
 class PruneError(ValueError):
@@ -72,9 +75,10 @@ class OutputNames:
 
 @dataclass(frozen=True)
 class Job:
-    """What is pruned, and the means to score it. dense: the net as loaded; model: the same less --layers blocks, whose
-    channels are cut; loader: validation images, None with --no-eval; about: "names" of the classes and "data", for the
-    files that are written; probes: mAP of the cuts that a search scored, by the groups that they keep."""
+    """What is pruned, and the means to score it. dense: the net as loaded; model: the same less the residual blocks
+    that were removed, whose channels are cut; loader: validation images, None with --no-eval; watch: times nets beside
+    the dense one; about: "names" of the classes and "data", for the files that are written; probes: mAP of the cuts
+    that a search scored, by the groups that they keep; pace: with --target-latency, what was measured."""
 
     options: PruneOptions
     cfg: Path
@@ -86,9 +90,11 @@ class Job:
     data: DataConfig
     loader: DataLoader | None
     rescale: float  # the factor that the gammas carry (utils.batch_norm)
+    watch: Stopwatch
     blocks: tuple[Block, ...] = ()  # residual blocks that were removed
     about: dict = field(default_factory=dict)
     probes: dict[bytes, float] = field(default_factory=dict)
+    pace: Pace | None = None
 
     @property
     def names(self) -> OutputNames:
@@ -125,6 +131,7 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     ranks do not depend on it."""
     source = options.source
     device = select_device(source.device, source.threads)
+    runtime = runtime_of(options, device)
     cfg = resolve_cfg(source.cfg)
     weights = Path(source.weights or default_weights(cfg, "checkpoints"))
     source = replace(source, data=source.data or data_of(weights))
@@ -137,7 +144,17 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     graph = channel_graph(model.module_defs, options.rule.strategy)
     if not graph.prunable:
         raise PruneError(f"{cfg}: no layer can be pruned with --strategy {options.rule.strategy}")
-    return Job(options, cfg, weights, model, model, graph, size, data, loader, rescale, about=about)
+    watch = Stopwatch(runtime, model, size)
+    return Job(options, cfg, weights, model, model, graph, size, data, loader, rescale, watch, about=about)
+
+
+def runtime_of(options: PruneOptions, device: torch.device) -> str:
+    """--latency-backend or its default. Raises ValueError where it lacks packages, naming the pip command, or cannot
+    run nets on `device`."""
+    if options.latency_backend:
+        require_backend(options.latency_backend, device, "--latency-backend")
+        return options.latency_backend
+    return usual_runtime(device.type == "cpu") if options.aims.target_latency else "torch"
 
 
 def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
@@ -237,6 +254,15 @@ def compact_of(job: Job, cut: Cut) -> tuple[nn.Module, Surgery]:
     """The compact net of a cut, not yet verified."""
     surgery = compact_net(job.model.module_defs, job.model.state_dict(), job.graph, cut.keep, job.options.rule.fold)
     return loaded(job, surgery.module_defs, surgery.state), surgery
+
+
+def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
+    """(G,) bool: groups present in the compact net, carriers included."""
+    if not job.options.rule.exact:
+        return keep
+    return staying_groups(
+        job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep
+    )
 
 
 def eval_model(job: Job, model: nn.Module, label: str) -> EvalResult | None:

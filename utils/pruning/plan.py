@@ -2,20 +2,25 @@
 to say before anything is cut."""
 
 from dataclasses import dataclass, replace
-from typing import Callable
+from functools import partial
+from typing import Callable, Sequence
 
 import torch
 from torch import nn
 
 from utils.batch_norm import gammas_by_layer, recalibrate
-from utils.compare import TOLERANCE, compare_latency, deviation
+from utils.compare import TOLERANCE, deviation
+from utils.deploy.layer_time import LayerClock
 from utils.evaluation.evaluate import evaluate
 from utils.letterbox import input_channels, to_input
 from utils.loss import yolo_loss
 from utils.pruning import importance, selection
 from utils.pruning.blocks import Block, remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
-from utils.pruning.job import Job, PruneError, compact_of, loaded
+from utils.pruning.job import Job, PruneError, compact_of, loaded, stays
+from utils.pruning.latency_choices import Offer, choose, chosen_blocks, with_tables
+from utils.pruning.latency_search import LatencySearch, OutOfReach, calibrate
+from utils.pruning.pace import Pace
 from utils.pruning.selection import (
     COSTLY,
     Cut,
@@ -28,12 +33,13 @@ from utils.pruning.selection import (
     obtain_filters_mask,
     percent_limit,
 )
-from utils.pruning.surgery import narrow_defs, staying_groups
+from utils.pruning.surgery import narrow_defs
 from utils.shapes import LayerCost, total_cost
 
 TAYLOR_BATCHES = 8
 SEARCH_LEVELS = 64  # cuts among which a search that measures or scores each one chooses
 MAKE_ROOM_ROUNDS = 6
+LEAST_REPEATS = 20  # forward passes per net that --target-latency measures
 
 
 @dataclass
@@ -58,7 +64,8 @@ class Ranking:
 @dataclass
 class Plan:
     """Which channels go. share: of prunable channels, actually cut; limit: share from which on a layer would be
-    empty."""
+    empty; predicted: with --target-latency, the share of the dense net's time that was expected of the cut before it
+    was measured."""
 
     cut: Cut
     masks: dict[int, torch.Tensor]
@@ -66,29 +73,67 @@ class Plan:
     share: float
     limit_threshold: float
     limit: float
+    predicted: float | None = None
 
 
 def remove_layers(job: Job) -> Job:
-    """The job with the residual blocks of least --score, as many as --layers says, taken out of its model; checked
-    against the net in which they add nothing."""
+    """The job with the residual blocks of least --score, as many as --layers says, taken out of its model, and those
+    whose time is worth more than they are, by --target-latency; checked against the net in which they add nothing."""
     rule = job.options.rule
-    if not rule.layers:
-        return job
-    defs, state = job.dense.module_defs, job.dense.state_dict()
-    blocks = residual_blocks(defs)
-    found = weakest_blocks(blocks, score_blocks(job, blocks), rule.layers)
-    gone = tuple(block for block, _ in found)
+    blocks = residual_blocks(job.dense.module_defs)
+    found = weakest_blocks(blocks, score_blocks(job, blocks), rule.layers) if rule.layers else []
+    gone = [block for block, _ in found]
     for block, score in found:
         print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {rule.score} {score:.3g}")
+    job = without_blocks(job, gone)
+    if job.options.aims.target_latency is None:
+        return job
+    left = [block for block in blocks if block not in gone]
+    return without_slow_blocks(job, left)
+
+
+def without_blocks(job: Job, gone: list[Block]) -> Job:
+    """The job with residual blocks of its dense net taken out; nothing changes where there are none."""
+    if not gone:
+        return job
+    defs, state = job.dense.module_defs, job.dense.state_dict()
     model = loaded(job, *remove_blocks(defs, state, gone))
-    graph = channel_graph(model.module_defs, rule.strategy)
+    graph = channel_graph(model.module_defs, job.options.rule.strategy)
     silent = loaded(job, defs, silenced_state(state, gone))
     if not (worst := deviation(silent, model, job.size)) <= TOLERANCE:
         raise PruneError(f"the net without its residual blocks differs by {worst:.3g} of the largest raw value from "
                          f"the one in which they add nothing, expected at most {TOLERANCE:g}")
     if not graph.prunable:
-        raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with --layers")
-    return replace(job, model=model, graph=graph, blocks=gone, probes={})
+        way = "--layers" if job.options.rule.layers else "a larger --target-latency"
+        raise PruneError(f"{job.cfg}: nothing is left to prune without those blocks; remove fewer with {way}")
+    return replace(job, model=model, graph=graph, blocks=tuple(gone), probes={})
+
+
+def without_slow_blocks(job: Job, left: list[Block]) -> Job:
+    """The job without the residual blocks that a choice of widths and blocks for --target-latency takes out. left:
+    those of its model, as blocks of the dense net."""
+    own = residual_blocks(job.model.module_defs)
+    job, offer = calibrated(job, own)
+    found = chosen_blocks(offer, choose(offer, job.pace.budget(job.pace.most), partial(stays, job)).choice)
+    slow = [block for block, here in zip(left, own, strict=True) if here in found]
+    for block in slow:
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: its time is worth more elsewhere")
+    return without_blocks(job, sorted([*job.blocks, *slow], key=lambda block: block.shortcut))
+
+
+def calibrated(job: Job, blocks: list[Block]) -> tuple[Job, Offer]:
+    """(the job with its `pace`, what it may choose from for --target-latency). Raises PruneError, naming the least that
+    could be had, where that takes longer."""
+    repeats = max(job.options.repeats, LEAST_REPEATS)
+    pace = Pace(LayerClock.of(job.watch.runtime), job.watch, job.options.aims.target_latency, repeats)
+    job = replace(job, pace=pace)
+    offer = offer_of(job, Ranking.of(job), blocks)
+    try:
+        calibrate(pace, offer, job.model, lambda defs: random_net(job, defs))
+    except OutOfReach as error:
+        ways = ways_to_cut_more(job, offers_blocks=False)
+        raise PruneError(f"--target-latency: {error}; {', or '.join(ways)}") from None
+    return job, offer
 
 
 def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
@@ -121,16 +166,20 @@ def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 def plan_cut(job: Job, room: float = 0.0) -> Plan:
     """The cut of --percent, or the one that a search for the targets finds. room: of --max-drop, left to what comes
     after the cut."""
-    ranking = Ranking.of(job)
+    ranking, predicted = Ranking.of(job), None
     free, percent = ranking.free, job.options.rule.percent
-    cut = cut_at(job, ranking, search(job, ranking, room) if job.options.aims.any else
-                 global_threshold(ranking.ranked[free], ranking.members[free], percent))
+    if job.options.aims.target_latency:
+        cut, predicted = latency_cut(job, ranking, room)
+    else:
+        cut = cut_at(job, ranking, search(job, ranking, room) if job.options.aims.any else
+                     global_threshold(ranking.ranked[free], ranking.members[free], percent))
     return Plan(
         cut,
         cut.masks(job.graph),
         ranking.scores,
         share_of(ranking, cut),
         *percent_limit(job.graph, ranking.ranked, ranking.members),
+        predicted,
     )
 
 
@@ -143,7 +192,8 @@ def warn_before(job: Job, plan: Plan) -> None:
         print(f"  layer {layer_i} is left alone{' in part' if layer_i in graph.prunable else ''}: {reason}")
     searched = job.options.aims.any
     name = "this search" if searched else f"percent {rule.percent:g}"
-    print(f"{name}: threshold {plan.cut.threshold:.4g} of score {rule.score}, cuts {plan.share:.1%} of the channels; "
+    by = "most importance" if plan.cut.threshold is None else f"threshold {plan.cut.threshold:.4g}"
+    print(f"{name}: {by} of score {rule.score}, cuts {plan.share:.1%} of the channels; "
           f"limit {plan.limit:.4f} (threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
     gammas = gammas_by_layer(job.model)
     # ties, which such a cut would keep, count: equal gammas are not sparse
@@ -183,59 +233,95 @@ def cut_at(job: Job, ranking: Ranking, threshold: float) -> Cut:
     return Cut(keep, cut.threshold, cut.rescued)
 
 
-def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
-    """(G,) bool: groups present in the compact net, carriers included."""
-    if not job.options.rule.exact:
-        return keep
-    return staying_groups(
-        job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep
-    )
-
-
 def cost_of(job: Job, cut: Cut) -> LayerCost:
     """Parameters and MACs of the compact net of a cut, before it is made."""
     return total_cost(narrow_defs(job.model.module_defs, job.graph, stays(job, cut.keep)), *job.size)
 
 
 def search(job: Job, ranking: Ranking, room: float = 0.0) -> float:
-    """Threshold of the mildest cut that meets every --target-..., or with --max-drop of the strongest that does and
-    keeps its mAP but for that less `room`.
-
-    Raises PruneError, naming what could be had, when there is none.
-    """
-    start, max_drop = 0.0, job.options.aims.max_drop
-    # probes that are measured or scored choose among fewer cuts than those that are counted
-    for fits, flags, most in (
-        (size_check(job), "--target-params/--target-flops", None),
-        (latency_check(job), "--target-latency", SEARCH_LEVELS),
-    ):
-        if fits is None:
-            continue
-        levels = selection.thresholds(ranking.ranked, ranking.free, most, start)
-        threshold = selection.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
-        if threshold is None:
-            least = cost_of(job, cut_at(job, ranking, levels[-1]))
-            raise PruneError(f"{flags}: no cut gets there; the strongest leaves {least.parameters:,} parameters and "
-                             f"{2 * least.macs / 1e9:.3g} GFLOPs; {', or '.join(ways_to_cut_more(job))}")
-        start = threshold
-    if max_drop is None:
+    """Threshold of the mildest cut that meets --target-params and --target-flops, or with --max-drop of the strongest
+    that does and keeps its mAP but for that less `room`."""
+    start = size_threshold(job, ranking)
+    if job.options.aims.max_drop is None:
         return start
-    require_something_to_lose(job)
     levels = selection.thresholds(ranking.ranked, ranking.free, SEARCH_LEVELS, start)
-    threshold = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_at(job, ranking, level), room))
+    return strongest_of(job, ranking, levels, room, lambda level: cut_at(job, ranking, level))
+
+
+def size_threshold(job: Job, ranking: Ranking) -> float:
+    """Threshold of the mildest cut that meets --target-params and --target-flops, 0 without them. Raises PruneError,
+    naming what could be had, when there is none."""
+    if (fits := size_check(job)) is None:
+        return 0.0
+    levels = selection.thresholds(ranking.ranked, ranking.free)
+    threshold = selection.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
     if threshold is None:
-        less = f" less {room:.4f} for 8 bits" if room else ""
-        raise PruneError(f"--max-drop {max_drop:g}{less}: even the mildest cut that was searched loses more mAP; train "
-                         "with -sr first, or allow more")
+        least = cost_of(job, cut_at(job, ranking, levels[-1]))
+        raise PruneError(f"--target-params/--target-flops: no cut gets there; the strongest leaves "
+                         f"{least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
+                         f"{', or '.join(ways_to_cut_more(job))}")
     return threshold
 
 
-def ways_to_cut_more(job: Job) -> list[str]:
+def strongest_of(job: Job, ranking: Ranking, levels: Sequence[float], room: float,
+                 cut_of: Callable[[float], Cut]) -> float:
+    """The last of `levels`, from mild to strong, whose cut keeps its mAP within --max-drop less `room`. Raises
+    PruneError."""
+    require_something_to_lose(job)
+    level = selection.strongest(levels, lambda level: keeps_map(job, ranking, cut_of(level), room))
+    if level is None:
+        less = f" less {room:.4f} for 8 bits" if room else ""
+        raise PruneError(f"--max-drop {job.options.aims.max_drop:g}{less}: even the mildest cut that was searched "
+                         "loses more mAP; train with -sr first, or allow more")
+    return level
+
+
+def offer_of(job: Job, ranking: Ranking, blocks: list[Block], keep: torch.Tensor | None = None) -> Offer:
+    """What --target-latency chooses from, with measured tables: groups of `keep` (G,) bool (default: all), and blocks.
+
+    Importance that is summed is the square of --score, per member: squared gammas, or squared changes of the loss
+    (Molchanov et al. 2019), which is what a cut is said to take (utils.pruning.selection.describe_cut).
+    """
+    worth = ranking.scores.square() * ranking.members
+    worth = worth if keep is None else worth * keep
+    widths = torch.tensor([len(job.graph.outputs[block.last]) for block in blocks])
+    of_blocks = score_blocks(job, blocks).double().square()
+    of_blocks = of_blocks if job.options.rule.score == "taylor" else of_blocks * widths
+    rule = job.options.rule
+    offer = Offer(job.model.module_defs, job.graph, worth, job.size, rule.divisor, rule.layer_keep, tuple(blocks),
+                  of_blocks.numpy())
+    return with_tables(offer, job.pace.clock)
+
+
+def random_net(job: Job, defs: list[dict]) -> nn.Module:
+    """A net to be timed, with any weights."""
+    return type(job.dense)(defs).eval().to(next(job.dense.parameters()).device)
+
+
+def latency_cut(job: Job, ranking: Ranking, room: float = 0.0) -> tuple[Cut, float]:
+    """(the widths of most importance that meet --target-latency, what the sizes of other targets take being gone; the
+    share of the dense net's time that was expected of them). With --max-drop the fastest that keep their mAP."""
+    if job.pace is None:  # nobody asked for blocks to go
+        job, _ = calibrated(job, [])
+    start = size_threshold(job, ranking)
+    offer = offer_of(job, ranking, [], cut_at(job, ranking, start).keep if start else None)
+    cut_of = lambda keep: Cut(keep, None, [])
+    finder = LatencySearch(job.pace, offer, partial(stays, job), lambda keep: compact_of(job, cut_of(keep))[0])
+    found, expected = finder.meet()
+    if job.options.aims.max_drop is not None:
+        shares = torch.linspace(job.pace.share(found.seconds), job.pace.floor, SEARCH_LEVELS).tolist()
+        level = strongest_of(job, ranking, shares, room, lambda share: cut_of(finder.at(share).keep))
+        found = finder.at(level)
+        expected = job.pace.share(found.seconds)
+    return cut_of(found.keep), expected
+
+
+def ways_to_cut_more(job: Job, offers_blocks: bool = True) -> list[str]:
     """What would let a search get further, of the flags that have something left to give."""
     rule = job.options.rule
     offers = {"lower --layer-keep": rule.layer_keep > 0, "lower --divisor": rule.divisor > 1,
               "take --strategy group": rule.strategy == "skip",
-              "remove more blocks with --layers": bool(residual_blocks(job.model.module_defs))}
+              "remove more blocks with --layers": offers_blocks and bool(residual_blocks(job.model.module_defs))}
     return ["ask for less", *(way for way, helps in offers.items() if helps)]
 
 
@@ -261,21 +347,6 @@ def size_check(job: Job) -> Callable[[Cut], bool] | None:
         """Counted, nothing is built."""
         cost = cost_of(job, cut)
         return cost.parameters <= most_parameters and cost.macs <= most_macs
-
-    return fits
-
-
-def latency_check(job: Job) -> Callable[[Cut], bool] | None:
-    """Whether a cut meets --target-latency, measured beside the dense net; None without it."""
-    target = job.options.aims.target_latency
-    if target is None:
-        return None
-
-    def fits(cut: Cut) -> bool:
-        """Built and measured."""
-        dense, slim = compare_latency([job.dense, compact_of(job, cut)[0]], job.size, max(job.options.repeats, 10))
-        print(f"  probe: {cost_of(job, cut).parameters:,} parameters take {slim} against {dense}")
-        return slim.median <= target.of(dense.median)
 
     return fits
 

@@ -9,7 +9,7 @@ import torch
 
 from utils.batch_norm import gammas_by_layer
 from utils.checkpoint import save_checkpoint, weights_content
-from utils.compare import Latency, compare_latency
+from utils.compare import Latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
 from utils.evaluation.metrics import EvalResult
@@ -29,7 +29,7 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     """Print the tables, write every file and say what comes next."""
     names, repeats, rule = job.names, job.options.repeats, job.options.rule
     write_outputs(job, compact, names, after)
-    times = compare_latency([job.dense, compact.model], job.size, repeats) if repeats else None
+    times = job.watch.beside(compact.model, repeats) if repeats else None
     file_bytes = darknet_bytes(job.dense), names.darknet_weights.stat().st_size
     costs = total_cost(job.dense.module_defs, *job.size), total_cost(compact.model.module_defs, *job.size)
     rows = comparison_rows(before, masked, after, costs, file_bytes, times)
@@ -41,6 +41,7 @@ def report(job: Job, plan: Plan, compact: Compact, before, masked, after) -> Non
     say_int8(job, compact)
     if times:
         print(f"inference: {times[0].protocol}")
+        print(prediction_words(job, plan, times), end="")
         warn_about_speed(costs, times)
     scores = {"before": before, "masked": masked, "after": after}
     base = names.darknet_cfg.with_suffix("")
@@ -127,6 +128,16 @@ def warn_about_speed(costs: tuple[LayerCost, LayerCost], times: list[Latency]) -
     if faster < 0.6 * fewer:
         print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: thin layers spend their time in "
               "overhead and memory traffic, not in arithmetic; a larger input or a wider net gains more")
+
+
+def prediction_words(job: Job, plan: Plan, times: list[Latency]) -> str:
+    """--target-latency: a line on what was predicted of the compact net and what was measured; both by the dense net's
+    time in this measurement."""
+    if plan.predicted is None:
+        return ""
+    expected, found = plan.predicted * times[0].median, times[1].median
+    return (f"{job.watch.runtime}: predicted {1e3 * expected:.2f} ms, measured {1e3 * found:.2f} ms "
+            f"({100 * (found / expected - 1):+.1f} %)\n")
 
 
 def write_outputs(job: Job, compact: Compact, names: OutputNames, after: EvalResult | None) -> None:
@@ -220,6 +231,8 @@ def numbers(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult
         "carriers": compact.surgery.carriers,
         "blocks_removed": [[b.stream + 1, b.shortcut] for b in job.blocks],
         "environment": environment(),
+        "latency_backend": job.watch.runtime,
+        "latency_predicted": plan.predicted,
         "latency_ms": [time.median * 1e3 for time in times] if times else None,
         "protocol": times[0].protocol if times else None,
         "int8": compact.int8.to_dict() if compact.int8 else None,

@@ -20,11 +20,11 @@ COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to c
 
 @dataclass(frozen=True)
 class Cut:
-    """What a threshold leaves. keep: (G,) bool; rescued: layers that the threshold alone would have left with less than
-    they keep."""
+    """What a threshold leaves. keep: (G,) bool; threshold: None where the cut was found without one; rescued: layers
+    that the threshold alone would have left with less than they keep."""
 
     keep: Tensor
-    threshold: float
+    threshold: float | None
     rescued: list[int]
 
     def masks(self, graph: ChannelGraph) -> dict[int, Tensor]:

@@ -1,0 +1,48 @@
+"""Runtimes that take an ONNX file on the CPU: what they need, and what runs a file in them."""
+
+import importlib.util
+from typing import Callable
+
+import numpy as np
+import torch
+
+FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
+BF16 = "openvino-bf16"  # openvino, computing in bfloat16
+
+
+def require_backend(name: str, device: torch.device, flag: str = "--backend") -> None:
+    """Raise ValueError where a backend that `flag` named cannot run nets that lie on `device`, or lacks packages."""
+    if name in (*FROM_ONNX, BF16) and device.type != "cpu":
+        raise ValueError(f"{flag} {name}: found device {device}, expected the CPU; add --device cpu, or take {flag} "
+                         "torch")
+    if missing := missing_packages(name):
+        raise ValueError(f"{flag} {name} needs packages that are not installed: pip install {' '.join(missing)}")
+
+
+def missing_packages(name: str) -> list[str]:
+    """The packages that a backend needs and that are not installed."""
+    needed = (name.removesuffix("-bf16"), "onnx", "onnxscript") if name in (*FROM_ONNX, BF16) else ()
+    return [package for package in needed if importlib.util.find_spec(package) is None]
+
+
+def run_onnx(runtime: str, content: bytes, precision: str = "f32") -> Callable[[np.ndarray], np.ndarray]:
+    """What runs an ONNX file of one input and one output in a runtime of FROM_ONNX, with torch's number of threads;
+    openvino: computing in `precision`, its result lies in a buffer that the next call overwrites."""
+    if runtime == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        return lambda images: session.run(None, {given.name: images})[0]
+    from utils.deploy.openvino_core import openvino_core
+
+    core = openvino_core()
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    compiled = core.compile_model(core.read_model(content, b""), "CPU", options)
+    return lambda images: compiled(images)[0]
