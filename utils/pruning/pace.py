@@ -5,6 +5,7 @@ corrected by what was measured of whole nets: the dense one, the narrowest one, 
 times of whole nets are shares of the dense net's, which is measured beside each.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +15,14 @@ from utils.cli import Target
 from utils.deploy.layer_time import LayerClock
 from utils.deploy.net_time import Stopwatch
 
+LONG_ENOUGH = 1.5  # seconds of forward passes of the dense net that tell nets apart on a machine that others use
+
 
 @dataclass
 class Pace:
     """clock: of convolutions; watch: of whole nets; target: of --target-latency; repeats: forward passes per
-    measurement; points: (seconds by tables, measured share of the dense net's time) of nets that were measured."""
+    measurement, at least; points: (seconds by tables, measured share of the dense net's time) of nets that were
+    measured."""
 
     clock: LayerClock
     watch: Stopwatch
@@ -44,7 +48,8 @@ class Pace:
 
     def measure(self, net: nn.Module, table_seconds: float) -> float:
         """Share of the dense net's time that `net` takes, remembered for the correction."""
-        whole, own = (latency.median for latency in self.watch.beside(net, self.repeats))
+        enough = math.ceil(LONG_ENOUGH / self.dense_seconds) if self.dense else 0
+        whole, own = (latency.median for latency in self.watch.beside(net, max(self.repeats, enough)))
         self.dense.append(whole)
         self.points.append((table_seconds, own / whole))
         return own / whole
