@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import options_of, without_labels
+from conftest import options_of, trained, without_labels
 from models import Darknet
+from utils.checkpoint import save_checkpoint, weights_content
 from utils.data.datasets import DataError
-from utils.pruning import iterative, stages
+from utils.pruning import iterative, road, stages
 from utils.pruning.args import parse_prune_args, prune_options
+from utils.pruning.job import PruneError
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])
@@ -19,6 +21,16 @@ def test_steps_stop_before_the_first_one_without_labels(tiny_cfg, tiny_data, tmp
         iterative.run_steps(
             options_of(["--cfg", tiny_cfg, "--data", tiny_data, "--steps", 2, "--out", tmp_path / "out"]), [], Darknet
         )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("run", [iterative.run_steps, road.run_road])
+def test_a_target_that_no_cut_reaches_is_known_before_anything_is_trained(tiny_cfg, tiny_data, tmp_path, run):
+    save_checkpoint(tmp_path / "net.pth", weights_content(trained(tiny_cfg).float(), str(tiny_cfg), "test"))
+    words = ["--cfg", tiny_cfg, "--weights", tmp_path / "net.pth", "--data", tiny_data, "--steps", 3, "--target-flops",
+             "1K", "--n_cpu", 0, "--quantise", "none", "--out", tmp_path / "out"]
+    with pytest.raises(PruneError, match="no cut gets there; the strongest leaves"):
+        run(options_of(words), [], Darknet)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,7 @@
 """--steps: prune a part, fine-tune, prune again. Runs test_prune.py and train.py, and goes on where it was stopped."""
 
+import contextlib
+import io
 import json
 import shlex
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from utils.parse_config import parse_model_config
 from utils.pruning.args import INT8_FORMATS, PruneOptions
 from utils.pruning.int8 import Column, Int8, int8_path, quantised, refusal, table
 from utils.pruning.job import Job, OutputNames, PruneError, load, require_int8
-from utils.pruning.plan import require_something_to_lose
+from utils.pruning.plan import Ranking, remove_layers, require_something_to_lose, size_threshold
 from utils.pruning.stages import (
     best_of,
     prune,
@@ -72,6 +74,7 @@ def run_steps(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> N
     line's flags, passed on to every pruning; net: models.Darknet. Everything lies in --out (default pruned/steps-STEM)
     and logs/<its name>-step<i>. With --int8, a pair and a file in 8-bit numbers come of it."""
     options = checked(options)
+    require_reachable(options, net)
     source = options.source
     out = options.out or Path("pruned") / f"steps-{stem(source.cfg)}"
     cfg, weights = resolve_cfg(source.cfg), Path(source.weights)
@@ -191,6 +194,19 @@ def checked(options: PruneOptions) -> PruneOptions:
     for part in ("train", "valid"):
         read(options.read, data, part, checked_size(source.img_size, defs), labelled=not options.unlabelled)
     return replace(options, source=source)
+
+
+def require_reachable(options: PruneOptions, net: type[nn.Module]) -> None:
+    """Raise PruneError where no cut of the net of --cfg meets --target-params and --target-flops: said now, not in the
+    last step, after hours of fine-tuning. net: models.Darknet."""
+    if not options.aims.of_size:
+        return
+    sizes = replace(options.aims, target_latency=None, max_drop=None)
+    looked_at = replace(options, aims=sizes, rule=replace(options.rule, score="gamma"), int8=None, curve=0,
+                        sensitivity=0, no_eval=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # the steps will say it
+        job = remove_layers(load(looked_at, net))
+    size_threshold(job, Ranking.of(job))
 
 
 def step_shares(options: PruneOptions) -> list[str]:

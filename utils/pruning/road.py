@@ -18,7 +18,14 @@ from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
 from utils.parse_config import parse_model_config
 from utils.pruning.args import Aims, PruneOptions, parse_prune_args
-from utils.pruning.iterative import Step, checked, flags_of_a_step, prune_and_tune, quantise_steps
+from utils.pruning.iterative import (
+    Step,
+    checked,
+    flags_of_a_step,
+    prune_and_tune,
+    quantise_steps,
+    require_reachable,
+)
 from utils.pruning.job import OutputNames
 from utils.pruning.stages import (
     data_flags,
@@ -180,6 +187,7 @@ def planned(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> Roa
     if not options.int8:
         require_quantiser(options.quantise)
     options = checked(options)
+    require_reachable(options, net)
     source = options.source
     out = options.out or Path("pruned") / f"road-{stem(source.cfg)}"
     cfg, weights = resolve_cfg(source.cfg), Path(source.weights)
