@@ -1,6 +1,7 @@
 """-sr --target-flops, --target-params: s finds itself, for a cut that is planned."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 import train
 from conftest import options_of, trained
 from models import Darknet
+from utils.batch_norm import gammas_of
 from utils.checkpoint import read_checkpoint
 from utils.pruning import plan
 from utils.pruning.job import load
@@ -22,13 +24,16 @@ from utils.training.strength import (
     ALONE,
     DECIDED,
     FREE,
+    LEFT,
     LOOKS,
     PACE,
     RANGE,
     RATE,
+    UNUSED,
     Aim,
     Course,
     PlannedCut,
+    Seen,
     Strength,
     first_strength,
     follow,
@@ -67,23 +72,23 @@ def train_to(trainer, last):
 
 
 def cut(energy, threshold=1.0):
-    return PlannedCut({0: torch.tensor([True, False, False])}, energy, threshold, "30.0% of the FLOPs")
+    return PlannedCut({0: torch.tensor([True, False, False])}, energy, threshold, 0.0, "30.0% of the FLOPs")
 
 
-def after(energies, progress=0.2, s=1.0):
+def after(energies, progress=0.2):
     """The course after looks that saw these energies, the last at `progress`."""
-    course = Course(1.0, s)
+    course = Course(1.0, 1.0)
     for i, energy in enumerate(energies):
-        course = follow(course, energy, progress - (len(energies) - 1 - i) / LOOKS)
+        course = follow(course, Seen(energy, 1.0, 0.0, progress - (len(energies) - 1 - i) / LOOKS))
     return course
 
 
-@given(st.lists(st.tuples(ENERGIES, SHARES), min_size=1, max_size=150))
+@given(st.lists(st.builds(Seen, ENERGIES, st.floats(0, 10), SHARES, SHARES), min_size=1, max_size=150))
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_seen_s_stays_in_its_range_and_moves_little_at_a_look(seen):
     course = Course(0.02, 0.02)
-    for energy, progress in seen:
-        now = follow(course, energy, progress)
+    for look in seen:
+        now = follow(course, look)
         assert 0.02 / RANGE <= now.s <= 0.02 * RANGE and 0 <= now.share <= 1
         assert abs(math.log(now.s / course.s)) <= RATE + 1e-9
         assert len(now.energies) <= PACE + 1
@@ -97,12 +102,17 @@ def test_the_less_the_energy_has_fallen_the_higher_is_s(progress, now, one, othe
     assert after([slow, now], progress).s >= after([fast, now], progress).s
 
 
-@given(SHARES, SHARES, ENERGIES, ENERGIES)
-def test_channels_that_stay_are_pulled_less_the_later_it_is_and_the_freer_the_cut(early, late, low, high):
-    (early, late), (low, high) = sorted((early, late)), sorted((low, high))
-    assert share_of_staying(high, early) >= share_of_staying(low, early) >= share_of_staying(low, late)
-    assert share_of_staying(FREE, early) == 0 == share_of_staying(high, max(ALONE, late))
-    assert share_of_staying(max(DECIDED, high), 0.0) == 1
+@given(st.tuples(SHARES, SHARES), st.tuples(ENERGIES, ENERGIES), st.tuples(SHARES, SHARES))
+def test_channels_that_stay_are_pulled_less_the_later_it_is_the_freer_the_cut_and_the_smaller_they_are(
+    progress, energy, threshold
+):
+    (early, late), (low, high), (small, large) = map(sorted, (progress, energy, threshold))
+    share_of = lambda energy, threshold, progress: share_of_staying(Seen(energy, threshold, 0.0, progress))
+    shares = [share_of(high, large, early), share_of(low, large, early), share_of(low, small, early),
+              share_of(low, small, late)]
+    assert shares == sorted(shares, reverse=True)
+    assert share_of(FREE, large, early) == share_of(high, 0.0, early) == share_of(high, large, max(ALONE, late)) == 0
+    assert share_of(max(DECIDED, high), max(LEFT, large), 0.0) == 1
 
 
 def test_s_rises_where_the_energy_stands_still_stays_at_the_needed_pace_and_falls_beyond_it():
@@ -116,8 +126,10 @@ def test_s_rises_where_the_energy_stands_still_stays_at_the_needed_pace_and_fall
 
 def test_s_stays_as_it_is_once_the_cut_is_free_and_while_the_learning_rate_warms_up():
     assert after([FREE, FREE, FREE]).s == 1 and after([FREE, FREE, FREE]).free_since == pytest.approx(0.18)
-    assert follow(after([FREE]), 0.1, 0.21).free_since is None
-    assert follow(follow(Course(1.0, 1.0), 0.3, 0.01, warm=0.05), 0.3, 0.02, warm=0.05).s == 1
+    assert follow(after([FREE]), Seen(0.1, 1.0, 0.0, 0.21)).free_since is None
+    warming = follow(Course(1.0, 1.0), Seen(0.3, 1.0, 0.0, 0.01), warm=0.05)
+    assert follow(warming, Seen(0.3, 1.0, 0.0, 0.02), warm=0.05).s == 1
+    assert follow(warming, Seen(0.3, 1.0, 0.0, 0.05), warm=0.05).s > 1
 
 
 @pytest.mark.parametrize("steps, taken", [(600, 60), (100_000, 80), (3, 1)])
@@ -126,20 +138,20 @@ def test_the_first_s_takes_a_gamma_at_the_threshold_to_zero_in_a_tenth_of_the_ru
     assert taken * proximal_amount(s, 0.01, 0.9) == pytest.approx(0.06)
 
 
-def run_of_gammas(scale, hold, steps, lr=3e-3, share=0.6, noise=0.0):
-    """200 gammas that a quadratic loss of curvature `hold` pulls to where it wants them, and `share` of which are to
-    go. Returns Strength, the last cut, and what staying gammas are of what the loss wants (median)."""
+def run_of_gammas(scale, hold, steps, spread=0.2, noise=0.0):
+    """200 gammas that a quadratic loss of curvature `hold` pulls to where it wants them, and 120 of which are to go.
+    Returns Strength, the last cut, and what staying gammas are of what the loss wants (median)."""
     generator = torch.Generator().manual_seed(0)
     wanted = scale * torch.randn(200, generator=generator).mul(0.7).exp()
-    gammas = scale * torch.randn(200, generator=generator).mul(0.2).exp()
-    velocity, rates = torch.zeros(200), [learning_rate(i, steps, lr, steps // 20) for i in range(steps)]
+    gammas = scale * torch.randn(200, generator=generator).mul(spread).exp()
+    velocity, rates = torch.zeros(200), [learning_rate(i, steps, 3e-3, steps // 20) for i in range(steps)]
 
     def planned():
-        order, count = gammas.abs().argsort(), int(share * 200)
+        order, zeros = gammas.abs().argsort(), int((gammas == 0).sum())
         gone = torch.zeros(200, dtype=torch.bool)
-        gone[order[:count]] = True
+        gone[order[:max(120, zeros)]] = True
         energy = gammas[gone].square().sum() / gammas.square().sum()
-        return PlannedCut({0: gone}, energy.item(), gammas[order[count]].item(), "")
+        return PlannedCut({0: gone}, energy.item(), gammas[order[120]].abs().item(), max(0, zeros - 120) / 80, "")
 
     strength = Strength(planned(), rates, 0.9)
     for i, rate in enumerate(rates):
@@ -160,6 +172,35 @@ def test_gammas_of_any_size_held_with_any_force_end_in_a_free_cut_and_those_that
     strength, last, recovered = run_of_gammas(scale, hold, steps)
     assert last.energy <= FREE and strength.course.share == 0
     assert recovered > 0.7
+
+
+@pytest.mark.parametrize("hold, least", [(0.01, 0.1), (0.1, 0.4), (1.0, 0.9)])
+def test_no_more_goes_than_was_planned_where_gammas_are_all_alike_and_the_loss_hardly_holds_them(hold, least):
+    _, last, recovered = run_of_gammas(1.0, hold, 500, spread=0.05, noise=0.3)
+    assert last.energy <= FREE and last.unused == 0 and recovered > least
+
+
+def test_where_more_gammas_are_0_than_need_be_none_is_pulled_until_some_came_back():
+    too_many, enough = (follow(after([0.0]), Seen(0.0, 0.0, unused, 0.4)) for unused in (0.3, UNUSED))
+    assert (too_many.pull, too_many.share) == (0, 0) and enough.pull == 1
+    strength = Strength(cut(0.3), [0.01] * 100, 0.9)
+    strength.look(replace(cut(0.0), unused=0.3), 0.4)
+    assert not strength.factors([0], torch.device("cpu")).any()
+    assert "free" in verdict(enough, cut(0.0), 10) and "stronger" not in verdict(enough, cut(0.0), 10)
+    assert "stronger than asked for" in verdict(too_many, replace(cut(0.0), unused=0.3), 10)
+
+
+@pytest.mark.parametrize("flags", [("0.5", None), (None, "0.5")])
+def test_gammas_that_are_0_beyond_the_target_are_told_from_those_that_it_takes(tiny_cfg, flags):
+    model = trained(tiny_cfg, zero_share=0.0).float()
+    prospect = Prospect(model.module_defs, "group")
+    assert prospect.planned(model, (64, 64), Aim.of(*flags)).unused == 0
+    with torch.no_grad():
+        for gamma in gammas_of(model, prospect.layers):
+            gamma[gamma.abs() < gamma.abs().quantile(0.8)] = 0
+    found = prospect.planned(model, (64, 64), Aim.of(*flags))
+    share = float(found.leaves.split("%")[0]) / 100
+    assert found.unused == pytest.approx(1 - share / 0.5, abs=0.01) and found.unused > 0.3 and found.energy == 0
 
 
 def test_a_noisy_loss_changes_nothing_about_that():

@@ -64,9 +64,11 @@ class Prospect:
                              f"and {2 * least.macs / 1e9:.3g} GFLOPs; ask for less")
         gone = ~keep_at(threshold)
         by_layer = dict(zip(graph.normalised, gammas_of(model, graph.normalised)))
-        energy, _ = describe_cut(graph, by_layer, gone, aim.words)
+        energy, left = describe_cut(graph, by_layer, gone, aim.words)[0], cost(threshold)
+        used = max(aim.params is not None and left.parameters / most.parameters,
+                   aim.flops is not None and left.macs / most.macs)
         return PlannedCut({i: gone[graph.outputs[i]] for i in graph.prunable}, energy, threshold,
-                          _what_stays(aim, cost(threshold), dense))
+                          1 - used if threshold == levels[0] else 0.0, _what_stays(aim, left, dense))
 
 
 def _what_stays(aim: Aim, left: LayerCost, dense: LayerCost) -> str:

@@ -22,6 +22,8 @@ FIRST, FIRST_STEPS = 0.1, 80  # the first s takes the threshold to 0 in this sha
 GOAL = 3e-5  # energy of a free cut, with some room below FREE
 FREE = 1e-4  # energy up to which a cut goes unnoticed (utils.pruning.selection)
 DECIDED = 1e-2  # energy from which on the channels that stay are let go of
+LEFT = 0.25  # of the first threshold: below it they are let go of, too, or more would go than was planned
+UNUSED = 0.05  # of the aim's size: where so many gammas are 0 too many, none is pulled until some come back
 ALIKE, ALONE = 0.3, 0.5  # shares of the run between which they are let go of in any case
 BY = 0.6  # share of the run after which the cut is to be free
 SOON = 0.1  # later than that: the share of the run in which it is to be
@@ -49,11 +51,13 @@ class Aim:
 @dataclass(frozen=True)
 class PlannedCut:
     """The mildest cut by |gamma| that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas
-    that go; threshold: |gamma| under which a channel goes; leaves: in words, what stays."""
+    that go; threshold: |gamma| under which a channel goes; unused: share of the aim's size by which more gammas are 0
+    than need be; leaves: in words, what stays."""
 
     gone: dict[int, Tensor]
     energy: float
     threshold: float
+    unused: float
     leaves: str
 
 
@@ -65,14 +69,26 @@ class Planner(Protocol):
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a look sees. energy: of the cut that is planned now; threshold: its, as a share of the first; unused: see
+    PlannedCut; progress: share of the run that is done."""
+
+    energy: float
+    threshold: float
+    unused: float
+    progress: float
+
+
+@dataclass(frozen=True)
 class Course:
-    """How s has come so far. first: what it began with; look: the number of the last one, below LOOKS; share: of s on
-    the channels that stay; energies: of the last looks; free_since: share of the run, None while the cut is not
-    free."""
+    """How s has come so far. first: what it began with; look: the number of the last one, below LOOKS; pull, share: of
+    s on channels that go and on those that stay; energies: of the last looks; free_since: share of the run, None while
+    the cut is not free."""
 
     first: float
     s: float
     look: int = -1
+    pull: float = 1.0
     share: float = 1.0
     energies: tuple[float, ...] = ()
     free_since: float | None = None
@@ -85,13 +101,14 @@ def first_strength(threshold: float, rates: list[float], momentum: float) -> flo
     return threshold * (1 - momentum) / (steps * max(rates))
 
 
-def follow(course: Course, energy: float, progress: float, warm: float = 0.0) -> Course:
-    """The course after a look. energy: of the cut that is planned now; progress: share of the run that is done; warm:
-    the share at which the learning rate is at its highest, before which s does not move.
+def follow(course: Course, seen: Seen, warm: float = 0.0) -> Course:
+    """The course after a look. warm: share of the run at which the learning rate is at its highest, before which s does
+    not move.
 
     s rises by a factor e^RATE where the energy stands still, stays where it falls at the pace that is needed, and falls
     as much where it is twice as fast or more; within RANGE of the first.
     """
+    energy, progress = seen.energy, seen.progress
     energies = (*course.energies, energy)[-PACE - 1:]
     free = energy <= FREE
     s = course.s
@@ -99,8 +116,8 @@ def follow(course: Course, energy: float, progress: float, warm: float = 0.0) ->
         s = s * math.exp(RATE * max(-1.0, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
         s = max(course.first / RANGE, min(course.first * RANGE, s))
     since = (progress if course.free_since is None else course.free_since) if free else None
-    return replace(course, s=s, look=int(progress * LOOKS), share=share_of_staying(energy, progress),
-                   energies=energies, free_since=since)
+    return replace(course, s=s, look=int(progress * LOOKS), pull=float(seen.unused <= UNUSED),
+                   share=share_of_staying(seen), energies=energies, free_since=since)
 
 
 def needed_fall(energy: float, progress: float) -> float:
@@ -113,10 +130,10 @@ def _fall(energies: tuple[float, ...]) -> float:
     return (math.log(max(energies[0], 1e-30)) - math.log(max(energies[-1], 1e-30))) / (len(energies) - 1)
 
 
-def share_of_staying(energy: float, progress: float) -> float:
+def share_of_staying(seen: Seen) -> float:
     """Share of s, 0 to 1, on channels that would stay: 1 at first, 0 once the cut is free, and from ALONE on."""
-    by_energy = math.log(max(energy, FREE) / FREE) / math.log(DECIDED / FREE)
-    return max(0.0, min(1.0, by_energy, (ALONE - progress) / (ALONE - ALIKE)))
+    by_energy = math.log(max(seen.energy, FREE) / FREE) / math.log(DECIDED / FREE)
+    return max(0.0, min(1.0, by_energy, seen.threshold / LEFT, (ALONE - seen.progress) / (ALONE - ALIKE)))
 
 
 def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
@@ -125,7 +142,9 @@ def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
     found = f"s ended at {course.s:.3g}; the planned cut to {cut.leaves}"
     if cut.energy <= FREE:
         since = f" since epoch {1 + int(course.free_since * epochs)}" if course.free_since is not None else ""
-        return f"{found} is free{since}"
+        smaller = (", and stronger than asked for: more gammas are 0 than need be; a longer run lets some come back "
+                   f"(--epochs {2 * epochs})") if cut.unused > UNUSED else ""
+        return f"{found} is free{since}{smaller}"
     fall = _fall((*course.energies[:-1], cut.energy)) * LOOKS / epochs if len(course.energies) > 1 else 0.0
     if fall * epochs > math.log(cut.energy / FREE) / 2:
         more = max(1, math.ceil(math.log(cut.energy / FREE) / fall))
@@ -143,7 +162,7 @@ class Strength:
     def __init__(self, cut: PlannedCut, rates: list[float], momentum: float):
         """cut: of the net as it begins; rates: learning rate of every step of the run."""
         first = first_strength(cut.threshold, rates, momentum)
-        self.course, self.gone = Course(first, first), cut.gone
+        self.course, self.gone, self.threshold = Course(first, first), cut.gone, cut.threshold
         self._factors: Tensor | None = None
         self.warm = rates.index(max(rates)) / len(rates)
 
@@ -153,24 +172,27 @@ class Strength:
 
     def look(self, cut: PlannedCut, progress: float) -> None:
         """See the cut that is planned now."""
-        self.course, self.gone = follow(self.course, cut.energy, progress, self.warm), cut.gone
+        seen = Seen(cut.energy, cut.threshold / max(self.threshold, 1e-30), cut.unused, progress)
+        self.course, self.gone = follow(self.course, seen, self.warm), cut.gone
         self._factors = None
 
     def factors(self, layers: list[int], device: torch.device) -> Tensor:
         """(C,) share of s on each channel of `layers` in a row, until the next look; always of the same layers."""
         if self._factors is None:  # not every step: a GPU would wait for the copy
             gone = torch.cat([self.gone[layer] for layer in layers])
-            self._factors = torch.where(gone, 1.0, self.course.share).to(device)
+            self._factors = torch.where(gone, self.course.pull, self.course.share).to(device)
         return self._factors
 
     def state(self) -> dict:
         """What `restore` needs, of plain values and tensors."""
-        return {**asdict(self.course), "energies": list(self.course.energies), "gone": self.gone}
+        return {**asdict(self.course), "energies": list(self.course.energies), "gone": self.gone,
+                "threshold": self.threshold}
 
     def restore(self, state: dict) -> None:
         """Go on where `state` was taken."""
-        course = {name: value for name, value in state.items() if name != "gone"}
-        self.course, self.gone = Course(**{**course, "energies": tuple(course["energies"])}), state["gone"]
+        course = {name: value for name, value in state.items() if name not in ("gone", "threshold")}
+        self.course = Course(**{**course, "energies": tuple(course["energies"])})
+        self.gone, self.threshold = state["gone"], state["threshold"]
         self._factors = None
 
     def describe(self, cut: PlannedCut) -> str:
