@@ -26,6 +26,7 @@ from utils.training.strength import (
     FREE,
     LEFT,
     LOOKS,
+    LOST,
     PACE,
     RANGE,
     RATE,
@@ -45,6 +46,7 @@ from utils.training.trainer import Trainer
 
 ENERGIES = st.floats(0, 1)
 SHARES = st.floats(0, 1)
+LOSSES = st.one_of(st.just(math.nan), st.floats(0, 1e6))
 
 
 @pytest.fixture
@@ -72,18 +74,18 @@ def train_to(trainer, last):
 
 
 def cut(energy, threshold=1.0):
-    return PlannedCut({0: torch.tensor([True, False, False])}, energy, threshold, 0.0, "30.0% of the FLOPs")
+    return PlannedCut({0: torch.tensor([True, False, False])}, energy, threshold, threshold, 0.0, "30.0% of the FLOPs")
 
 
 def after(energies, progress=0.2):
     """The course after looks that saw these energies, the last at `progress`."""
     course = Course(1.0, 1.0)
     for i, energy in enumerate(energies):
-        course = follow(course, Seen(energy, 1.0, 0.0, progress - (len(energies) - 1 - i) / LOOKS))
+        course = follow(course, Seen(energy, 1.0, 0.0, progress - (len(energies) - 1 - i) / LOOKS, math.nan))
     return course
 
 
-@given(st.lists(st.builds(Seen, ENERGIES, st.floats(0, 10), SHARES, SHARES), min_size=1, max_size=150))
+@given(st.lists(st.builds(Seen, ENERGIES, st.floats(0, 10), SHARES, SHARES, LOSSES), min_size=1, max_size=150))
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_seen_s_stays_in_its_range_and_moves_little_at_a_look(seen):
     course = Course(0.02, 0.02)
@@ -107,7 +109,7 @@ def test_channels_that_stay_are_pulled_less_the_later_it_is_the_freer_the_cut_an
     progress, energy, threshold
 ):
     (early, late), (low, high), (small, large) = map(sorted, (progress, energy, threshold))
-    share_of = lambda energy, threshold, progress: share_of_staying(Seen(energy, threshold, 0.0, progress))
+    share_of = lambda energy, threshold, progress: share_of_staying(Seen(energy, threshold, 0.0, progress, 1.0))
     shares = [share_of(high, large, early), share_of(low, large, early), share_of(low, small, early),
               share_of(low, small, late)]
     assert shares == sorted(shares, reverse=True)
@@ -126,10 +128,10 @@ def test_s_rises_where_the_energy_stands_still_stays_at_the_needed_pace_and_fall
 
 def test_s_stays_as_it_is_once_the_cut_is_free_and_while_the_learning_rate_warms_up():
     assert after([FREE, FREE, FREE]).s == 1 and after([FREE, FREE, FREE]).free_since == pytest.approx(0.18)
-    assert follow(after([FREE]), Seen(0.1, 1.0, 0.0, 0.21)).free_since is None
-    warming = follow(Course(1.0, 1.0), Seen(0.3, 1.0, 0.0, 0.01), warm=0.05)
-    assert follow(warming, Seen(0.3, 1.0, 0.0, 0.02), warm=0.05).s == 1
-    assert follow(warming, Seen(0.3, 1.0, 0.0, 0.05), warm=0.05).s > 1
+    assert follow(after([FREE]), Seen(0.1, 1.0, 0.0, 0.21, math.nan)).free_since is None
+    warming = follow(Course(1.0, 1.0), Seen(0.3, 1.0, 0.0, 0.01, math.nan), warm=0.05)
+    assert follow(warming, Seen(0.3, 1.0, 0.0, 0.02, math.nan), warm=0.05).s == 1
+    assert follow(warming, Seen(0.3, 1.0, 0.0, 0.05, math.nan), warm=0.05).s > 1
 
 
 @pytest.mark.parametrize("steps, taken", [(600, 60), (100_000, 80), (3, 1)])
@@ -138,12 +140,14 @@ def test_the_first_s_takes_a_gamma_at_the_threshold_to_zero_in_a_tenth_of_the_ru
     assert taken * proximal_amount(s, 0.01, 0.9) == pytest.approx(0.06)
 
 
-def run_of_gammas(scale, hold, steps, spread=0.2, noise=0.0):
+def run_of_gammas(scale, hold, steps, spread=0.2, noise=0.0, sparse=False):
     """200 gammas that a quadratic loss of curvature `hold` pulls to where it wants them, and 120 of which are to go.
     Returns Strength, the last cut, and what staying gammas are of what the loss wants (median)."""
     generator = torch.Generator().manual_seed(0)
     wanted = scale * torch.randn(200, generator=generator).mul(0.7).exp()
     gammas = scale * torch.randn(200, generator=generator).mul(spread).exp()
+    if sparse:
+        gammas[wanted.argsort()[:130]] = 0
     velocity, rates = torch.zeros(200), [learning_rate(i, steps, 3e-3, steps // 20) for i in range(steps)]
 
     def planned():
@@ -151,12 +155,13 @@ def run_of_gammas(scale, hold, steps, spread=0.2, noise=0.0):
         gone = torch.zeros(200, dtype=torch.bool)
         gone[order[:max(120, zeros)]] = True
         energy = gammas[gone].square().sum() / gammas.square().sum()
-        return PlannedCut({0: gone}, energy.item(), gammas[order[120]].abs().item(), max(0, zeros - 120) / 80, "")
+        return PlannedCut({0: gone}, energy.item(), gammas[order[120]].abs().item(),
+                          gammas[~gone].abs().median().item(), max(0, zeros - 120) / 80, "")
 
     strength = Strength(planned(), rates, 0.9)
     for i, rate in enumerate(rates):
         if strength.due(i / steps):
-            strength.look(planned(), i / steps)
+            strength.look(planned(), i / steps, math.nan)
         velocity = 0.9 * velocity + hold * (gammas - wanted) + noise * torch.randn(200, generator=generator)
         pull = strength.course.s * strength.factors([0], gammas.device)
         gammas = soft_threshold(gammas - rate * velocity, proximal_amount(pull, rate, 0.9))
@@ -180,11 +185,28 @@ def test_no_more_goes_than_was_planned_where_gammas_are_all_alike_and_the_loss_h
     assert last.energy <= FREE and last.unused == 0 and recovered > least
 
 
+def test_a_net_that_is_sparse_already_stays_so():
+    _, last, recovered = run_of_gammas(0.05, 1.0, 500, noise=0.003, sparse=True)
+    assert last.energy <= FREE and last.unused < UNUSED and recovered > 0.9
+
+
+def test_a_net_that_has_lost_its_way_is_left_alone_until_it_is_back_and_the_end_says_so():
+    look = lambda course, loss: follow(course, Seen(0.3, 1.0, 0.0, 0.2, loss))
+    calm = look(look(Course(1.0, 1.0), 25.0), 40.0)
+    lost = look(look(calm, 25.0 * LOST + 1), math.nan)
+    assert calm.pull == calm.share == 1 and calm.s > 1
+    assert lost.pull == lost.share == 0 and lost.s == calm.s and lost.waited == 2
+    back = look(lost, 25.0 * LOST - 1)
+    assert back.pull == back.share == 1 and back.s > lost.s and back.waited == 2
+    assert "lower --lr" in verdict(replace(back, waited=LOOKS // 5), cut(0.3), 10)
+    assert "lower --lr" not in verdict(back, cut(0.3), 10)
+
+
 def test_where_more_gammas_are_0_than_need_be_none_is_pulled_until_some_came_back():
-    too_many, enough = (follow(after([0.0]), Seen(0.0, 0.0, unused, 0.4)) for unused in (0.3, UNUSED))
+    too_many, enough = (follow(after([0.0]), Seen(0.0, 0.0, unused, 0.4, math.nan)) for unused in (0.3, UNUSED))
     assert (too_many.pull, too_many.share) == (0, 0) and enough.pull == 1
     strength = Strength(cut(0.3), [0.01] * 100, 0.9)
-    strength.look(replace(cut(0.0), unused=0.3), 0.4)
+    strength.look(replace(cut(0.0), unused=0.3), 0.4, math.nan)
     assert not strength.factors([0], torch.device("cpu")).any()
     assert "free" in verdict(enough, cut(0.0), 10) and "stronger" not in verdict(enough, cut(0.0), 10)
     assert "stronger than asked for" in verdict(too_many, replace(cut(0.0), unused=0.3), 10)
@@ -210,7 +232,7 @@ def test_a_noisy_loss_changes_nothing_about_that():
 
 def test_a_course_goes_on_from_its_state_as_if_it_had_not_stopped():
     whole, other = (Strength(cut(0.3), [0.01] * 100, 0.9) for _ in range(2))
-    looks = [(cut(0.3 * math.exp(-i / 9)), i / LOOKS) for i in range(60)]
+    looks = [(cut(0.3 * math.exp(-i / 9)), i / LOOKS, 20.0 + 50 * (i // 10 == 2)) for i in range(60)]
     for look in looks[:30]:
         whole.look(*look)
     other.restore(whole.state())

@@ -67,8 +67,10 @@ class Prospect:
         energy, left = describe_cut(graph, by_layer, gone, aim.words)[0], cost(threshold)
         used = max(aim.params is not None and left.parameters / most.parameters,
                    aim.flops is not None and left.macs / most.macs)
+        stay = scores[candidates(graph, members) & ~gone]
         return PlannedCut({i: gone[graph.outputs[i]] for i in graph.prunable}, energy, threshold,
-                          1 - used if threshold == levels[0] else 0.0, _what_stays(aim, left, dense))
+                          stay.median().item() if len(stay) else 0.0, 1 - used if threshold == levels[0] else 0.0,
+                          _what_stays(aim, left, dense))
 
 
 def _what_stays(aim: Aim, left: LayerCost, dense: LayerCost) -> str:

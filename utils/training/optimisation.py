@@ -22,7 +22,7 @@ def optimiser_step(state: RunState, schedule: Schedule, sparsifier: Sparsifier,
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), options.clip or math.inf)
     if norm.device.type == "cpu" and not state.scaler.is_enabled():
         check(norm)
-    sparsifier.before_step(progress)
+    sparsifier.before_step(progress, lambda: state.mean_loss(options.accumulate))
     scale = state.scaler.get_scale()
     state.scaler.step(state.optimizer)
     state.scaler.update()

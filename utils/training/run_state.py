@@ -1,15 +1,19 @@
 """Everything that training changes, and so what --resume restores."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from utils import processes
 from utils.checkpoint import weights_content
 from utils.training.args import StepOptions
 from utils.training.ema import ModelEma
 from utils.training.sparsity import parameter_groups
 from utils.training.strength import Strength
+
+FEW = 20  # batches: the mean loss of fewer says little
 
 
 @dataclass
@@ -46,6 +50,13 @@ class RunState:
     def averaged(self) -> nn.Module:
         """The weights to evaluate, save and prune: the average where there is one."""
         return self.ema.model if self.ema else self.model
+
+    def mean_loss(self, accumulate: int) -> float:
+        """Of the epoch so far, before a step of so many batches is counted; NaN while it is of few. Of several
+        processes it is the sum, and all of them are to ask."""
+        batches = self.batch + accumulate
+        total = processes.summed(self.sums.clone()).sum()
+        return total.item() / batches if batches >= FEW else math.nan
 
     def weights(self, cfg: str, run: str, **about) -> dict:
         """Content of a checkpoint of the averaged weights. about: what else it says of them."""

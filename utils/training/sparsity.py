@@ -1,7 +1,7 @@
 """Sparsity on batch-norm gammas (Liu et al. 2017, section 3; Ye et al. 2018, section 4), and how far it has come."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Callable, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -142,10 +142,11 @@ class Sparsifier:
     def _planned(self, model: nn.Module) -> PlannedCut:
         return self.prospect.planned(model, self.size, self.aim)
 
-    def before_step(self, progress: float) -> None:
-        """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1."""
+    def before_step(self, progress: float, mean_loss: Callable[[], float]) -> None:
+        """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1; mean_loss: of the
+        epoch so far, asked for now and then, by all processes at once."""
         if self.strength and self.strength.due(progress):
-            self.strength.look(self._planned(self.model), progress)
+            self.strength.look(self._planned(self.model), progress, mean_loss())
         self._penalty_now().add_gradient(self.gammas, progress)
 
     def _penalty_now(self) -> Penalty:

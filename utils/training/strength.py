@@ -24,6 +24,7 @@ FREE = 1e-4  # energy up to which a cut goes unnoticed (utils.pruning.selection)
 DECIDED = 1e-2  # energy from which on the channels that stay are let go of
 LEFT = 0.25  # of the first threshold: below it they are let go of, too, or more would go than was planned
 UNUSED = 0.05  # of the aim's size: where so many gammas are 0 too many, none is pulled until some come back
+LOST = 3.0  # times the lowest loss so far
 ALIKE, ALONE = 0.3, 0.5  # shares of the run between which they are let go of in any case
 BY = 0.6  # share of the run after which the cut is to be free
 SOON = 0.1  # later than that: the share of the run in which it is to be
@@ -51,12 +52,13 @@ class Aim:
 @dataclass(frozen=True)
 class PlannedCut:
     """The mildest cut by |gamma| that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas
-    that go; threshold: |gamma| under which a channel goes; unused: share of the aim's size by which more gammas are 0
-    than need be; leaves: in words, what stays."""
+    that go; threshold: |gamma| under which a channel goes; typical: median |gamma| of those that stay;
+    unused: share of the aim's size by which more gammas are 0 than need be; leaves: in words, what stays."""
 
     gone: dict[int, Tensor]
     energy: float
     threshold: float
+    typical: float
     unused: float
     leaves: str
 
@@ -71,19 +73,22 @@ class Planner(Protocol):
 @dataclass(frozen=True)
 class Seen:
     """What a look sees. energy: of the cut that is planned now; threshold: its, as a share of the first; unused: see
-    PlannedCut; progress: share of the run that is done."""
+    PlannedCut; progress: share of the run that is done; loss: mean of the epoch so far, NaN while it is
+    of few batches."""
 
     energy: float
     threshold: float
     unused: float
     progress: float
+    loss: float
 
 
 @dataclass(frozen=True)
 class Course:
     """How s has come so far. first: what it began with; look: the number of the last one, below LOOKS; pull, share: of
     s on channels that go and on those that stay; energies: of the last looks; free_since: share of the run, None while
-    the cut is not free."""
+    the cut is not free; calm: the lowest loss so far; lost: whether the loss is too high to cut, and at how
+    many looks it was."""
 
     first: float
     s: float
@@ -92,13 +97,16 @@ class Course:
     share: float = 1.0
     energies: tuple[float, ...] = ()
     free_since: float | None = None
+    calm: float = math.inf
+    lost: bool = False
+    waited: int = 0
 
 
-def first_strength(threshold: float, rates: list[float], momentum: float) -> float:
-    """The s that takes a gamma of size `threshold` to 0 in FIRST of the run, or FIRST_STEPS steps where that is less,
+def first_strength(size: float, rates: list[float], momentum: float) -> float:
+    """The s that takes a gamma of `size` to 0 in FIRST of the run, or FIRST_STEPS steps where that is less,
     if the loss does nothing. rates: learning rate of every step."""
     steps = max(1.0, min(FIRST * len(rates), FIRST_STEPS))
-    return threshold * (1 - momentum) / (steps * max(rates))
+    return size * (1 - momentum) / (steps * max(rates))
 
 
 def follow(course: Course, seen: Seen, warm: float = 0.0) -> Course:
@@ -106,18 +114,20 @@ def follow(course: Course, seen: Seen, warm: float = 0.0) -> Course:
     not move.
 
     s rises by a factor e^RATE where the energy stands still, stays where it falls at the pace that is needed, and falls
-    as much where it is twice as fast or more; within RANGE of the first.
+    as much where it is twice as fast or more; within RANGE of the first. A net that has lost its way (LOST), as at too
+    high a learning rate, ranks nothing: until it is back no gamma is pulled.
     """
     energy, progress = seen.energy, seen.progress
     energies = (*course.energies, energy)[-PACE - 1:]
-    free = energy <= FREE
-    s = course.s
-    if not free and progress >= warm and len(energies) > 1:
+    free, calm, s = energy <= FREE, min(course.calm, seen.loss), course.s  # min of a number and NaN: the number
+    lost = course.lost if math.isnan(seen.loss) else seen.loss > LOST * calm
+    if not free and not lost and progress >= warm and len(energies) > 1:
         s = s * math.exp(RATE * max(-1.0, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
         s = max(course.first / RANGE, min(course.first * RANGE, s))
     since = (progress if course.free_since is None else course.free_since) if free else None
-    return replace(course, s=s, look=int(progress * LOOKS), pull=float(seen.unused <= UNUSED),
-                   share=share_of_staying(seen), energies=energies, free_since=since)
+    return replace(course, s=s, look=int(progress * LOOKS), pull=float(seen.unused <= UNUSED and not lost),
+                   share=0.0 if lost else share_of_staying(seen), energies=energies, free_since=since, calm=calm,
+                   lost=lost, waited=course.waited + lost)
 
 
 def needed_fall(energy: float, progress: float) -> float:
@@ -146,7 +156,10 @@ def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
                    f"(--epochs {2 * epochs})") if cut.unused > UNUSED else ""
         return f"{found} is free{since}{smaller}"
     fall = _fall((*course.energies[:-1], cut.energy)) * LOOKS / epochs if len(course.energies) > 1 else 0.0
-    if fall * epochs > math.log(cut.energy / FREE) / 2:
+    if course.waited > LOOKS / 10:
+        why = (f"in {course.waited / LOOKS:.0%} of the run the loss was over {LOST:g} times what it had been, and no "
+               "gamma was pulled: lower --lr")
+    elif fall * epochs > math.log(cut.energy / FREE) / 2:
         more = max(1, math.ceil(math.log(cut.energy / FREE) / fall))
         why = f"its gammas are still falling: the run is too short, try --epochs {epochs + more}"
     elif course.s > 0.99 * course.first * RANGE:
@@ -161,8 +174,9 @@ class Strength:
 
     def __init__(self, cut: PlannedCut, rates: list[float], momentum: float):
         """cut: of the net as it begins; rates: learning rate of every step of the run."""
-        first = first_strength(cut.threshold, rates, momentum)
-        self.course, self.gone, self.threshold = Course(first, first), cut.gone, cut.threshold
+        self.size = max(cut.threshold, LEFT * cut.typical, 1e-30)  # a net that is sparse already has a threshold near 0
+        first = first_strength(self.size, rates, momentum)
+        self.course, self.gone = Course(first, first), cut.gone
         self._factors: Tensor | None = None
         self.warm = rates.index(max(rates)) / len(rates)
 
@@ -170,9 +184,9 @@ class Strength:
         """Whether it is time for another look."""
         return int(progress * LOOKS) != self.course.look
 
-    def look(self, cut: PlannedCut, progress: float) -> None:
-        """See the cut that is planned now."""
-        seen = Seen(cut.energy, cut.threshold / max(self.threshold, 1e-30), cut.unused, progress)
+    def look(self, cut: PlannedCut, progress: float, loss: float) -> None:
+        """See the cut that is planned now, and the mean loss of the epoch so far."""
+        seen = Seen(cut.energy, cut.threshold / self.size, cut.unused, progress, loss)
         self.course, self.gone = follow(self.course, seen, self.warm), cut.gone
         self._factors = None
 
@@ -186,13 +200,13 @@ class Strength:
     def state(self) -> dict:
         """What `restore` needs, of plain values and tensors."""
         return {**asdict(self.course), "energies": list(self.course.energies), "gone": self.gone,
-                "threshold": self.threshold}
+                "size": self.size}
 
     def restore(self, state: dict) -> None:
         """Go on where `state` was taken."""
-        course = {name: value for name, value in state.items() if name not in ("gone", "threshold")}
+        course = {name: value for name, value in state.items() if name not in ("gone", "size")}
         self.course = Course(**{**course, "energies": tuple(course["energies"])})
-        self.gone, self.threshold = state["gone"], state["threshold"]
+        self.gone, self.size = state["gone"], state["size"]
         self._factors = None
 
     def describe(self, cut: PlannedCut) -> str:
