@@ -10,6 +10,7 @@ from typing import Callable
 
 from torch import nn
 
+from utils.deploy.carriers import balanced
 from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, require_close, sample_images
 from utils.deploy.graph import takes_any_size
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
@@ -19,6 +20,7 @@ from utils.deploy.openvino_export import write_openvino
 from utils.deploy.quantisation import Limits, Pictures, quantise
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.torchscript_export import write_torchscript
+from utils.letterbox import input_channels
 from utils.output import replacing_all
 
 DARKNET = "darknet"
@@ -151,18 +153,20 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
                          "be scored")
     model = copy.deepcopy(model).cpu().float().eval()
     with tempfile.TemporaryDirectory() as measured, replacing_all(path.parent) as folder:
-        reference = float32_file(model, name, Path(measured) / path.name, order, str(path))
-        made = quantise(model, reference, folder / path.name, pictures, limits, path)
+        even = balanced(model, pictures.sample(input_channels(model)))
+        reference = float32_file(model, name, Path(measured) / path.name, order, str(path), even)
+        made = quantise(even, reference, folder / path.name, pictures, limits, path)
         whole = reference.bytes()
     small = open_exported(path).bytes()
     return f"{path}: {small / 1e6:.2f} MB (float32 {whole / 1e6:.2f}); {takes(reference.metadata)}; {made.words()}"
 
 
-def float32_file(model: nn.Module, name: str, path: Path, order: Order, where: str) -> Exported:
+def float32_file(model: nn.Module, name: str, path: Path, order: Order, where: str,
+                 twin: nn.Module | None = None) -> Exported:
     """Write a Darknet (eval mode, CPU) as format `name` in float32, whatever the order's precision, to measure others
-    by; checked beside the net, `where` names it in errors."""
+    by; checked beside the net, `where` names it in errors. twin: an equal net, to be written in its place."""
     metadata = replace(describe(model, name, order), precision="float32")
-    FORMATS[name].write(model, path, metadata)
+    FORMATS[name].write(model if twin is None else twin, path, metadata)
     check_file(model, path, metadata, where)
     return open_exported(path, size=order.size)
 

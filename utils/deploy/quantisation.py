@@ -3,7 +3,8 @@ they lose or gain nothing.
 
 NNCF's `quantize` makes them, OpenVINO and ONNX (QDQ) alike. Every convolution is put in 8 bits first; only where the
 file then scores too little on the validation images do layers stay in float: those that move the boxes most
-(utils.deploy.sensitivity), as few as bring the score back. Validation decides whether a file is accepted, so it is also
+(utils.deploy.sensitivity), as few as bring the score back; and in any case those that a constant of removed channels
+would leave too few of the 255 steps (utils.deploy.carriers). Validation decides whether a file is accepted, so it is also
 what chooses among the candidates.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from utils.data.datasets import evaluation_loader
+from utils.deploy.carriers import costly_layers
 from utils.deploy.metadata import Metadata
 from utils.deploy.onnx_export import require_packages, with_short_names
 from utils.deploy.processor import int8_words
@@ -81,6 +83,10 @@ class Pictures:
     valid: Dataset
     calibration: int = 192  # training images, evenly spaced
     scoring: ScoreOptions = ScoreOptions()
+
+    def sample(self, channels: int) -> Tensor:
+        """(B, channels, H, W) a few of the calibrating images."""
+        return torch.cat(replace(self, calibration=min(self.calibration, MEASURED)).inputs(channels))
 
     def inputs(self, channels: int) -> list[Tensor]:
         """The calibrating images as the net sees them, (1, channels, H, W) each."""
@@ -167,12 +173,12 @@ def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = R
 def quantise(
     model: nn.Module, reference: Exported, path: Path, pictures: Pictures, limits: Limits, called: Path
 ) -> Quantised:
-    """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU) as `path`, `called`
-    so in errors. One that is slower than float32, where limits allow it, is nothing for --backend auto. Raises
-    QuantisationError (see `require_score`, `require_speed`), ValueError, naming the pip command, where a package is
-    missing."""
-    inputs = pictures.inputs(reference.channels)
-    errors = functools.cache(lambda: layer_errors(model, torch.cat(inputs[:MEASURED])))
+    """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU, as
+    utils.deploy.carriers balances it) as `path`, `called` so in errors. One that is slower than float32, where limits
+    allow it, is nothing for --backend auto. Raises QuantisationError (see `require_score`, `require_speed`),
+    ValueError, naming the pip command, where a package is missing."""
+    inputs, sample = pictures.inputs(reference.channels), pictures.sample(reference.channels)
+    errors = functools.cache(lambda: layer_errors(model, sample))
     metadata, full = replace(reference.metadata, precision="int8"), pictures.score(reference)
     make = _maker(reference, inputs, metadata)
 
@@ -180,7 +186,7 @@ def quantise(
         make(path, in_float)
         return full, pictures.score(open_exported(path, size=reference.size))
 
-    in_float, scores = _fewest_in_float(scored, _choices(errors), limits)
+    in_float, scores = _fewest_in_float(scored, _choices(costly_layers(model, sample), errors), limits)
     require_score(called, scores, limits, lambda: _worst(model, errors()))
     predicts = [reference.predict, open_exported(path, size=reference.size).predict]
     seconds = alternate_seconds(predicts, pictures.one_image(reference))
@@ -201,11 +207,13 @@ def _worst(model: nn.Module, errors: dict[int, float], count: int = 3) -> str:
     return f"; the layers that alone move the boxes most (1 - IoU + score difference): {', '.join(names)}"
 
 
-def _choices(errors: Callable[[], dict[int, float]]) -> Iterator[list[int]]:
-    """Layers to keep in float, from none to many of the worst; errors: measured only where none is not enough."""
-    yield []
+def _choices(always: list[int], errors: Callable[[], dict[int, float]]) -> Iterator[list[int]]:
+    """Layers to keep in float, from `always` alone to many of the worst; errors: measured only where that is not
+    enough."""
+    yield always
     layers = list(errors())
-    yield from (layers[:count] for count in sorted({min(count, len(layers)) for count in KEPT}))
+    for count in sorted({min(count, len(layers)) for count in KEPT}):
+        yield [*always, *(layer for layer in layers[:count] if layer not in always)]
 
 
 def _fewest_in_float(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from utils.data.prepare import dataset
+from utils.deploy.carriers import balanced
 from utils.deploy.darknet_export import write_pair
 from utils.deploy.formats import FORMATS, Order, float32_file
 from utils.deploy.quantisation import Limits, LosesTooMuch, Pictures, Quantised, alternate_seconds, quantise
@@ -105,8 +106,9 @@ def quantised(job: Job, model: nn.Module, rescale: float, path: Path) -> Int8:
     with tempfile.TemporaryDirectory() as folder:
         dense, slim = plain_copy(job.dense), as_read(model, rescale, job.size, Path(folder))
         whole = float32_file(dense, form, Path(folder) / f"dense{suffix}", order, f"{path}, the net as loaded")
-        reference = float32_file(slim, form, Path(folder) / f"float32{suffix}", order, str(path))
-        made = quantise(slim, reference, Path(folder) / path.name, pictures, limits_of(options, job.before), path)
+        even = balanced(slim, pictures.sample(slim.channels))
+        reference = float32_file(slim, form, Path(folder) / f"float32{suffix}", order, str(path), even)
+        made = quantise(even, reference, Path(folder) / path.name, pictures, limits_of(options, job.before), path)
         small = open_exported(Path(folder) / path.name, size=job.size)
         ways = [ways_to_run(whole, dense), ways_to_run(reference, slim), ways_to_run(small)]
         fastest = fastest_of(ways, pictures.one_image(small), options.repeats)
