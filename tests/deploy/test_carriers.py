@@ -63,8 +63,8 @@ def without_carriers(net):
 
 @torch.inference_mode()
 def error_in_8_bits(net, in_float=()):
-    """Of the raw maps, every convolution but those `in_float` in 8 bits: against what differs between pictures, means of
-    channels corrected as the quantiser does it."""
+    """Of the raw maps, every convolution but those `in_float` in 8 bits: against what differs between pictures, means
+    of channels corrected as the quantiser does it."""
     net, images = net.optimize(), soft_pictures(6, 2)
     expected = [raw.clone() for raw in net.raw_maps(images)]
     with ExitStack() as stack:

@@ -114,8 +114,8 @@ class Reading:
 
 @torch.inference_mode()
 def balanced(model: nn.Module, images: Tensor) -> nn.Module:
-    """A Darknet's equal, batch norms folded (CPU, float32), whose constant channels cost 8-bit numbers as little as they
-    can. images: (B, channels, H, W), by which the ranges of maps are judged."""
+    """A Darknet's equal, batch norms folded (CPU, float32), whose constant channels cost 8-bit numbers as little as
+    they can. images: (B, channels, H, W), by which the ranges of maps are judged."""
     net = model.optimize().to(memory_format=torch.contiguous_format)
     convs, channels = constant_channels(net, images)
     for root, readings in readings_of(net, convs, channels, images).items():
@@ -166,7 +166,7 @@ def readings_of(net: nn.Module, convs: dict[int, nn.Conv2d], channels: Channels,
         rest = kernels[:, ~free].amax(1)
         for column in free.nonzero().flatten().tolist():
             share = high[column].abs().item() / max(span, 1e-12)
-            over = torch.where(rest > 0, kernels[:, column] / rest, 0.0)  # of an output that hears nothing else: free
+            over = torch.where(rest > 0, kernels[:, column] / rest, 0.0)  # an output that hears nothing else is free
             if share > QUIET and (over > 0).any():
                 found.setdefault(roots[column], []).append(Reading(layer_i, column, over, share))
     return found
@@ -185,7 +185,7 @@ def input_ranges(net: nn.Module, convs: dict[int, nn.Conv2d], images: Tensor) ->
 
 
 def scaled_bias(section: dict, bias: float, factor: float) -> float | None:
-    """The bias with which a convolution of kernel 0 gives `factor` times what it gives with `bias`; None without one."""
+    """The bias that makes a convolution of kernel 0 give `factor` times what `bias` gives; None where none does."""
     if activation_name(section) in HOMOGENEOUS:
         return bias * factor
     act = lambda x: activation_of(section)(torch.tensor(x, dtype=torch.float64)).item()

@@ -4,8 +4,8 @@ they lose or gain nothing.
 NNCF's `quantize` makes them, OpenVINO and ONNX (QDQ) alike. Every convolution is put in 8 bits first; only where the
 file then scores too little on the validation images do layers stay in float: those that move the boxes most
 (utils.deploy.sensitivity), as few as bring the score back; and in any case those that a constant of removed channels
-would leave too few of the 255 steps (utils.deploy.carriers). Validation decides whether a file is accepted, so it is also
-what chooses among the candidates.
+would leave too few of the 255 steps (utils.deploy.carriers). Validation decides whether a file is accepted, so it is
+also what chooses among the candidates.
 """
 
 import contextlib

@@ -3,6 +3,7 @@ loaded to this file."""
 
 import copy
 import importlib.util
+import statistics
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,12 +139,15 @@ def ways_to_run(file: Exported, net: nn.Module | None = None) -> list[tuple[str,
 @torch.inference_mode()
 def fastest_of(nets: list[list[tuple[str, Predict]]], image: torch.Tensor,
                runs: int) -> list[tuple[str, float | None]]:
-    """For each net, given as the ways to run it, the fastest one and its median seconds on `image`: all ways of all
-    nets measured in turn. Without runs: its first way, not timed."""
+    """For each net, given as the ways to run it, the fastest one and its seconds on `image`. Each way is measured in
+    turn with the first net's first one alone (among many in turn all would run from cold caches), and counts by its
+    share of that one's median seconds (the machine's pace drifts). Without runs: the first way, not timed."""
     if not runs:
         return [(ways[0][0], None) for ways in nets]
-    seconds = iter(alternate_seconds([run for ways in nets for _, run in ways], image, runs))
-    return [min(((name, next(seconds)) for name, _ in ways), key=lambda way: way[1]) for ways in nets]
+    first = nets[0][0][1]
+    pairs = [[(name, alternate_seconds([first, run], image, runs)) for name, run in ways] for ways in nets]
+    whole = statistics.median(pair[0] for ways in pairs for _, pair in ways)
+    return [min(((name, whole * own / base) for name, (base, own) in ways), key=lambda way: way[1]) for ways in pairs]
 
 
 def refusal(error: LosesTooMuch, ways: Sequence[str]) -> str:
