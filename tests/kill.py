@@ -27,6 +27,7 @@ from models import Darknet  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.checkpoint import read_checkpoint  # noqa: E402
 from utils.output import environment, write_json  # noqa: E402
+from utils.pruning import compact  # noqa: E402
 from utils.training import trainer  # noqa: E402
 
 TRAIN = "--cfg net.cfg --data d.data --batch_size 4 --n_cpu 0 --epochs 2 --no-pictures --save-minutes 1e-9"
@@ -40,17 +41,18 @@ LOADED = ("torch._dynamo", "torchvision.ops", "matplotlib.pyplot", "utils.traini
           "utils.pruning.report", "utils.pruning.iterative", "utils.deploy.darknet_export", "utils.deploy.drawing")
 
 
-def child(work: Callable[[], None], seconds: float | None = None, begun: tuple[int, int] | None = None
-          ) -> tuple[float, bool]:
-    """Do `work` in a process of its own; returns how long it took and whether it was killed, after `seconds`. begun: a
-    pipe; the clock starts when `work` writes to it. Raises AssertionError where it failed."""
+def child(work: Callable[[], None], begins: tuple, seconds: float | None = None) -> tuple[float, bool]:
+    """Do `work` in a process of its own; returns how long it took and whether it was killed, after `seconds`. begins:
+    the clock starts when this attribute (object, name), a function, is called. Raises AssertionError where it failed."""
+    reading, writing = os.pipe()
     process = os.fork()
     if not process:
+        whole = getattr(*begins)
+        setattr(*begins, lambda *args: (os.write(writing, b"."), whole(*args))[1])
         _do(work)
-    if begun:
-        os.close(begun[1])
-        os.read(begun[0], 1)
-        os.close(begun[0])
+    os.close(writing)
+    os.read(reading, 1)
+    os.close(reading)
     started = time.monotonic()
     if seconds is not None:
         time.sleep(seconds)
@@ -58,6 +60,16 @@ def child(work: Callable[[], None], seconds: float | None = None, begun: tuple[i
     status = os.waitpid(process, 0)[1]
     assert os.WIFSIGNALED(status) or not os.WEXITSTATUS(status), said()
     return time.monotonic() - started, os.WIFSIGNALED(status)
+
+
+def training(words: str, seconds: float | None = None) -> tuple[float, bool]:
+    """train.py, from where it has read its net and data on, as `child`."""
+    return child(command(train.main, words), (trainer.Trainer, "announce"), seconds)
+
+
+def pruning(words: str, seconds: float | None = None) -> tuple[float, bool]:
+    """test_prune.py, likewise."""
+    return child(command(test_prune.main, f"{PRUNE} {words}"), (compact, "prune_and_eval"), seconds)
 
 
 def _do(work: Callable[[], None]) -> NoReturn:
@@ -124,11 +136,11 @@ def equal(one, other) -> bool:
 
 def kill_training(kills: int, chance: random.Random, flags: str = "") -> Iterator[str]:
     """Kill a run again and again, resuming it each time; yields where each kill met it."""
-    whole, _ = child(command(train.main, f"{TRAIN} {flags} --name whole"))
+    whole, _ = training(f"{TRAIN} {flags} --name whole")
     begin, met = f"{TRAIN} {flags} --name a", 0
     while met < kills:
         words = RESUME if Path("logs/a/last.pth").exists() else begin
-        killed = child(command(train.main, words), chance.uniform(0, whole))[1]
+        killed = training(words, chance.uniform(0, whole))[1]
         check_files()
         if killed:
             met += 1
@@ -136,7 +148,7 @@ def kill_training(kills: int, chance: random.Random, flags: str = "") -> Iterato
         if finished():  # before all kills were done: begin anew
             compare()
             shutil.rmtree("logs/a")
-    child(command(train.main, RESUME if Path("logs/a/last.pth").exists() else begin))
+    training(RESUME if Path("logs/a/last.pth").exists() else begin)
     compare()
 
 
@@ -145,7 +157,8 @@ def place() -> str:
     if not Path("logs/a/last.pth").exists():
         return "before the first step was saved"
     last = read_checkpoint("logs/a/last.pth")
-    return f"epoch {last['under_way']}, batch {last['batch']}" + ", published" * finished()
+    there = "scored" if last["epoch"] == last["under_way"] else f"batch {last['batch']}"
+    return f"epoch {last['under_way']}, {there}" + ", published" * finished()
 
 
 def finished() -> bool:
@@ -171,20 +184,20 @@ def kill_pruning(kills: int, chance: random.Random) -> Iterator[str]:
     """Kill test_prune.py where an earlier pruning lies; the earlier or the new one is there, bit for bit."""
     cuts, made = (0.2, 0.6), {}
     for percent in cuts:
-        whole, _ = child(command(test_prune.main, f"{PRUNE} --percent {percent} --out whole{percent}"))
+        whole, _ = pruning(f"--percent {percent} --out whole{percent}")
         made[percent] = pruned(Path(f"whole{percent}"))
     shutil.copytree(f"whole{cuts[0]}", "out")
     found, met = cuts[0], 0
     while met < kills:
         percent = cuts[cuts[0] == found]
-        _, killed = child(command(test_prune.main, f"{PRUNE} --percent {percent} --out out"), chance.uniform(0, whole))
+        _, killed = pruning(f"--percent {percent} --out out", chance.uniform(0, whole))
         check_files()
         found = next((percent for percent in cuts if equal(pruned(Path("out")), made[percent])), None)
         assert found, "out: a mixture of two prunings"
         if killed:
             met += 1
             yield f"under way to --percent {percent}: {found} is there"
-    child(command(test_prune.main, f"{PRUNE} --percent {cuts[1]} --out out"))
+    pruning(f"--percent {cuts[1]} --out out")
     assert equal(pruned(Path("out")), made[cuts[1]])
 
 
@@ -201,7 +214,7 @@ def kill_publishing(kills: int, chance: random.Random) -> Iterator[str]:
     Path("pruned/net.cfg").write_text(Path("net.cfg").read_text())
     start = Path("net.weights").read_bytes()
     Path("pruned/net.weights").write_bytes(start)
-    child(command(train.main, f"{TRAIN} --cfg pruned/net.cfg --weights pruned/net.weights --name a"))
+    training(f"{TRAIN} --cfg pruned/net.cfg --weights pruned/net.weights --name a")
     tuned = Path("pruned/net.weights").read_bytes()
     whole, met = publish(start)[0], 0
     while met < kills:
@@ -214,7 +227,7 @@ def kill_publishing(kills: int, chance: random.Random) -> Iterator[str]:
             written = len(list(Path().rglob("*.tmp")))
             yield "after it was done" if finished() else f"{written} files written, not in place"
         if not finished():
-            child(command(train.main, RESUME))
+            training(RESUME)
         assert Path("pruned/net.weights").read_bytes() == tuned, "pruned/net.weights: not the best"
         compare_published()
 
@@ -224,13 +237,7 @@ def publish(start: bytes, seconds: float | None = None) -> tuple[float, bool]:
     after it has begun to; returns as `child`."""
     Path("logs/a/published.txt").unlink()
     Path("pruned/net.weights").write_bytes(start)
-    pipe = os.pipe()
-
-    def work() -> None:
-        whole = trainer.publish
-        trainer.publish = lambda *args: (os.write(pipe[1], b"."), whole(*args))[1]
-        command(train.main, RESUME)()
-    return child(work, seconds, pipe)
+    return child(command(train.main, RESUME), (trainer, "publish"), seconds)
 
 
 SCENES = {"train": kill_training, "sparsity": lambda kills, chance: kill_training(kills, chance, "-sr --accumulate 2"),
@@ -239,7 +246,7 @@ SCENES = {"train": kill_training, "sparsity": lambda kills, chance: kill_trainin
 
 def prepare() -> None:
     """A data set and a net in this folder."""
-    listing = make_dataset(Path("pictures").resolve(), 48, size=(40, 40))
+    listing = make_dataset(Path("pictures").resolve(), 96, size=(40, 40))
     few = listing.with_name("few.txt")
     few.write_text("".join(listing.read_text().splitlines(True)[:8]))
     Path("d.data").write_text(f"classes=1\ntrain={listing}\nvalid={few}\n")
