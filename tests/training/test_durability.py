@@ -437,8 +437,8 @@ def test_whenever_publishing_is_killed_the_start_is_kept_and_resuming_publishes_
 
 
 def test_nothing_is_lost_by_kills_at_random_moments(tmp_path):
-    """A slice of make kill-test: -sr, pruning and publishing, each killed once."""
-    scenes = ["sparsity", "test_prune", "publish"]
+    """A slice of make kill-test: -sr and pruning, each killed once."""
+    scenes = ["sparsity", "test_prune"]
     done = subprocess.run([sys.executable, "-m", "tests.kill", "--kills", "1", "--scenes", *scenes, "--out",
                            str(tmp_path / "kill.json")], cwd=ROOT, capture_output=True, text=True, timeout=HANG,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
