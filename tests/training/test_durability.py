@@ -272,6 +272,20 @@ def test_who_publishes_waits_until_another_has_done_so(run, hold, path, flags):
     assert Path("logs/a/published.txt").exists() and Path("weights/best.pt").exists() and not Path(path).exists()
 
 
+def test_a_pruning_waits_until_a_run_has_published(run, hold, monkeypatch):
+    Darknet("net.cfg").save_darknet_weights("net.weights")
+    holder = hold("weights/.lock")
+    words = "--cfg net.cfg --weights net.weights --data d.data --no-eval --n_cpu 0 --repeats 0"
+    monkeypatch.setattr("sys.argv", ["test_prune.py", *words.split()])
+    child = in_child(test_prune.main, "said.txt")
+    until(lambda: "waiting until it is done" in Path("said.txt").read_text() if Path("said.txt").exists() else None)
+    assert not [path for path in Path().rglob("*prune*.*") if path.suffix != ".lock"]
+    holder.kill()
+    os.waitpid(child, 0)
+    assert {path.name for path in Path().rglob("*") if path.is_file()} >= {
+        "prune_net.cfg", "prune_net_ckpt.pth", "net-pruned.cfg", "net-pruned.weights"}
+
+
 # ---- a run that comes to nothing
 
 @pytest.mark.parametrize("flags", [(), ("--with-pictures",)])
