@@ -43,7 +43,8 @@ LOADED = ("torch._dynamo", "torchvision.ops", "matplotlib.pyplot", "utils.traini
 
 def child(work: Callable[[], None], begins: tuple, seconds: float | None = None) -> tuple[float, bool]:
     """Do `work` in a process of its own; returns how long it took and whether it was killed, after `seconds`. begins:
-    the clock starts when this attribute (object, name), a function, is called. Raises AssertionError where it failed."""
+    the clock starts when this attribute (object, name), a function, is called. Raises AssertionError where it
+    failed."""
     reading, writing = os.pipe()
     process = os.fork()
     if not process:
