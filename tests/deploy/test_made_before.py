@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+import detect
+import export
 import test as scoring
-from conftest import trained
-from utils.deploy import backends, onnx_runtimes
+from conftest import ROOT, trained
+from utils.deploy import backends, onnx_runtimes, quantisation
 from utils.deploy.backends import make_backend
 from utils.deploy.metadata import Metadata, metadata_of, net_hash
 from utils.deploy.onnx_export import write_onnx
+from utils.deploy.processor import computes_bf16, computes_int8
 from utils.deploy.runtimes import int8_files
 from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
 from utils.output import write_json
@@ -167,3 +170,46 @@ def test_scores_are_noted_where_the_processor_computes_in_bfloat16(
     score("openvino-bf16")
     assert ScoreNote.of(weights).bf16_drop(net) == 0
     assert BFLOAT16 in capsys.readouterr().out
+
+
+# ---- by the scripts, on this processor as it is
+
+def run(script, monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+    script.main()
+
+
+@pytest.mark.skipif(not computes_bf16(), reason="this processor does not compute in bfloat16")
+def test_auto_computes_in_bfloat16_once_test_py_scored_both(net, tiny_cfg, tiny_data, tmp_path, monkeypatch, capsys):
+    need_onnx()
+    pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)
+    net.save_darknet_weights(tmp_path / "net.weights")
+    words = ("--cfg", tiny_cfg, "--weights", tmp_path / "net.weights", "--device", "cpu")
+    assert make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[0] == "onnxruntime"
+    for name in ("openvino", "openvino-bf16"):
+        run(scoring, monkeypatch, *words, "--data", tiny_data, "--n_cpu", 0, "--backend", name)
+    monkeypatch.setattr(backends, "WORTH_IT", 0.0)  # a few pictures are work enough
+    run(detect, monkeypatch, *words, "--source", ROOT / "data" / "samples", "--out", tmp_path / "out")
+    assert "64x64 on cpu, by openvino-bf16" in capsys.readouterr().out
+    predict = make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[1]
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        off = (predict(images) - net(images))[..., :2].abs().max()
+    assert 1e-3 < off < 4, "pixels: more than float32 rounds, less than another net would differ"
+
+
+@pytest.mark.skipif(not computes_int8(), reason="this processor does not sum 8-bit products")
+def test_auto_takes_the_8_bit_file_once_export_py_made_it(net, tiny_cfg, tiny_data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quantisation, "alternate_seconds", lambda *_: [0.1, 0.01])  # a tiny net gains no time
+    monkeypatch.setattr(quantisation, "KEPT", (0,))
+    net.save_darknet_weights(tmp_path / "net.weights")
+    words = ("--cfg", tiny_cfg, "--weights", tmp_path / "net.weights")
+    run(export, monkeypatch, *words, "--data", tiny_data, "--format", "openvino", "--precision", "int8",
+        "--max-drop", 1, "--calibration", 6)
+    run(detect, monkeypatch, *words, "--device", "cpu", "--source", ROOT / "data" / "samples", "--out",
+        tmp_path / "out")
+    assert "by openvino (int8, tiny-hand-int8.xml: made and scored of these weights)" in capsys.readouterr().out
