@@ -25,7 +25,7 @@ from utils.letterbox import Letterbox
 
 SIZE = (256, 256)
 CFG, WEIGHTS = ROOT / "config" / "hands-tiny.cfg", ROOT / "weights" / "hands-tiny.weights"
-# what a block of C++ stands in: the declarations of its own kind, then its boxes as JSON rows x, y, width, height, score
+# what a block of C++ stands in: declarations before it, its boxes as JSON rows x, y, width, height, score after it
 PROGRAM = """
 #include <algorithm>
 #include <iostream>
@@ -53,7 +53,7 @@ int main() {{
 def blocks():
     """Title -> code of the page's snippets."""
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-    return {title: code for title, code in re.findall(r"^([^\n]+?)(?: \([^\n]*\))?:\n```\w+\n(.*?)^```", text, re.M | re.S)}
+    return dict(re.findall(r"^([^\n]+?)(?: \([^\n]*\))?:\n```\w+\n(.*?)^```", text, re.M | re.S))
 
 
 def need(*packages):
@@ -178,5 +178,5 @@ def test_ncnn_in_cpp(folder, expected, net):
     flags = flags_of(("opencv4", "apt install libopencv-dev"), ("ncnn", "build ncnn with cmake and install it"))
     need("pnnx")
     write_ncnn(net, folder / "net.ncnn.param", metadata_of(net, None, SIZE, "float32"))
-    includes = "#include <net.h>"
-    assert_same(run_cpp("ncnn, C++", folder, [*flags, "-fopenmp"], includes, "cv::Rect2d"), expected, folder, 0.97, 0.02)
+    rows = run_cpp("ncnn, C++", folder, [*flags, "-fopenmp"], "#include <net.h>", "cv::Rect2d")
+    assert_same(rows, expected, folder, iou=0.97, score=0.02)
