@@ -19,7 +19,7 @@ from pathlib import Path
 from utils import cli
 from utils.deploy.args import PRECISIONS
 
-DEPLOYED = ("openvino", "onnx", "ncnn", "torchscript", "darknet")  # what times are compared with first
+DEPLOYED = ("openvino", "onnx", "ncnn", "torchscript", "litert", "darknet")  # what times are compared with first
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -164,6 +164,8 @@ def export(subject: Subject, name: str, precision: str, out: Path, pictures: Pic
     try:
         [path] = out_paths(out, [name], precision).values()
         require_writer(name, precision)
+        if (name, precision) == ("torchscript", "float16"):
+            return File(label, why="for GPUs: a processor takes fifty times as long")
         if name == DARKNET:
             return File(label, *darknet_pair(subject, path))
         if precision != "int8":

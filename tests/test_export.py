@@ -32,6 +32,7 @@ PACKAGES = {
     "openvino": ("openvino",),
     "ncnn": ("ncnn", "pnnx"),
     "torchscript": (),
+    "litert": ("litert_torch", "ai_edge_litert"),
 }
 QUICK = ("openvino", "ncnn", "torchscript")  # converted from a trace; onnx takes five times as long
 
@@ -83,7 +84,7 @@ def test_a_file_holds_no_line_and_no_folder_of_the_program_that_made_it(net, tmp
         assert not [word for word in (str(ROOT), "stack_trace") if word.encode() in file.read_bytes()]
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", [name for name in PACKAGES if "float16" in FORMATS[name].precisions])
 def test_float16_halves_the_weights_and_stays_close(net, tmp_path, name):
     whole, half = written(net, name, tmp_path / "a"), written(net, name, tmp_path / "b", "float16")
     assert_equal(net, half, limit=1e-2)

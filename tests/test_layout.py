@@ -126,7 +126,7 @@ def test_model_needs_only_cfg_weights_activations_and_shapes():
 def test_every_import_is_a_requirement_or_the_standard_library():
     """A package that a machine happens to have would hide a missing line."""
     packages = {"cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "torch_pruning": "torch-pruning",
-                "ai_edge_litert": "ai-edge-litert"}
+                "ai_edge_litert": "ai-edge-litert", "litert_torch": "litert-torch"}
     listed = "".join(
         (ROOT / name).read_text().lower()
         for name in ("requirements.txt", "requirements-dev.txt", "requirements-optional.txt")

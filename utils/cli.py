@@ -15,7 +15,8 @@ from utils import limits, signals, torchrun
 from utils.text import shown
 
 TO_RUN = (
-    "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript; --cfg is not read)"
+    "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript, .tflite; --cfg is "
+    "not read)"
 )
 CONF_THRES = 0.3  # of what is shown: the published nets have precision 0.9 from 0.25 to 0.28 on
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utils import cli
 
-FORMATS = ("darknet", "onnx", "openvino", "ncnn", "torchscript")
+FORMATS = ("darknet", "onnx", "openvino", "ncnn", "torchscript", "litert")
 PRECISIONS = ("float32", "float16", "int8")
 
 

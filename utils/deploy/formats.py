@@ -13,6 +13,7 @@ from torch import nn
 from utils.deploy.carriers import balanced
 from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, require_close, sample_images
 from utils.deploy.graph import takes_any_size
+from utils.deploy.litert_export import write_litert
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
 from utils.deploy.ncnn_export import write_ncnn
 from utils.deploy.onnx_export import require_packages, write_onnx
@@ -30,7 +31,6 @@ FOREIGN = {
     ".pt",
     ".pth",
     ".pb",
-    ".tflite",
     ".engine",
     ".trt",
     ".mlmodel",
@@ -65,6 +65,8 @@ FORMATS = {
                        ("openvino",)),
     "ncnn": Format(".ncnn.param", "ncnn", ("float32", "float16"), write_ncnn, False, ("pnnx", "ncnn")),
     "torchscript": Format(".torchscript", "torch", ("float32", "float16"), write_torchscript, True),
+    "litert": Format(".tflite", "ai_edge_litert", ("float32",), write_litert, False,
+                     ("litert_torch", "ai_edge_litert")),
 }
 
 

@@ -29,6 +29,7 @@ RUNTIMES = {
     ".xml": ("openvino", BF16),
     ".param": ("ncnn",),
     ".torchscript": ("torch",),
+    ".tflite": ("ai_edge_litert",),
 }
 
 
@@ -229,14 +230,19 @@ def _openvino(path: Path):
     return metadata, make
 
 
-def _ncnn(path: Path):
-    import ncnn
-
+def _metadata_beside(path: Path) -> Metadata:
+    """Of the .json beside a file that has no room for metadata."""
     note = path.with_suffix(".json")
     if not note.is_file():
         raise FileNotFoundError(f"{note}: no such file; {path} needs it beside it for names and size (export.py writes "
                                 "it)")
-    metadata = Metadata.from_text(json.loads(note.read_text(encoding="utf-8")), note)
+    return Metadata.from_text(json.loads(note.read_text(encoding="utf-8")), note)
+
+
+def _ncnn(path: Path):
+    import ncnn
+
+    metadata = _metadata_beside(path)
     net = ncnn.Net()
     net.opt.num_threads, net.opt.use_vulkan_compute = torch.get_num_threads(), False
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = False
@@ -273,5 +279,24 @@ def _torchscript(path: Path):
     return Metadata.from_text(json.loads(extra[EXTRA]), path), make
 
 
+def _litert(path: Path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    metadata = _metadata_beside(path)
+    net = Interpreter(str(path), num_threads=torch.get_num_threads())
+    net.allocate_tensors()
+    [taken], [given] = net.get_input_details(), net.get_output_details()
+
+    def one(image: np.ndarray) -> np.ndarray:
+        net.set_tensor(taken["index"], image[None])
+        net.invoke()
+        return net.get_tensor(given["index"])[0]
+
+    def make(metadata: Metadata, size: tuple[int, int], hint: str):
+        return lambda images: np.stack([one(image) for image in images])
+    return metadata, make
+
+
 _OPENERS = {(".onnx", "onnxruntime"): _onnxruntime, (".onnx", "openvino"): _openvino, (".xml", "openvino"): _openvino,
-            (".param", "ncnn"): _ncnn, (".torchscript", "torch"): _torchscript}
+            (".param", "ncnn"): _ncnn, (".torchscript", "torch"): _torchscript,
+            (".tflite", "ai_edge_litert"): _litert}
