@@ -25,12 +25,12 @@ class Latency:
         return f"{self.median * 1e3:.1f} ms ({self.low * 1e3:.1f}-{self.high * 1e3:.1f})"
 
 
-def _run(model: Callable, images: torch.Tensor) -> float:
-    started = time.perf_counter()
+def _run(model: Callable, images: torch.Tensor, clock: Callable[[], float]) -> float:
+    started = clock()
     model(images)
     if images.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def compare_latency(models: list[nn.Module], size: tuple[int, int], repeats: int = 20, warmup: int = 3,
@@ -48,16 +48,17 @@ def random_images(model: nn.Module, size: tuple[int, int], batch: int = 1) -> to
 
 @torch.inference_mode()
 def measured_alternately(runs: list[Callable], images: torch.Tensor, repeats: int = 20, warmup: int = 3,
-                         where: str = "") -> list[Latency]:
+                         where: str = "", clock: Callable[[], float] = time.perf_counter) -> list[Latency]:
     """Latency of each of `runs` on images (B, C, H, W), timed in turn (A B A B ...), so that a machine whose speed
-    drifts treats all alike. where: what runs them, for the protocol (default: the device of the images)."""
+    drifts treats all alike. where: what runs them, for the protocol (default: the device of the images);
+    clock: what tells seconds."""
     for _ in range(warmup):
         for run in runs:
-            _run(run, images)
+            _run(run, images, clock)
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for run, own in zip(runs, times):
-            own.append(_run(run, images))
+            own.append(_run(run, images, clock))
     batch, _, height, width = images.shape
     protocol = (f"batch {batch}, {width}x{height}, {where or images.device}, {torch.get_num_threads()} threads, median "
                 f"of {repeats} after {warmup} warm-up, taken in turn, batch norm folded")
