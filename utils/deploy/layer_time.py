@@ -27,7 +27,9 @@ from utils.parse_config import integer, layer_inputs
 from utils.shapes import conv_window, layer_shapes
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")  # of --latency-backend, the fastest first
+STEM = 4  # channels of the image that a convolution of more reads through another one
 BRANCHES = 6  # convolutions side by side in the larger net; fewer where one takes longer than LONG
+METHOD = 2  # of measuring: times of another one are not taken for its own
 LONG, ENOUGH = 2e-3, 0.05  # seconds: of one run; of all runs of one net
 UNITS = (1, 2, 4, 8, 16, 32)  # blocks of channels that runtimes are known to compute in
 SWEEP = range(17, 81, 3)  # widths that tell which of them
@@ -103,7 +105,7 @@ class LayerClock:
         """The clock of a runtime with torch's number of threads; one file for each processor and version."""
         about = environment()
         version = importlib.metadata.version(runtime)
-        name = f"{about['processor']} {about['threads']} threads {runtime} {version}"
+        name = f"{about['processor']} {about['threads']} threads {runtime} {version} v{METHOD}"
         path = user_cache() / "layer-times" / (re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".json")
         return cls(lambda spec: convolution_seconds(spec, runtime), path)
 
@@ -208,13 +210,14 @@ def grid(spec: ConvSpec, free: tuple[bool, bool], unit: int) -> tuple[int, list[
 
 
 def levels(width: int, unit: int) -> list[int]:
-    """Widths at which a table is measured: multiples of `unit`, the last one that of the dense width."""
-    return sorted({math.ceil(width * share / unit) * unit for share in SHARES} | {unit})
+    """Widths at which a table is measured: multiples of `unit`, and the dense width."""
+    return sorted({min(math.ceil(width * share / unit) * unit, width) for share in SHARES} | {min(unit, width)})
 
 
 def convolution_seconds(spec: ConvSpec, runtime: str) -> float:
     """Measured seconds of one convolution with its activation and an addition, on one image of random numbers."""
-    image = np.random.default_rng(0).random((1, spec.inputs, spec.rows, spec.columns), dtype=np.float32)
+    channels = spec.inputs if runtime == "torch" else min(spec.inputs, STEM)
+    image = np.random.default_rng(0).random((1, channels, spec.rows, spec.columns), dtype=np.float32)
     one = _runs(_side_by_side(spec, 1, runtime), image)
     branches = BRANCHES if one < LONG else 2
     many = _runs(_side_by_side(spec, branches, runtime), image)
@@ -222,13 +225,15 @@ def convolution_seconds(spec: ConvSpec, runtime: str) -> float:
 
 
 def _runs(run: Callable[[np.ndarray], object], image: np.ndarray) -> float:
-    """The shortest of some runs: what disturbs a run only adds to it."""
+    """The shortest of some runs: what disturbs a run only adds to it. Of a single thread its own seconds count, not
+    those that others take in between."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     run(image), run(image)
     times: list[float] = []
     while len(times) < 5 or (sum(times) < ENOUGH and len(times) < 40):
-        started = time.perf_counter()
+        started = clock()
         run(image)
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return min(times)
 
 
@@ -258,12 +263,17 @@ def _torch_net(spec: ConvSpec, count: int) -> Callable[[np.ndarray], object]:
 def _onnx_net(spec: ConvSpec, count: int):
     from onnx import TensorProto, helper, numpy_helper
 
-    rng, nodes, constants, total = np.random.default_rng(0), [], [], ""
+    rng, nodes, constants, total, read = np.random.default_rng(0), [], [], "", "x"
+    if spec.inputs > STEM:  # what the branches read lies as the runtime lays it out, not as an image does
+        stem = rng.standard_normal((spec.inputs, STEM, 1, 1), dtype=np.float32)
+        constants.append(numpy_helper.from_array(stem, "stem"))
+        nodes.append(helper.make_node("Conv", ["x", "stem"], ["read"]))
+        read = "read"
     shape = (spec.outputs, spec.inputs // spec.groups, spec.size, spec.size)
     for i in range(count):  # weights differ, or a runtime computes one branch for all
         constants += [numpy_helper.from_array(rng.standard_normal(shape, dtype=np.float32), f"w{i}"),
                       numpy_helper.from_array(rng.standard_normal(spec.outputs, dtype=np.float32), f"b{i}")]
-        nodes.append(helper.make_node("Conv", ["x", f"w{i}", f"b{i}"], [f"c{i}"], strides=spec.stride,
+        nodes.append(helper.make_node("Conv", [read, f"w{i}", f"b{i}"], [f"c{i}"], strides=spec.stride,
                                       pads=[spec.padding] * 4, dilations=[spec.dilation] * 2, group=spec.groups))
         branch, more = _onnx_activation(spec.activation, f"c{i}")
         nodes += more
@@ -272,8 +282,8 @@ def _onnx_net(spec: ConvSpec, count: int):
         total = f"s{i}" if total else branch
     nodes.append(helper.make_node("GlobalAveragePool", [total], ["y"]))
     value = lambda name, sides: helper.make_tensor_value_info(name, TensorProto.FLOAT, sides)
-    graph = helper.make_graph(nodes, "convolutions", [value("x", [1, spec.inputs, spec.rows, spec.columns])],
-                              [value("y", [1, spec.outputs, 1, 1])], constants)
+    image = value("x", [1, min(spec.inputs, STEM), spec.rows, spec.columns])
+    graph = helper.make_graph(nodes, "convolutions", [image], [value("y", [1, spec.outputs, 1, 1])], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
