@@ -39,7 +39,7 @@ from utils.shapes import LayerCost, total_cost
 TAYLOR_BATCHES = 8
 SEARCH_LEVELS = 64  # cuts among which a search that measures or scores each one chooses
 MAKE_ROOM_ROUNDS = 6
-LEAST_REPEATS = 20  # forward passes per net that --target-latency measures
+LEAST_REPEATS = 5  # forward passes per net that --target-latency measures
 
 
 @dataclass
