@@ -10,6 +10,7 @@ interrupted run goes on where it stopped.
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -199,8 +200,9 @@ def contact_sheet(
 
 def drawn(draw: Callable[[tuple[str, int]], int], jobs: list[tuple[str, int]], workers: int) -> int:
     """Draw all samples, by so many processes; returns the sum of what `draw` returns. Told to end, it lets them finish
-    what they are at: multiprocessing.Pool would signal them, and Python forgets a signal that comes during the fork."""
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
+    what they are at. The processes are fresh ones: a forked one would wait for ever for OpenCV's threads, which it does
+    not have, where this process had begun some."""
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
         return sum(Progress(pool.map(draw, jobs, chunksize=8), len(jobs), "draw"))
     finally:

@@ -89,6 +89,25 @@ def test_a_run_that_is_told_to_end_as_soon_as_it_has_started_its_processes_ends(
     assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
 
 
+THREADED = """
+import sys
+import cv2, numpy as np
+from data import synthesize_hands
+if __name__ == "__main__":
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 3)
+    sys.exit(synthesize_hands.main())
+"""
+
+
+def test_a_program_that_has_begun_threads_of_opencv_draws_as_well(release, tmp_path):
+    """Forked from it, a process that draws would wait for these threads for ever."""
+    (tmp_path / "threaded.py").write_text(THREADED)
+    subprocess.run([sys.executable, "threaded.py", "--out", "out", *COUNTS, "--workers", "2"], cwd=tmp_path,
+                   env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=HANG)
+    assert files(tmp_path / "out") == files(release)
+
+
 def test_other_settings_or_a_real_release_are_never_overwritten(release, tmp_path, capsys):
     before = files(release)
     assert draw(release, "--seed", "5") == 2
