@@ -191,7 +191,7 @@ def kill_pruning(kills: int, chance: random.Random) -> Iterator[str]:
     found, met = cuts[0], 0
     while met < kills:
         percent = cuts[cuts[0] == found]
-        _, killed = pruning(f"--percent {percent} --out out", chance.uniform(0, whole))
+        _, killed = pruning(f"--percent {percent} --out out", whole * chance.random() ** 3)  # pictures end it: longest
         check_files()
         found = next((percent for percent in cuts if equal(pruned(Path("out")), made[percent])), None)
         assert found, "out: a mixture of two prunings"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,12 @@ def run(tmp_path, monkeypatch):
         begin += ["--no-pictures"] if begin and "--with-pictures" not in flags else []
         flags = [str(flag) for flag in flags if flag != "--with-pictures"]
         monkeypatch.setattr("sys.argv", ["train.py", *begin, *flags])
-        train.main()
+        try:
+            train.main()
+        except BaseException as error:
+            # with its frames go its loaders; left to the garbage collector, each would wait 8 s for its processes
+            traceback.clear_frames(error.__traceback__)
+            raise
     return main
 
 
@@ -220,6 +226,7 @@ def hold():
 
 HOLD = """
 import sys
+import traceback
 from pathlib import Path
 from utils.lock import Lock
 lock = Lock(Path(sys.argv[1]), "x")
