@@ -175,7 +175,7 @@ def export(subject: Subject, name: str, precision: str, out: Path, pictures: Pic
         else:
             export_unscored(subject, name, path, order)
     except ValueError as error:
-        return File(label, why=" ".join(str(error).split()))
+        return File(label, why=" ".join(str(error).replace(f"{out.parent}/", "").split()))
     return File(label, path)
 
 
