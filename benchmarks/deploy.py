@@ -119,6 +119,8 @@ def subject_of(args: argparse.Namespace) -> Subject:
         return Subject(None, file.metadata.names, file.size, file.channels, "files made before")
     if not args.weights:
         model = materials.random_net(materials.sized_defs(args.cfg, args.size))
+        for head_i in model.head_layers():  # near its start, 1 % objectness: a random net's boxes compare nothing
+            model.module_list[head_i - 1][0].weight.data *= 0.01
         size = tuple(int(model.module_defs[0][side]) for side in ("width", "height"))
         words = f"{Path(args.cfg).name}, random weights"
         return Subject(model, tuple(f"class{i}" for i in range(model.heads()[0].classes)), size, model.channels, words)

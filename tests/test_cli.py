@@ -1,10 +1,11 @@
 """Sizes and times to reach, as the command line takes them."""
 
 import argparse
+
 import pytest
 
+from conftest import ROOT
 from utils import cli
-
 
 SIZE, TIME = cli.size_target, cli.time_target
 
@@ -43,3 +44,9 @@ def test_targets_are_ratios_or_amounts(kind, text, value, ratio):
 def test_other_targets_are_refused(kind, text):
     with pytest.raises(argparse.ArgumentTypeError, match="expected a ratio"):
         kind(text)
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_command_and_a_module_of_ours_is_our_fault():
+    missing = cli.input_fault(ModuleNotFoundError("No module named 'cv2'", name="cv2"))
+    assert missing == f"the package cv2 is not installed: python -m pip install -r {ROOT / 'requirements.txt'}"
+    assert cli.input_fault(ModuleNotFoundError("No module named 'utils.gone'", name="utils.gone")) is None

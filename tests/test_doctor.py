@@ -1,6 +1,7 @@
 """python -m utils.doctor: what it says of a machine, of packages and of a net, and how much memory a net needs."""
 
 import importlib.metadata
+import sys
 
 import pytest
 import torch
@@ -132,6 +133,20 @@ def test_it_says_whether_memory_suffices_for_a_net(tiny_cfg, monkeypatch, capsys
     assert "processor:" in out.out and "disk:" in out.out and "CUDA" in out.out.upper()
     status, out = said(monkeypatch, capsys, "--cfg", "config/yolov3-hand.cfg", "--batch", "60000")
     assert status == 1 and f"  {BAD}  training takes about" in out.out and "take a smaller --batch_size" in out.out
+
+
+def test_where_a_needed_package_is_missing_it_says_so_and_needs_none_itself(monkeypatch, capsys):
+    whole = importlib.metadata.version
+
+    def version(name):
+        if name == "torch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return whole(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails
+    status, out = said(monkeypatch, capsys, "--cfg", "config/yolov3-hand.cfg")
+    assert status == 1 and f"{BAD}  torch: not installed" in out.out and "machine" not in out.out
 
 
 @pytest.mark.parametrize("words, wrong", [(["--cfg", "nowhere.cfg"], "nowhere.cfg: no such cfg file"),

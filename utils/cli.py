@@ -14,6 +14,7 @@ from typing import Callable, Iterable, Mapping, NamedTuple, NoReturn
 from utils import limits, signals, torchrun
 from utils.text import shown
 
+ROOT = Path(__file__).resolve().parent.parent
 TO_RUN = (
     "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript, .tflite; --cfg is "
     "not read)"
@@ -348,6 +349,8 @@ def input_fault(error: Exception) -> str | None:
         return NO_MEMORY
     if kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text or "out of memory" in text:
         return NO_MEMORY
+    if isinstance(error, ModuleNotFoundError) and error.name and not (ROOT / error.name.partition(".")[0]).exists():
+        return f"the package {error.name} is not installed: python -m pip install -r {ROOT / 'requirements.txt'}"
     message = worker or text
     if len(message) > MOST_MESSAGE:  # a damaged file may hold a line without end
         message = f"{message[:MOST_MESSAGE // 2]} ... {message[-MOST_MESSAGE // 4:]}"

@@ -32,8 +32,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Look at each, print a line on each; 1 where something that is needed is missing."""
     args = parse_args()
-    sections = {"machine": machine(), "packages": packages()}
-    if args.cfg:
+    installed = packages()
+    whole = not any(finding.mark == BAD for finding in installed)  # what looks further is made of these packages
+    sections = ({"machine": machine()} if whole else {}) | {"packages": installed}
+    if args.cfg and whole:
         sections[f"{args.cfg}, {args.batch_size} images per batch"] = net(args)
     for title, findings in sections.items():
         print(f"{title}")
