@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# From the root of the checkout. Drawn hands: after `make demo` (baseline, cfg and data come from there; here the baseline was trained by one thread).
+# EgoHands: weights/egohands-dense.pth is the dense net of ../2026-11-25_egohands_w25.
+set -e
+export OMP_NUM_THREADS=1
+drawn() { # NAME flags of the sparse training
+    N=$1; shift
+    T="--data_config data/demo/demo.data --seed 0 --n_cpu 0 --threads 1 --no-publish --augment flip --batch_size 8 --warmup 0.25 --cache-gb 1 --lr 3e-3 --epochs 2"
+    CFG=logs/demo/yolov3-tiny-demo.cfg
+    python train.py --model_def $CFG -pre logs/demo/baseline/best.pth --name demo/$N-sparse $T -sr "$@"
+    python test_prune.py --cfg $CFG --weights logs/demo/$N-sparse/best.pth --data data/demo/demo.data --target-flops 0.28 --recalibrate 0 --out logs/demo/$N-pruned --repeats 0
+    python train.py --model_def logs/demo/$N-pruned/prune_yolov3-tiny-demo.cfg -pre logs/demo/$N-pruned/checkpoints/prune_yolov3-tiny-demo_ckpt.pth --name demo/$N-tuned $T
+}
+drawn hand --s 0.04 --sparsity prox
+drawn found --target-flops 0.28
+drawn plain --target-flops 0.28 --rescale none
+
+egohands() { # NAME flags of the sparse training
+    N=$1; shift
+    CFG=config/yolov3-hand-w25.cfg; DENSE=weights/egohands-dense.pth
+    M="--data_config config/egohands.data --n_cpu 0 --threads 1 --cache-gb 2 --bf16 --no-publish"
+    python train.py --model_def $CFG -pre $DENSE -sr "$@" --epochs 6 $M --evaluation_interval 3 --name $N-sparse
+    python test_prune.py --cfg $CFG --weights logs/$N-sparse/best.pth --data config/egohands.data --target-flops 0.3 --out logs/$N-pruned --repeats 0
+    python train.py --model_def logs/$N-pruned/prune_yolov3-hand-w25.cfg -pre logs/$N-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 4 --lr 3e-3 $M --evaluation_interval 4 \
+        --weight_decay 2.5e-4 --clip 250 --teacher-cfg $CFG --teacher-weights $DENSE --name $N-tuned
+}
+egohands hand --s 0.04 --s-schedule ease --sparsity-weight flops --lr 3e-3
+egohands found --target-flops 0.3 --lr 1e-3
