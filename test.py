@@ -119,8 +119,8 @@ def note_score(run: Run, result, options) -> None:
     from dataclasses import asdict
 
     from utils.deploy.backends import BF16, FLOATS
-    from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
     from utils.deploy.processor import computes_bf16
+    from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
 
     if run.cfg is None or run.backend not in (*FLOATS, BF16) or not computes_bf16():
         return
@@ -137,6 +137,7 @@ def note_score(run: Run, result, options) -> None:
 
 def print_result(result, iou_thres: float) -> None:
     """The numbers of an EvalResult, and a row a class where there are several."""
+    from utils.evaluation.words import cap_words, scorer_words
     from utils.output import ascii_table, counted
 
     header = [f"AP@{iou_thres:g}", "AP@[.5:.95]", "Precision", "Recall"]
@@ -160,7 +161,7 @@ def print_result(result, iou_thres: float) -> None:
         print("AP@[.5:.95] by box size on the input: " + ", ".join(
             f"{size.name} {size.map:.4f} ({counted(size.n_targets, 'object')})" for size in result.by_size)
             + "; 32 x 32 and 96 x 96 px tell them apart")
-    print(f"{result.scorer}; {result.cap}")
+    print(f"{scorer_words(result.options)}; {cap_words(result.options)}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_the_result_says_on_which_pixels_it_was_taken(tmp_path):
     loader = [(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[0, 0, 0.5, 0.5, 0.5, 0.5]]))]
     predict = lambda images: torch.tensor([[[16, 16, 16, 16, 0.9, 0.9]]])  # noqa: E731
     net = torch.nn.Linear(1, 1)
-    words = {scorer: evaluate(net, loader, ("hand",), ScoreOptions(scorer=scorer), quiet=True, predict=predict)
-             for scorer in ("compat", "reference")}
-    assert words["compat"].map50 == words["reference"].map50 == 1
-    assert "letterboxed" in words["compat"].scorer and "reference's input" in words["reference"].scorer
+    words = {scorer: evaluate(net, loader, ("hand",), ScoreOptions(scorer=scorer), quiet=True,
+                              predict=predict).to_dict() for scorer in ("compat", "reference")}
+    assert words["compat"]["map50"] == words["reference"]["map50"] == 1
+    assert "letterboxed" in words["compat"]["scorer"] and "reference's input" in words["reference"]["scorer"]

@@ -14,11 +14,9 @@ from utils.evaluation.confusion import MOST_CLASSES, confusion_matrix
 from utils.evaluation.metrics import EvalResult, score
 from utils.evaluation.nms import non_max_suppression
 from utils.evaluation.reference_scorer import merge_nms, score_compat
+from utils.evaluation.words import STANDARD
 from utils.letterbox import input_channels, input_device, to_input
 from utils.progress import Progress
-
-PIXELS = {"compat": "on letterboxed images, not on the reference's own input",
-          "reference": "on the reference's input (padded with black to a square, nearest neighbour)"}
 
 
 def truth_by_image(targets: Tensor, images: int, width: int, height: int) -> list[Tensor]:
@@ -43,7 +41,7 @@ def collect_detections(
     images_each = (getattr(loader, "batch_size", None) or 1) * processes.world_size()  # 1: of any list of batches
     for images, targets in Progress(loader, len(loader), "evaluate", images_each, not quiet):
         predictions = predict(to_input(images, device, channels)).float()
-        if options.scorer != "standard":
+        if options.scorer != STANDARD:
             found = merge_nms(predictions, options.conf_thres, options.nms_thres)
         else:
             found = non_max_suppression(predictions, options.conf_thres, options.nms_thres, options.max_det,
@@ -65,10 +63,9 @@ def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], optio
     if together is None:
         return None
     detections, truths = [rows for rows, _ in together], [rows for _, rows in together]
-    if options.scorer != "standard":
+    if options.scorer != STANDARD:
         unbounded = dataclasses.replace(options, max_candidates=None)  # merge_nms has no bound
         result = score_compat(detections, truths, len(names), list(names), unbounded)
-        result = dataclasses.replace(result, scorer=f"{options.scorer}: {result.scorer}, {PIXELS[options.scorer]}")
     else:
         result = score(detections, truths, len(names), list(names), options)
     if len(names) > MOST_CLASSES:

@@ -29,6 +29,7 @@ from utils.evaluation.matching import (
     rank,
     stack_rows,
 )
+from utils.evaluation.words import cap_words, scorer_words
 
 SURE = 0.9  # the precision of EvalResult.sure
 
@@ -58,8 +59,7 @@ class EvalResult:
     per_class: list["ClassResult"]  # of classes that have targets
     n_images: int
     n_targets: int
-    scorer: str  # the rules, in words
-    cap: str  # the limits on the number of detections, in words
+    options: ScoreOptions  # the rules; in words: utils.evaluation.words
     curve: tuple[np.ndarray, np.ndarray] = field(repr=False, compare=False)  # recall, precision at IoU 0.5, (P,) each
     by_size: list[SizeResult] = field(default_factory=list)  # of the sizes that targets have
     sure: OperatingPoint | None = None  # the lowest score of SURE precision; None where no score has it
@@ -67,7 +67,8 @@ class EvalResult:
 
     def to_dict(self) -> dict:
         """Everything but the curve and the matrix, ready for json.dump."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("curve", "confusion")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("curve", "confusion", "options")}
+        plain |= {"scorer": scorer_words(self.options), "cap": cap_words(self.options)}
         per_class = [result.to_dict() for result in self.per_class]
         by_size = [asdict(result) for result in self.by_size]
         return plain | {"per_class": per_class, "by_size": by_size, "sure": asdict(self.sure) if self.sure else None}
@@ -119,7 +120,7 @@ def score(detections: list[Tensor], targets: list[Tensor], n_classes: int, names
     return EvalResult(
         map50=mean_over(per_class, "ap50"), map=mean_over(per_class, "ap"), precision=precision, recall=recall, f1=f1,
         conf=conf, per_class=per_class, n_images=len(targets), n_targets=int(n_targets.sum()),
-        scorer=_scorer_words(options), cap=_cap_words(options), curve=mean_curve(curves),
+        options=options, curve=mean_curve(curves),
         by_size=scores_by_size(detections, targets, pairs, n_classes),
         sure=at_precision(ours, np.array([len(rows) for rows in targets])))
 
@@ -178,22 +179,3 @@ def mean_over(per_class: list[ClassResult], key: str) -> float:
 def mean_curve(precisions: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Precision (P,) of each class -> (recall, mean precision), (P,) each."""
     return RECALL_POINTS.copy(), np.mean(precisions, axis=0) if precisions else np.zeros(len(RECALL_POINTS))
-
-
-def _scorer_words(options: ScoreOptions) -> str:
-    area = "area under all recall steps" if options.method == "all" else "mean of 101 recall points"
-    return f"map50: {area}, standard IoU, ranked by objectness x class; map: COCO's AP@[.5:.95], 101 points"
-
-
-def _cap_words(options: ScoreOptions) -> str:
-    coco = f"{COCO_MAX_DET} detections per image and class"
-    ours = f"{options.max_det} detections an image"
-    caps = f"{coco} (map50, map)" if options.method == "coco101" else f"{ours} (map50), {coco} (map)"
-    return f"at most {caps}; {candidate_words(options)}"
-
-
-def candidate_words(options: ScoreOptions) -> str:
-    """The bound on candidates before NMS, in words."""
-    if options.max_candidates is None:
-        return "no candidate cap before NMS"
-    return f"{options.max_candidates} candidates an image before NMS"

@@ -15,6 +15,8 @@ applies the rules to the pixels that every other part of this project sees, `--s
 """
 
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,13 +28,13 @@ from utils.evaluation.matching import IOU_THRESHOLDS, stack_rows
 from utils.evaluation.metrics import (
     ClassResult,
     EvalResult,
-    candidate_words,
     check_inputs,
     count_targets,
     mean_curve,
     mean_over,
 )
 from utils.evaluation.nms import PAIRS, check_predictions, keep_best, overlaps, select_candidates, sides_and_label
+from utils.evaluation.words import PIXELS
 
 
 def merge_nms(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5, max_det: int | None = None,
@@ -132,8 +134,7 @@ def score_compat(detections: list[Tensor], targets: list[Tensor], n_classes: int
     return EvalResult(
         map50=mean_over(per_class, "ap50"), map=mean_over(per_class, "ap"), **means, conf=0.0, per_class=per_class,
         n_images=len(targets), n_targets=int(n_targets.sum()), curve=mean_curve(curves),
-        scorer="the reference implementation's rules (utils/evaluation/reference_scorer.py), ranked by objectness",
-        cap=f"no cap on detections; {candidate_words(options)}")
+        options=options if options.scorer in PIXELS else replace(options, scorer="compat"))
 
 
 def _measures(tp: np.ndarray, objectness: np.ndarray, n_targets: int) -> dict:
