@@ -1,6 +1,7 @@
 """What the tests share: data that may be missing, tiny nets, a tiny data set."""
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from hypothesis import HealthCheck, settings
 from models import Darknet
 from nets import MIXED, TINY_YOLO, cfg_text
 from utils.checkpoint import save_checkpoint, weights_content
+from utils.deploy.layer_time import LayerClock, conv_specs
+from utils.deploy.net_time import Stopwatch
 from utils.pruning import job, plan
 from utils.pruning.args import PruneOptions, parse_prune_args, prune_options
 
@@ -192,3 +195,22 @@ def fake_score(monkeypatch, loss_of):
         monkeypatch.setattr(module, "evaluate", lambda model, *args, **options: SimpleNamespace(
             map50=0.9 - loss_of(sum(p.numel() for p in model.parameters())), map=0.0, precision=0.0, recall=0.0))
     return calls
+
+
+def conv_law(unit=1, overhead=1e-5):
+    """A clock's law: widths are computed in blocks of `unit`, and every convolution has an overhead, in seconds."""
+    up = lambda width: math.ceil(width / unit) * unit
+    return lambda spec: overhead + 1e-9 * up(spec.inputs) * up(spec.outputs) * spec.size ** 2 * (
+        spec.rows // spec.stride[0]) * (spec.columns // spec.stride[1])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """law -> a runtime in which convolutions take law(spec) seconds, and a whole net 1.3 times their sum and 50 us."""
+    def set_to(law):
+        whole = lambda net, size: 5e-5 + 1.3 * sum(law(spec) for spec in conv_specs(net.module_defs, size).values())
+        monkeypatch.setattr(LayerClock, "of", lambda runtime: LayerClock(law))
+        monkeypatch.setattr(Stopwatch, "beside", lambda self, net, repeats: [
+            SimpleNamespace(median=whole(own, self.size), protocol="made up") for own in (self.dense, net)])
+        return whole
+    return set_to

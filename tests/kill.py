@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # before the conftest of the root
 
 import torch  # noqa: E402
-from conftest import TINY_YOLO, make_dataset, randomise  # noqa: E402
 
 import test_prune  # noqa: E402
 import train  # noqa: E402
+from conftest import TINY_YOLO, make_dataset, randomise  # noqa: E402
 from models import Darknet  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.checkpoint import read_checkpoint  # noqa: E402

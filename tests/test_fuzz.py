@@ -1,7 +1,6 @@
 """The fuzzer: its cases can be repeated, what fails is seen and kept, and a slice of it finds nothing."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -10,11 +10,10 @@ import json
 import time
 from pathlib import Path
 
-from utils import cli
-from utils.output import ascii_table, write_json
-
 from tests.fuzz.targets import SHARES
 from tests.fuzz.watch import FAILURES, MOST_BYTES, MOST_CPU_S, Result, Watcher
+from utils import cli
+from utils.output import ascii_table, write_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from models import Darknet
+from tests.fuzz import corpus
+from tests.fuzz.mutate import ODD, mutated, replaced
 from utils.checkpoint import load_weights, weights_classes
 from utils.data import classes, formats
 from utils.data.annotations import Faults
@@ -19,15 +21,12 @@ from utils.data.datasets import read_image_list
 from utils.data.source import Source
 from utils.data.yolo_labels import read_labels
 from utils.deploy.runtimes import open_exported
-from utils.deploy.sources import frames, is_film, read_picture, Item
+from utils.deploy.sources import Item, frames, is_film, read_picture
 from utils.letterbox import letterbox
 from utils.loading import checked_size, read_names
 from utils.parse_config import class_count, format_model_config, parse_model_config
 from utils.pruning.channel_graph import channel_graph
 from utils.shapes import total_cost
-
-from tests.fuzz import corpus
-from tests.fuzz.mutate import ODD, mutated, replaced
 
 MOST_MACS = 1e8  # of a net that is also run: the fuzzer is after faults, not after heat
 ROOT = Path(__file__).resolve().parent.parent.parent

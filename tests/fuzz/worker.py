@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.cli import input_fault
-
 from tests.fuzz.targets import SHARES, Targets
+from utils.cli import input_fault
 
 MOST_MESSAGE = 2000  # characters of an error
 

@@ -197,6 +197,7 @@ def test_a_road_has_one_quantisation(walk):
 @pytest.mark.parametrize("cut, sparse, expected", [
     ("--target-flops 0.3", "--epochs 9", ["target_flops"]),
     ("--target-params 1.2M --target-flops 2.5G", "--epochs 9", ["target_flops", "target_params"]),
+    ("--target-latency 0.5 --latency-backend torch", "--epochs 9", ["latency_backend", "target_latency"]),
     ("--percent 0.5", "--epochs 9", ["s", "s_schedule"]),
     ("--target-flops 0.3", "--epochs 9 --s 0.03", ["s"]),
     ("--target-flops 0.3", "--s-schedule decay", ["s_schedule"]),
@@ -207,7 +208,7 @@ def test_sparse_training_of_a_road_finds_its_s_for_the_cut_unless_it_is_told_how
     words = ["--road", "--sparse", sparse, *cut.split()]
     flags = road.sparse_flags(options_of(words), cut.split())
     asked = parse_train_args("", ["-sr", *flags])
-    named = {"s", "s_schedule", "target_flops", "target_params"} & asked.typed.keys()
+    named = {*road.HOW_STRONG, "latency_backend"} & asked.typed.keys()
     assert sorted(named) == expected and flags[:len(sparse.split())] == sparse.split()
     if "target_params" in expected:
         assert (size_target(asked.target_params), size_target(asked.target_flops)) == ((1.2e6, False), (2.5e9, False))

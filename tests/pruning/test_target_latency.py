@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import fake_score
+from conftest import conv_law, fake_score
 from utils.cli import Target
 from utils.deploy import net_time, onnx_runtimes
-from utils.deploy.layer_time import LayerClock, conv_specs
+from utils.deploy.layer_time import conv_specs
 from utils.pruning import job as job_module
 from utils.pruning import plan as plan_module
 from utils.pruning import report
@@ -18,25 +18,6 @@ from utils.pruning.compact import compact_and_verify
 from utils.pruning.pace import Pace
 from utils.pruning.plan import plan_cut, remove_layers, warn_before
 from utils.shapes import total_cost
-
-
-def convolution(unit=1, overhead=1e-5):
-    """A clock's law: widths are computed in blocks of `unit`, and every convolution has an overhead, in seconds."""
-    up = lambda width: math.ceil(width / unit) * unit
-    return lambda spec: overhead + 1e-9 * up(spec.inputs) * up(spec.outputs) * spec.size ** 2 * (
-        spec.rows // spec.stride[0]) * (spec.columns // spec.stride[1])
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """law -> a runtime in which convolutions take law(spec) seconds, and a whole net 1.3 times their sum and 50 us."""
-    def set_to(law):
-        whole = lambda net, size: 5e-5 + 1.3 * sum(law(spec) for spec in conv_specs(net.module_defs, size).values())
-        monkeypatch.setattr(plan_module.LayerClock, "of", lambda runtime: LayerClock(law))
-        monkeypatch.setattr(net_time.Stopwatch, "beside", lambda self, net, repeats: [
-            SimpleNamespace(median=whole(own, self.size), protocol="made up") for own in (self.dense, net)])
-        return whole
-    return set_to
 
 
 def slim_of(job):
@@ -49,7 +30,7 @@ def slim_of(job):
 @pytest.mark.parametrize("flag", ["0.5", "1.2ms"])
 @pytest.mark.parametrize("score", ["gamma", "taylor", "random"])
 def test_the_compact_net_takes_at_most_what_was_asked_for_and_what_was_predicted(job_of, clock, flag, score):
-    whole = clock(convolution())
+    whole = clock(conv_law())
     job, plan, compact = slim_of(job_of(f"--target-latency {flag} --score {score}"))
     dense, slim = whole(job.dense, job.size), whole(compact.model, job.size)
     most = 1.2e-3 if flag.endswith("ms") else 0.5 * dense
@@ -68,7 +49,7 @@ def test_every_net_that_is_measured_corrects_what_is_expected_of_the_next():
 
 
 def test_widths_fill_the_blocks_that_the_runtime_computes_in_carriers_included(job_of, clock):
-    clock(convolution(unit=4))
+    clock(conv_law(unit=4))
     job, plan, compact = slim_of(job_of("--target-latency 0.6"))
     widths = {i: len(kept) for i, kept in compact.surgery.kept.items()}
     narrower = {i: width for i, width in widths.items() if width < len(job.graph.outputs[i])}
@@ -76,16 +57,16 @@ def test_widths_fill_the_blocks_that_the_runtime_computes_in_carriers_included(j
 
 
 def test_a_residual_block_goes_as_a_whole_where_its_overhead_outweighs_it(job_of, clock):
-    clock(convolution(overhead=1e-3))
+    clock(conv_law(overhead=1e-3))
     job, _, compact = slim_of(job_of("--target-latency 0.85"))
     assert len(job.blocks) == 1 and not residual_blocks(compact.model.module_defs)
-    clock(convolution(overhead=0.0))
+    clock(conv_law(overhead=0.0))
     job, _, compact = slim_of(job_of("--target-latency 0.9"))
     assert not job.blocks and residual_blocks(compact.model.module_defs)
 
 
 def test_a_time_that_no_cut_takes_is_an_error_that_names_the_floor_and_what_it_is_made_of(job_of, clock):
-    clock(convolution(overhead=1e-3))
+    clock(conv_law(overhead=1e-3))
     with pytest.raises(job_module.PruneError) as error:
         remove_layers(job_of("--target-latency 0.3 --layer-keep 0.5"))
     floor = float(re.search(r"narrowest net, without its residual blocks, takes (0\.[0-9]+) of", str(error.value))[1])
@@ -95,7 +76,7 @@ def test_a_time_that_no_cut_takes_is_an_error_that_names_the_floor_and_what_it_i
 
 
 def test_layer_keep_and_divisor_hold_in_a_cut_by_time(job_of, clock):
-    clock(convolution())
+    clock(conv_law())
     job, plan, compact = slim_of(job_of("--target-latency 0.6 --layer-keep 0.4 --divisor 4"))
     assert plan.share > 0
     for i in job.graph.prunable:
@@ -103,7 +84,7 @@ def test_layer_keep_and_divisor_hold_in_a_cut_by_time(job_of, clock):
 
 
 def test_a_time_and_a_size_are_both_met_and_a_gamma_of_0_always_goes(job_of, clock):
-    whole = clock(convolution())
+    whole = clock(conv_law())
     job = job_of("--target-latency 0.6 --target-params 0.3")
     dead = job.graph.prunable[0]
     job.model.module_list[dead][1].weight.data[0] = 0
@@ -114,7 +95,7 @@ def test_a_time_and_a_size_are_both_met_and_a_gamma_of_0_always_goes(job_of, clo
 
 
 def test_max_drop_beside_a_time_finds_a_faster_net_that_keeps_its_map(job_of, clock, monkeypatch):
-    whole = clock(convolution())
+    whole = clock(conv_law())
     job = remove_layers(job_of("--target-latency 0.9 --max-drop 0.05"))
     count = sum(p.numel() for p in job.dense.parameters())
     fake_score(monkeypatch, lambda parameters: 0.1 * (1 - parameters / count))
@@ -124,7 +105,7 @@ def test_max_drop_beside_a_time_finds_a_faster_net_that_keeps_its_map(job_of, cl
 
 
 def test_what_was_predicted_stands_beside_what_was_measured(job_of, clock, capsys):
-    clock(convolution())
+    clock(conv_law())
     job, plan, _ = slim_of(job_of("--target-latency 0.5 --latency-backend torch"))
     warn_before(job, plan)
     out = capsys.readouterr().out

@@ -5,7 +5,6 @@ import torch
 
 from benchmarks.tradeoff import TorchPruning
 from models import Darknet
-from utils.pruning import importance
 from utils.shapes import total_cost
 
 

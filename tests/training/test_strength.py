@@ -1,7 +1,9 @@
-"""-sr --target-flops, --target-params: s finds itself, for a cut that is planned."""
+"""-sr --target-flops, --target-params, --target-latency: s finds itself, for a cut that is planned."""
 
+import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import train
-from conftest import options_of, trained
+from conftest import conv_law, options_of, trained
 from models import Darknet
-from utils.batch_norm import gammas_of
+from utils.batch_norm import gammas_by_layer, gammas_of
 from utils.checkpoint import read_checkpoint
+from utils.deploy.layer_time import LayerClock
 from utils.pruning import plan
+from utils.pruning.blocks import residual_blocks
+from utils.pruning.compact import compact_and_verify
 from utils.pruning.job import load
+from utils.pruning.plan import remove_layers
 from utils.pruning.prospect import Prospect
 from utils.training.args import train_options
 from utils.training.resume import resumed_options
@@ -140,6 +146,12 @@ def test_the_first_s_takes_a_gamma_at_the_threshold_to_zero_in_a_tenth_of_the_ru
     assert taken * proximal_amount(s, 0.01, 0.9) == pytest.approx(0.06)
 
 
+def aim_of(flops=None, params=None, latency=None, runtime=None):
+    """The aim of these targets, as typed."""
+    return Aim.of(SimpleNamespace(sr=True, target_flops=flops, target_params=params, target_latency=latency,
+                                  latency_backend=runtime))
+
+
 def run_of_gammas(scale, hold, steps, spread=0.2, noise=0.0, sparse=False):
     """200 gammas that a quadratic loss of curvature `hold` pulls to where it wants them, and 120 of which are to go.
     Returns Strength, the last cut, and what staying gammas are of what the loss wants (median)."""
@@ -216,11 +228,12 @@ def test_where_more_gammas_are_0_than_need_be_none_is_pulled_until_some_came_bac
 def test_gammas_that_are_0_beyond_the_target_are_told_from_those_that_it_takes(tiny_cfg, flags):
     model = trained(tiny_cfg, zero_share=0.0).float()
     prospect = Prospect(model.module_defs, "group")
-    assert prospect.planned(model, (64, 64), Aim.of(*flags)).unused == 0
+    planner = prospect.planner(model, (64, 64), aim_of(flops=flags[0], params=flags[1]))
+    assert planner.planned(model).unused == 0
     with torch.no_grad():
         for gamma in gammas_of(model, prospect.layers):
             gamma[gamma.abs() < gamma.abs().quantile(0.8)] = 0
-    found = prospect.planned(model, (64, 64), Aim.of(*flags))
+    found = planner.planned(model)
     share = float(found.leaves.split("%")[0]) / 100
     assert found.unused == pytest.approx(1 - share / 0.5, abs=0.01) and found.unused > 0.3 and found.energy == 0
 
@@ -246,8 +259,7 @@ def test_a_course_goes_on_from_its_state_as_if_it_had_not_stopped():
 def test_the_plan_is_the_cut_that_test_prune_finds(job_of, flags):
     job = job_of(" ".join(f"--target-{name} {value}" for name, value in flags.items()))
     found = plan.plan_cut(job)
-    aim = Aim.of(flags.get("flops"), flags.get("params"))
-    planned = Prospect(job.model.module_defs, "group").planned(job.model, job.size, aim)
+    planned = Prospect(job.model.module_defs, "group").planner(job.model, job.size, aim_of(**flags)).planned(job.model)
     assert planned.threshold == found.cut.threshold
     for layer, gone in planned.gone.items():
         assert torch.equal(~gone, found.masks[layer].cpu()), (flags, layer)
@@ -255,6 +267,63 @@ def test_the_plan_is_the_cut_that_test_prune_finds(job_of, flags):
     assert ("FLOPs" in planned.leaves) == ("flops" in flags) and ("parameters" in planned.leaves) == ("params" in flags)
     if "flops" in flags:
         assert planned.leaves.startswith(f"{left.macs / dense.macs:.1%} of the FLOPs")
+
+
+@pytest.mark.parametrize("flags", [{"latency": "0.6"}, {"latency": "0.7", "params": "0.5"}])
+def test_the_plan_for_a_time_is_what_test_prune_finds_but_for_a_little_less_time(job_of, clock, flags):
+    whole = clock(conv_law(overhead=1e-4))
+    words = [word for name, value in flags.items() for word in (f"--target-{name}", value)]
+    job = remove_layers(job_of(" ".join(words)))
+    found = plan.plan_cut(job)
+    planner = Prospect(job.dense.module_defs, "group").planner(job.dense, job.size, aim_of(**flags, runtime="torch"))
+    planned = planner.planned(job.dense)
+    removed = {i for block in job.blocks for i in range(block.stream + 1, block.shortcut)}
+    assert {i for i, gone in planned.gone.items() if gone.all()} == removed & planned.gone.keys()
+    share = float(planned.leaves.split("%")[0]) / 100
+    target = float(flags["latency"])
+    assert 0.8 * target < share <= target and planned.leaves.endswith("% of the time in torch")
+    reached = whole(compact_and_verify(job, found).model, job.size) / whole(job.dense, job.size)
+    assert share == pytest.approx(reached, abs=0.1)
+    # plain values alone: what a checkpoint holds
+    assert json.loads(json.dumps(planner.measured)) == planner.measured
+
+
+def test_a_residual_block_whose_time_is_worth_more_elsewhere_is_pulled_as_a_whole(job_of, clock):
+    clock(conv_law(overhead=1e-3))
+    job = job_of("--target-latency 0.85")
+    planned = Prospect(job.dense.module_defs, "group").planner(
+        job.dense, job.size, aim_of(latency="0.85", runtime="torch")).planned(job.dense)
+    (block,) = [block for block in residual_blocks(job.dense.module_defs) if planned.gone[block.last].all()]
+    inside = [i for i in planned.gone if block.stream < i < block.shortcut]
+    assert len(inside) > 1 and all(planned.gone[i].all() for i in inside)
+
+
+def test_s_finds_itself_for_a_time_and_a_resumed_run_measures_nothing(words, clock, monkeypatch):
+    whole = clock(conv_law(unit=4, overhead=1e-5))
+    flags = ["--target-latency", "0.6", "--latency-backend", "torch"]
+    done = train_to(trainer_of(*words, *flags, "--name", "whole"), 20)
+    train_to(trainer_of(*words, *flags), 5)
+    monkeypatch.setattr(LayerClock, "of", None)  # whoever measures calls it
+    again = Trainer(resumed_options(train_options(vars(train.parse_args(["--resume", "logs/run", "--device", "cpu",
+                                                                         "--n_cpu", "0", "--threads", "1"])))),
+                    Darknet, Prospect)
+    train_to(again, 20)
+    assert all(torch.equal(one, other) for one, other in zip(done.model.state_dict().values(),
+                                                            again.model.state_dict().values()))
+    clock(conv_law(unit=4, overhead=1e-5))
+    job = remove_layers(load(options_of([*words[:2], "--weights", "logs/run/best.pth", *words[4:6], *flags, "--n_cpu",
+                                         0, "--recalibrate", 0]), Darknet))
+    cut = plan.plan_cut(job)
+    squared = {i: gamma.square() for i, gamma in gammas_by_layer(job.model).items() if i in cut.masks}
+    taken = sum(own[~cut.masks[i].bool()].sum() for i, own in squared.items())
+    assert taken / sum(own.sum() for own in squared.values()) <= FREE
+    assert whole(compact_and_verify(job, cut).model, job.size) <= 0.6 * whole(job.dense, job.size) * (1 + 1e-9)
+
+
+def test_a_time_that_no_cut_reaches_ends_the_run_before_its_first_step(words, clock):
+    clock(conv_law())
+    with pytest.raises(ValueError, match="--target-latency 0.01: found no cut that takes .* in torch; .*; ask for less"):
+        trainer_of(*words, "--target-latency", "0.01", "--latency-backend", "torch")
 
 
 def test_a_target_that_no_cut_reaches_ends_the_run_before_its_first_step(words):
@@ -316,6 +385,9 @@ def test_a_resumed_run_goes_on_with_its_s_bit_for_bit(words):
     (["-sr", "--target-params", "1M", "--s-schedule", "ease"], "found --s-schedule beside --target-params"),
     (["-sr", "--target-flops", "0.3", "--sparsity", "l1"], "found --sparsity l1 beside --target-flops, expected prox"),
     (["-sr", "--target-flops", "-1"], "found -1, expected a ratio"),
+    (["--target-latency", "5ms"], "found --target-latency without -sr"),
+    (["-sr", "--target-latency", "fast"], "found fast, expected a ratio (0.5) or a time (12ms)"),
+    (["-sr", "--latency-backend", "openvino"], "found --latency-backend without --target-latency"),
 ])
 def test_flags_that_contradict_each_other_are_one_line(capsys, flags, complaint):
     with pytest.raises(SystemExit):

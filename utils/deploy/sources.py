@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
-from utils.data.folders import files_below
 from utils.data.decoding import TooLargeError, require_size
+from utils.data.folders import files_below
 from utils.text import is_whole
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}

@@ -65,9 +65,18 @@ class Aims:
 
     @property
     def of_size(self) -> list[str]:
-        """The flags that count sizes, with their values: those that sparse training finds its s for."""
-        sizes = {"--target-flops": self.target_flops, "--target-params": self.target_params}
-        return [word for flag, target in sizes.items() if target is not None for word in (flag, target.text)]
+        """The flags that count sizes, with their values."""
+        return _words({"--target-flops": self.target_flops, "--target-params": self.target_params})
+
+    def of_sparsity(self, backend: str | None) -> list[str]:
+        """The flags that sparse training finds its s for, with their values. backend: of --latency-backend."""
+        latency = _words({"--target-latency": self.target_latency})
+        return [*self.of_size, *latency, *(["--latency-backend", backend] if latency and backend else [])]
+
+
+def _words(targets: dict[str, cli.Target | None]) -> list[str]:
+    """Of the flags that have one."""
+    return [word for flag, target in targets.items() if target is not None for word in (flag, target.text)]
 
 
 @dataclass(frozen=True)

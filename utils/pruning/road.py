@@ -9,7 +9,6 @@ from typing import Iterator
 
 from torch import nn
 
-from utils import cli
 from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
 from utils.deploy.formats import out_paths, require_writer
@@ -17,7 +16,7 @@ from utils.loading import checked_size, resolve_cfg, stem
 from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
 from utils.parse_config import parse_model_config
-from utils.pruning.args import Aims, PruneOptions, parse_prune_args
+from utils.pruning.args import PruneOptions, parse_prune_args, prune_options
 from utils.pruning.iterative import (
     Step,
     checked,
@@ -46,7 +45,8 @@ from utils.training.args import parse_train_args
 OF_THE_ROAD = ("--sparse", "--quantise")  # flags with a value that no stage takes
 NONE = "none"
 USUAL = ("--s", "0.02", "--s-schedule", "ease")  # of a sparse training for no size in particular
-HOW_STRONG = {"s", "s_schedule", "percent", "target_flops", "target_params"}  # arguments that settle it
+# arguments that settle it
+HOW_STRONG = {"s", "s_schedule", "percent", "target_flops", "target_params", "target_latency"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ def sparse_flags(options: PruneOptions, flags: list[str]) -> list[str]:
     asked = parse_train_args("", ["-sr", *typed])
     if HOW_STRONG & asked.typed.keys() or asked.sparsity == "l1":
         return typed
-    return [*typed, *(cli.options_of(Aims, parse_prune_args("", flags)).of_size or USUAL)]
+    cut = prune_options(parse_prune_args("", flags))
+    return [*typed, *(cut.aims.of_sparsity(cut.latency_backend) or USUAL)]
 
 
 def require_quantiser(flags: str) -> None:

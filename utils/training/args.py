@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Callable, Mapping
 
 from utils import cli
 from utils.data.args import ReadOptions
@@ -87,6 +87,8 @@ class SparsityOptions:
     percent: float
     target_flops: str | None = None  # as typed: checkpoints hold plain values
     target_params: str | None = None
+    target_latency: str | None = None
+    latency_backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,10 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
 
 def _check_aim(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with a line where --target-... stands without -sr, or beside what it finds itself."""
-    aims = [args.typed[name] for name in ("target_flops", "target_params") if name in args.typed]
+    aims = [args.typed[name] for name in ("target_flops", "target_params", "target_latency") if name in args.typed]
+    if "latency_backend" in args.typed and "target_latency" not in args.typed:
+        p.error(f"found {args.typed['latency_backend']} without --target-latency, expected both: it says whose time "
+                "counts")
     if aims and not args.sr:
         p.error(f"found {' and '.join(aims)} without -sr, expected -sr: they say what sparse training is for")
     if aims and (beside := [args.typed[name] for name in ("s", "s_schedule", "percent") if name in args.typed]):
@@ -260,18 +265,25 @@ def _add_sparsity_flags(s) -> None:
                    help="share of channels that the sparsity is judged for, after every epoch")
 
 
-def _size_text(text: str) -> str:
-    """argparse type: cli.size_target, checked and left as it was typed."""
-    cli.size_target(text)
-    return text
+def _as_typed(check: Callable[[str], object]) -> Callable[[str], str]:
+    """argparse type: checked, and left as it was typed."""
+    def text_of(text: str) -> str:
+        check(text)
+        return text
+    return text_of
 
 
 def _add_aim_flags(s) -> None:
-    s.add_argument("--target-flops", type=_size_text, metavar="X",
+    s.add_argument("--target-flops", type=_as_typed(cli.size_target), metavar="X",
                    help="-sr: find s on the way, so that the mildest cut with at most X FLOPs (2 x MACs; 0.3 or 2.5G) "
                    "costs nothing at the end; give test_prune.py the same flag")
-    s.add_argument("--target-params", type=_size_text, metavar="X",
+    s.add_argument("--target-params", type=_as_typed(cli.size_target), metavar="X",
                    help="-sr: the same for at most X parameters, as a ratio (0.2) or a count (1.2M)")
+    s.add_argument("--target-latency", type=_as_typed(cli.time_target), metavar="X",
+                   help="-sr: the same for widths and residual blocks that take at most X, 0.5 or 12ms, in the runtime "
+                   "of --latency-backend; measured on this machine before the first step, with --threads threads")
+    s.add_argument("--latency-backend", choices=("openvino", "onnxruntime", "torch"),
+                   help="the runtime whose time --target-latency is (default: the first of them that is installed)")
 
 
 def _add_recovery_flags(r) -> None:

@@ -10,7 +10,7 @@ from utils.batch_norm import SMALL, gammas_of
 from utils.output import counted
 from utils.training.args import SparsityOptions, StepOptions
 from utils.training.schedule import Schedule
-from utils.training.strength import Aim, PlannedCut, Planner, Strength, verdict
+from utils.training.strength import Aim, Planner, Strength, verdict
 from utils.training.summary import describe_gammas
 
 POLARIZE_T = 1.2  # weight of L1 against the spread; the paper tunes it between 1.0 and 1.4
@@ -98,7 +98,7 @@ def drift(s: float, rates: list[float], momentum: float, schedule: str = "consta
     )
 
 
-class Prospect(Planner, Protocol):
+class Prospect(Protocol):
     """What pruning could take from a net in training (utils.pruning.prospect)."""
 
     layers: list[int]  # convolutions with channels that can be cut
@@ -109,16 +109,20 @@ class Prospect(Planner, Protocol):
     def describe(self, model: nn.Module, percent: float) -> str:
         """In words, what a cut of `percent` of the channels would cost now."""
 
+    def planner(self, model: nn.Module, size: tuple[int, int], aim: Aim, measured: dict | None = None) -> Planner:
+        """Who plans the cut for an aim; measured: see Planner, None: not yet."""
+
 
 class Sparsifier:
     """The gammas that -sr penalises, and by what. Without -sr there is none, and its steps change nothing. With an aim
-    (--target-flops, --target-params) s is found on the way (utils.training.strength)."""
+    (--target-flops, --target-params, --target-latency) s is found on the way (utils.training.strength)."""
 
     def __init__(self, model: nn.Module, prospect: type[Prospect], options: SparsityOptions, size: tuple[int, int],
-                 schedule: Schedule):
-        """size: (width, height) of the image that multiply-adds are counted for. Raises ValueError where -sr finds no
-        gamma that is trained, or an aim that no cut reaches."""
-        self.model, self.options, self.size, self.schedule = model, options, size, schedule
+                 schedule: Schedule, measured: dict | None = None):
+        """size: (width, height) of the image that multiply-adds are counted for; measured: of the planner, in an
+        earlier part of the run. Raises ValueError where -sr finds no gamma that is trained, or an aim that no cut
+        reaches."""
+        self.model, self.options, self.schedule = model, options, schedule
         self.prospect = prospect(model.module_defs, options.strategy)
         self.prunable = self.gammas_of(model)
         self.layers = [i for i, gamma in zip(self.prospect.layers, self.prunable) if gamma.requires_grad]
@@ -132,21 +136,24 @@ class Sparsifier:
             weights = torch.cat([macs[i] for i in self.layers]).sqrt()
             weights = (weights / weights.mean()).float().to(self.gammas[0].device)
         self.penalty = Penalty(options.sparsity, options.s, options.s_schedule, weights)
-        self.aim = Aim.of(options.target_flops, options.target_params) if options.sr else None
+        self.aim = Aim.of(options)
         if self.aim and self.layers != self.prospect.layers:
             raise ValueError(f"{self.aim.words}: found --freeze {schedule.options.freeze} beside it, which holds "
                              "channels that the cut would take, expected a net that is trained as a whole; leave "
                              "--freeze out")
-        self.strength = self.aim and Strength(self._planned(model), schedule.rates(), schedule.options.momentum)
+        self.planner = self.aim and self.prospect.planner(model, size, self.aim, measured)
+        self.strength = self.aim and Strength(self.planner.planned(model), schedule.rates(), schedule.options.momentum)
 
-    def _planned(self, model: nn.Module) -> PlannedCut:
-        return self.prospect.planned(model, self.size, self.aim)
+    @property
+    def measured(self) -> dict:
+        """What a resumed run is to go on with."""
+        return self.planner.measured if self.planner else {}
 
     def before_step(self, progress: float, mean_loss: Callable[[], float]) -> None:
         """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1; mean_loss: of the
         epoch so far, asked for now and then, by all processes at once."""
         if self.strength and self.strength.due(progress):
-            self.strength.look(self._planned(self.model), progress, mean_loss())
+            self.strength.look(self.planner.planned(self.model), progress, mean_loss())
         self._penalty_now().add_gradient(self.gammas, progress)
 
     def _penalty_now(self) -> Penalty:
@@ -173,7 +180,7 @@ class Sparsifier:
         lines = [describe_gammas(row)]
         if not self.strength:
             return [*lines, f"  {self.prospect.describe(model, self.options.percent)}"]
-        cut, epochs = self._planned(model), self.schedule.options.epochs
+        cut, epochs = self.planner.planned(model), self.schedule.options.epochs
         lines.append(f"  {self.strength.describe(cut)}")
         return [*lines, f"  {verdict(self.strength.course, cut, epochs)}"] if row["epoch"] == epochs else lines
 

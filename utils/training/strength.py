@@ -1,4 +1,5 @@
-"""The strength s of -sr found while training, for a cut that is planned: --target-flops, --target-params.
+"""The strength s of -sr found while training, for a cut that is planned: --target-flops, --target-params,
+--target-latency.
 
 Every look plans the cut anew and sees its energy: the share of the squared gammas that would go with it. While it is
 high all gammas are pulled alike, which ranks them, and s rises until the logarithm of the energy falls fast enough to
@@ -14,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from utils.cli import Target, size_target
-from utils.output import counted
+from utils.cli import Target, size_target, time_target
+from utils.training.args import SparsityOptions
 
 LOOKS = 100  # at the gammas, in a run
 FIRST, FIRST_STEPS = 0.1, 80  # the first s takes the threshold to 0 in this share of the run, or steps, unresisted
@@ -35,24 +36,32 @@ RANGE = 100.0  # s stays within this factor of the first
 
 @dataclass(frozen=True)
 class Aim:
-    """Sizes that the cut is to leave at most; None: any. words: the flags that say so."""
+    """What the cut is to leave at most; None: any. latency: its time, in `runtime` (None: the first that is installed);
+    words: the flags that say so."""
 
-    flops: Target | None
-    params: Target | None
-    words: str
+    flops: Target | None = None
+    params: Target | None = None
+    latency: Target | None = None
+    runtime: str | None = None
+    words: str = ""
 
     @classmethod
-    def of(cls, flops: str | None, params: str | None) -> "Aim | None":
-        """The aim of --target-flops and --target-params, None without either."""
-        flags = [("--target-flops", flops), ("--target-params", params)]
-        words = " ".join(f"{flag} {text}" for flag, text in flags if text is not None)
-        return cls(*(size_target(text) if text is not None else None for _, text in flags), words) if words else None
+    def of(cls, options: SparsityOptions) -> "Aim | None":
+        """The aim of -sr, None without one."""
+        targets = {"flops": size_target, "params": size_target, "latency": time_target}
+        typed = {name: getattr(options, f"target_{name}") for name in targets}
+        typed = {name: text for name, text in typed.items() if text is not None}
+        if not options.sr or not typed:
+            return None
+        words = " ".join(f"--target-{name} {text}" for name, text in typed.items())
+        return cls(**{name: targets[name](text) for name, text in typed.items()}, runtime=options.latency_backend,
+                   words=words)
 
 
 @dataclass(frozen=True)
 class PlannedCut:
-    """The mildest cut by |gamma| that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas
-    that go; threshold: |gamma| under which a channel goes; typical: median |gamma| of those that stay;
+    """A cut by |gamma| that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas that go;
+    threshold: |gamma| under which a channel goes, or most that go are; typical: median |gamma| of those that stay;
     unused: share of the aim's size by which more gammas are 0 than need be; leaves: in words, what stays."""
 
     gone: dict[int, Tensor]
@@ -64,10 +73,13 @@ class PlannedCut:
 
 
 class Planner(Protocol):
-    """Who plans the cut (utils.pruning.prospect)."""
+    """Who plans the cut, again and again (utils.pruning.planned). measured: times that the plans rest on, of plain
+    values, with which a resumed run goes on; empty where they rest on none."""
 
-    def planned(self, model: nn.Module, size: tuple[int, int], aim: Aim) -> PlannedCut:
-        """The cut of this net, for an image of (width, height) `size`. Raises ValueError where no cut gets there."""
+    measured: dict
+
+    def planned(self, model: nn.Module) -> PlannedCut:
+        """The cut of this net. Raises ValueError where no cut gets there."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Trainer:
         if options.steps.sync_bn:
             distributed.synchronise_batch_norms(self.model)
         self.schedule = Schedule(options.steps, math.ceil(len(self.batches) / options.steps.accumulate))
-        self.sparsifier = Sparsifier(self.model, prospect, options.sparsity, self.size, self.schedule)
+        measured = checkpoint.get("measured") if checkpoint else None
+        self.sparsifier = Sparsifier(self.model, prospect, options.sparsity, self.size, self.schedule, measured)
         self.objective = Objective(self.model, options.loss, self.data, self.batches)
         self.state = RunState.of(self.model, options.steps, self.start.rescale, self.sparsifier.strength)
         if checkpoint:
@@ -168,7 +169,8 @@ class Trainer:
             with signals.held():
                 content = self.state.weights(str(self.cfg), self.folder.name, map50=map50, size=self.size,
                                              names=given_names(self.data), data=str(self.data.path))
-                self.folder.save(content, {**self.state.to_checkpoint(), "args": self.options.given}, better, numbered)
+                more = {**self.state.to_checkpoint(), "measured": self.sparsifier.measured, "args": self.options.given}
+                self.folder.save(content, more, better, numbered)
 
     def finish(self, export: Callable[..., str]) -> None:
         """Publish the run's weights under the fixed names and say where they are. export:
