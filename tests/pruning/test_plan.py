@@ -114,6 +114,20 @@ def test_size_targets_are_met_by_the_mildest_cut_that_does(job_of, flag, least):
     assert (before.parameters if aims.target_params else 2 * before.macs) > aim.of(whole)
 
 
+@pytest.mark.parametrize("divisor", [1, 4])
+def test_a_net_whose_gammas_are_all_equal_is_cut_to_its_target_and_no_further(job_of, divisor):
+    job = job_of(f"--target-flops 0.6 --divisor {divisor}")
+    with torch.no_grad():
+        for _, _, norm in job.model.convolutions():
+            if norm is not None:
+                norm.weight.fill_(1.0)
+    dense, left = total_cost(job.dense.module_defs, *job.size), plan_module.cost_of(job, plan_cut(job).cut)
+    assert 0.45 < left.macs / dense.macs <= 0.6
+    # by --percent, the reference's rule: equal gammas reach the threshold, and stay
+    by_percent = replace(job, options=job_of("--percent 0.5").options)
+    assert plan_cut(by_percent).cut.keep.all()
+
+
 def test_max_drop_finds_the_strongest_cut_that_keeps_its_map_each_candidate_recalibrated(job_of, monkeypatch):
     job = job_of("--max-drop 0.01")
     dense = sum(p.numel() for p in job.dense.parameters())

@@ -14,7 +14,7 @@ from utils.parse_config import parse_model_config
 from utils.pruning import selection
 from utils.pruning.channel_graph import channel_graph
 from utils.pruning.importance import cells, group_scores, member_count
-from utils.pruning.selection import candidates, in_blocks, make_room, obtain_filters_mask
+from utils.pruning.selection import candidates, in_blocks, make_room, obtain_filters_mask, without_ties
 from utils.pruning.surgery import compact_net, masked_state, narrow_defs, staying_groups
 
 
@@ -30,6 +30,25 @@ def test_layer_keep_holds_in_every_layer(seed, share, threshold):
     cut = obtain_filters_mask(graph, scores, member_count(graph), threshold, layer_keep=share)
     for i, kept in kept_by_layer(graph, cut.keep).items():
         assert kept >= math.ceil(share * len(graph.outputs[i].unique()))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_ties_are_told_apart_and_nothing_else_changes_its_place(seed, values):
+    graph = GRAPHS[seed % len(GRAPHS)]
+    scores = torch.from_numpy(np.random.default_rng(seed).integers(0, values, len(graph.frozen))).float().double() / 7
+    found = without_ties(graph, scores)
+    assert (found >= scores).all() and (found <= scores * (1 + 1e-9)).all() and not found[scores == 0].any()
+    for cell in cells(graph):
+        assert len(found[cell][scores[cell] > 0].unique()) == int((scores[cell] > 0).sum())
+
+
+def test_equal_scores_lose_the_same_share_of_every_layer():
+    graph, members = GRAPHS[0], member_count(GRAPHS[0])
+    ranked = without_ties(graph, torch.ones(len(graph.frozen), dtype=torch.float64))
+    cut = obtain_filters_mask(graph, ranked, members, ranked[candidates(graph, members)].median().item())
+    for i, kept in kept_by_layer(graph, cut.keep).items():
+        assert kept / len(graph.outputs[i].unique()) == pytest.approx(0.5, abs=0.15)
 
 
 @settings(deadline=None)

@@ -32,6 +32,7 @@ from utils.pruning.selection import (
     make_room,
     obtain_filters_mask,
     percent_limit,
+    without_ties,
 )
 from utils.pruning.surgery import narrow_defs
 from utils.shapes import LayerCost, total_cost
@@ -44,8 +45,8 @@ LEAST_REPEATS = 5  # forward passes per net that --target-latency measures
 
 @dataclass
 class Ranking:
-    """Groups by what they are worth. scores: (G,) as computed; ranked: the same in blocks of --divisor, what thresholds
-    apply to."""
+    """Groups by what they are worth. scores: (G,) as computed; ranked: the same without ties and in blocks of
+    --divisor, what thresholds apply to."""
 
     scores: torch.Tensor
     ranked: torch.Tensor
@@ -57,7 +58,7 @@ class Ranking:
         """The ranking by --score."""
         members = importance.member_count(job.graph)
         scores = score_groups(job)
-        ranked = in_blocks(job.graph, scores, job.options.rule.divisor)
+        ranked = in_blocks(job.graph, without_ties(job.graph, scores), job.options.rule.divisor)
         return cls(scores, ranked, members, candidates(job.graph, members))
 
 
@@ -166,19 +167,19 @@ def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 def plan_cut(job: Job, room: float = 0.0) -> Plan:
     """The cut of --percent, or the one that a search for the targets finds. room: of --max-drop, left to what comes
     after the cut."""
-    ranking, predicted = Ranking.of(job), None
-    free, percent = ranking.free, job.options.rule.percent
+    ranking, predicted, rule = Ranking.of(job), None, job.options.rule
+    free, tied = ranking.free, in_blocks(job.graph, ranking.scores, rule.divisor)
     if job.options.aims.target_latency:
         cut, predicted = latency_cut(job, ranking, room)
     else:
         cut = cut_at(job, ranking, search(job, ranking, room) if job.options.aims.any else
-                     global_threshold(ranking.ranked[free], ranking.members[free], percent))
+                     global_threshold(tied[free], ranking.members[free], rule.percent))
     return Plan(
         cut,
         cut.masks(job.graph),
         ranking.scores,
         share_of(ranking, cut),
-        *percent_limit(job.graph, ranking.ranked, ranking.members),
+        *percent_limit(job.graph, tied, ranking.members),
         predicted,
     )
 

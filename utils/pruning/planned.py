@@ -19,7 +19,7 @@ from utils.pruning.importance import block_scores, member_count, reduce_members
 from utils.pruning.latency_choices import Offer, Solution, choose, chosen_blocks, defs_of, with_tables
 from utils.pruning.latency_search import NEAR, OutOfReach, calibrate
 from utils.pruning.pace import Pace
-from utils.pruning.selection import candidates, mildest, obtain_filters_mask, thresholds
+from utils.pruning.selection import candidates, mildest, obtain_filters_mask, thresholds, without_ties
 from utils.pruning.surgery import narrow_defs, staying_groups
 from utils.shapes import LayerCost, total_cost
 from utils.training.strength import Aim, PlannedCut
@@ -44,7 +44,7 @@ class SizePlanner:
     def threshold(self, model: nn.Module) -> tuple[float, bool]:
         """(|gamma| under which a group goes, whether that is the mildest cut there is). Raises ValueError where no cut
         gets there."""
-        scores, staying = reduce_members(self.graph, gammas_by_layer(model)), carried(model, self.graph)
+        scores, staying = self.scores(model), carried(model, self.graph)
         cost = lambda level: self._cost(staying(self.keep_at(scores, level)))
         fits = lambda level: (found := cost(level)).parameters <= self.most.parameters and found.macs <= self.most.macs
         levels = thresholds(scores, candidates(self.graph, self.members))
@@ -54,6 +54,10 @@ class SizePlanner:
                              f"parameters and {2 * least.macs / 1e9:.3g} GFLOPs; ask for less")
         return threshold, threshold == levels[0]
 
+    def scores(self, model: nn.Module) -> Tensor:
+        """(G,) |gamma|, the largest of a group."""
+        return without_ties(self.graph, reduce_members(self.graph, gammas_by_layer(model)))
+
     def keep_at(self, scores: Tensor, threshold: float) -> Tensor:
         """(G,) bool: groups that a threshold leaves; scores: (G,)."""
         return obtain_filters_mask(self.graph, scores, self.members, threshold).keep
@@ -61,7 +65,7 @@ class SizePlanner:
     def planned(self, model: nn.Module) -> PlannedCut:
         """See utils.training.strength.Planner."""
         threshold, mildest_of_all = self.threshold(model)
-        scores = reduce_members(self.graph, gammas_by_layer(model))
+        scores = self.scores(model)
         keep = self.keep_at(scores, threshold)
         left = self._cost(carried(model, self.graph)(keep))
         used = max(self.aim.params is not None and left.parameters / self.most.parameters,
@@ -108,7 +112,7 @@ class LatencyPlanner:
         scores = reduce_members(self.graph, gammas_by_layer(model))
         worth = scores.square() * self.members
         if self.by_size:
-            worth = worth * self.by_size.keep_at(scores, self.by_size.threshold(model)[0])
+            worth = worth * self.by_size.keep_at(self.by_size.scores(model), self.by_size.threshold(model)[0])
         return replace(offer, worth=worth, block_worth=block_worth(model, self.graph, self.blocks))
 
     def planned(self, model: nn.Module) -> PlannedCut:

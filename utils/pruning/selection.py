@@ -15,6 +15,7 @@ from utils.batch_norm import SMALL
 from utils.pruning.channel_graph import ChannelGraph
 from utils.pruning.importance import cells, member_count, reduce_members
 
+TIE = 1e-9  # of a score; gammas of float32 that differ are 6e-8 apart
 COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to cost mAP before fine-tuning
 
 
@@ -57,6 +58,20 @@ def percent_limit(graph: ChannelGraph, scores: Tensor, members: Tensor) -> tuple
     threshold = min(scores[graph.outputs[i]].max().item() for i in graph.prunable)
     under = members[free & (scores < threshold)].sum().item()
     return threshold, under / max(members[free].sum().item(), 1)
+
+
+def without_ties(graph: ChannelGraph, scores: Tensor) -> Tensor:
+    """(G,) scores of which equal ones are told apart, so that a threshold can stop anywhere: raised by at most a
+    billionth, in even steps through each cell. Where all are equal, as in a net that was not trained, a cut takes the
+    same share of every layer. 0 stays 0."""
+    raised = scores.clone()
+    for cell in cells(graph):
+        _, ties, counts = scores[cell].unique(return_inverse=True, return_counts=True)
+        order = ties.argsort(stable=True)
+        place = torch.empty(len(cell), dtype=scores.dtype)
+        place[order] = (torch.arange(len(cell)) - (counts.cumsum(0) - counts)[ties[order]]).to(scores.dtype)
+        raised[cell] = scores[cell] * (1 + TIE * place / counts[ties])
+    return raised
 
 
 def in_blocks(graph: ChannelGraph, scores: Tensor, divisor: int) -> Tensor:
