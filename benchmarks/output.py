@@ -113,7 +113,7 @@ def markdown(results: dict) -> str:
         "# Benchmarks",
         f"`{results['environment']['command']}`",
         describe(results["environment"]).replace("\n", "\n\n"),
-        'Times are medians of runs taken in turn, each contestant in a process of its own; "time / first" is '
+        'Times are medians of runs measured alternately, each contestant in a process of its own; "time / first" is '
         "the median over rounds of "
         "the time relative to the first contestant's in the same round. Memory: peak of the process in MB of 2^20 "
         "bytes, set-up included, and what of it is over the imported libraries.",

@@ -61,7 +61,7 @@ def measured_alternately(runs: list[Callable], images: torch.Tensor, repeats: in
             own.append(_run(run, images, clock))
     batch, _, height, width = images.shape
     protocol = (f"batch {batch}, {width}x{height}, {where or images.device}, {torch.get_num_threads()} threads, median "
-                f"of {repeats} after {warmup} warm-up, taken in turn, batch norm folded")
+                f"of {repeats} after {warmup} warm-up, measured alternately, batch norm folded")
     return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
 
 

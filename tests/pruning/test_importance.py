@@ -1,4 +1,4 @@
-"""Importances against their formulas, and cells against what is interchangeable."""
+"""Importances against their formulas, and axes against what is interchangeable."""
 
 import math
 
@@ -12,7 +12,7 @@ from utils.batch_norm import gammas_by_layer
 from utils.parse_config import parse_model_config
 from utils.pruning import importance
 from utils.pruning.channel_graph import channel_graph
-from utils.pruning.importance import cells, group_scores, member_count, reduce_members, saved_macs
+from utils.pruning.importance import axes, group_scores, member_count, reduce_members, saved_macs
 from utils.pruning.selection import candidates
 from utils.pruning.surgery import narrow_defs
 from utils.shapes import total_cost
@@ -42,11 +42,11 @@ def test_cells_partition_what_can_be_cut(mixed, tiny_cfg):
     for model in (mixed, Darknet(tiny_cfg), Darknet(ROOT / "config" / "yolov3-hand-w25.cfg")):
         graph = channel_graph(model.module_defs)
         free = candidates(graph, member_count(graph))
-        found = torch.cat(cells(graph))
+        found = torch.cat(axes(graph))
         assert found.sort().values.tolist() == free.nonzero().flatten().tolist()
-        for cell in cells(graph):
+        for axis in axes(graph):
             for i in graph.normalised:
-                inside = torch.isin(cell, graph.outputs[i])
+                inside = torch.isin(axis, graph.outputs[i])
                 assert inside.all() or not inside.any()
 
 

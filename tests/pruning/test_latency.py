@@ -11,21 +11,21 @@ from utils.parse_config import parse_model_config
 from utils.pruning.latency import Choice, Knapsack, importance, narrowest, seconds, solve, widest
 
 
-def chain(seed, cells=4, width=6):
-    """Convolutions one after the other, each a cell; times rise with both widths."""
+def chain(seed, axes=4, width=6):
+    """Convolutions one after the other, each an axis; times rise with both widths."""
     rng, own = np.random.default_rng(seed), np.arange(1, width + 1)
-    reads, gives = np.eye(cells, k=-1, dtype=int), np.eye(cells, dtype=int)
-    fixed = np.zeros((cells, 2), dtype=int)
+    reads, gives = np.eye(axes, k=-1, dtype=int), np.eye(axes, dtype=int)
+    fixed = np.zeros((axes, 2), dtype=int)
     fixed[0, 0] = 3
     tables = [WidthTable(inputs, own, rng.random((len(inputs), width)).cumsum(0).cumsum(1), 1)
-              for inputs in [np.array([3]), *[own] * (cells - 1)]]
-    values = [np.concatenate([[0], np.sort(rng.random(width))[::-1].cumsum()]) for _ in range(cells)]
-    return Knapsack(tables, reads, gives, fixed, [own] * cells, values)
+              for inputs in [np.array([3]), *[own] * (axes - 1)]]
+    values = [np.concatenate([[0], np.sort(rng.random(width))[::-1].cumsum()]) for _ in range(axes)]
+    return Knapsack(tables, reads, gives, fixed, [own] * axes, values)
 
 
 def with_block(value, seed=0, width=5):
-    """Convolution 0 gives the stream (cell 0), 1 and 2 are a residual block on it whose inner cell 1 nothing else
-    reads, 3 reads the stream and gives cell 2; the block itself is worth `value`, its inner cell little."""
+    """Convolution 0 gives the stream (axis 0), 1 and 2 are a residual block on it whose inner axis 1 nothing else
+    reads, 3 reads the stream and gives axis 2; the block itself is worth `value`, its inner axis little."""
     rng, own = np.random.default_rng(seed), np.arange(1, width + 1)
     reads = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]])
     gives = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])

@@ -13,7 +13,7 @@ from models import Darknet
 from utils.parse_config import parse_model_config
 from utils.pruning import selection
 from utils.pruning.channel_graph import channel_graph
-from utils.pruning.importance import cells, group_scores, member_count
+from utils.pruning.importance import axes, group_scores, member_count
 from utils.pruning.selection import candidates, in_blocks, make_room, obtain_filters_mask, without_ties
 from utils.pruning.surgery import compact_net, masked_state, narrow_defs, staying_groups
 
@@ -39,8 +39,8 @@ def test_ties_are_told_apart_and_nothing_else_changes_its_place(seed, values):
     scores = torch.from_numpy(np.random.default_rng(seed).integers(0, values, len(graph.frozen))).float().double() / 7
     found = without_ties(graph, scores)
     assert (found >= scores).all() and (found <= scores * (1 + 1e-9)).all() and not found[scores == 0].any()
-    for cell in cells(graph):
-        assert len(found[cell][scores[cell] > 0].unique()) == int((scores[cell] > 0).sum())
+    for axis in axes(graph):
+        assert len(found[axis][scores[axis] > 0].unique()) == int((scores[axis] > 0).sum())
 
 
 def test_equal_scores_lose_the_same_share_of_every_layer():
@@ -58,11 +58,11 @@ def test_blocks_leave_multiples_and_still_prefer_the_better(seed, divisor, thres
     scores = torch.from_numpy(np.random.default_rng(seed).random(len(graph.frozen)))
     ranked = in_blocks(graph, scores, divisor)
     cut = obtain_filters_mask(graph, ranked, member_count(graph), threshold, divisor=divisor)
-    for cell in cells(graph):
-        kept = cut.keep[cell]
+    for axis in axes(graph):
+        kept = cut.keep[axis]
         assert int(kept.sum()) % divisor == 0 or kept.all()
         if kept.any() and not kept.all():
-            assert scores[cell[kept]].min() >= scores[cell[~kept]].max()
+            assert scores[axis[kept]].min() >= scores[axis[~kept]].max()
 
 
 GRAPHS = [

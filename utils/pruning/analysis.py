@@ -13,7 +13,7 @@ from utils.data.datasets import collate
 from utils.evaluation.evaluate import evaluate
 from utils.output import ascii_table, write_csv
 from utils.plots import plot_sensitivity, plot_tradeoff
-from utils.pruning.importance import cells
+from utils.pruning.importance import axes
 from utils.pruning.job import Job, compact_of, loaded
 from utils.pruning.plan import Ranking, cut_at, share_of
 from utils.pruning.selection import Cut, curve_levels
@@ -135,14 +135,14 @@ def sensitivity(job: Job, images: int) -> list[Sensitivity]:
     dense = score(job.model)
     print(f"sensitivity on {len(part)} images, {dense:.4f} with all channels")
     rows = []
-    for cell in cells(graph):
-        members = tuple(i for i in graph.normalised if bool(torch.isin(graph.outputs[i], cell).any()))
-        order, scores = cell[ranking.scores[cell].argsort(stable=True)], []
+    for axis in axes(graph):
+        members = tuple(i for i in graph.normalised if bool(torch.isin(graph.outputs[i], axis).any()))
+        order, scores = axis[ranking.scores[axis].argsort(stable=True)], []
         for share in SHARES:
             keep = torch.ones(len(graph.frozen), dtype=torch.bool)
-            keep[order[:min(int(share * len(cell)), len(cell) - 1)]] = False
+            keep[order[:min(int(share * len(axis)), len(axis) - 1)]] = False
             masks = {i: keep[graph.outputs[i]] for i in graph.normalised}
             scores.append(score(loaded(job, job.model.module_defs, masked_state(job.model.state_dict(), masks))))
-        rows.append(Sensitivity(members, len(cell), dense, tuple(scores)))
+        rows.append(Sensitivity(members, len(axis), dense, tuple(scores)))
         print(f"  {rows[-1]}", flush=True)
     return rows

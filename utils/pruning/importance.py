@@ -52,10 +52,10 @@ def reduce_members(graph: ChannelGraph, values: dict[int, Tensor], norm: str = "
     return reduced.sqrt() if norm == "l2" else reduced
 
 
-def cells(graph: ChannelGraph) -> list[Tensor]:
-    """The groups that may be cut, split by the layers they are present in: two groups of a cell are interchangeable for
-    every width in the net. A list of (n,) long index tensors; a plain layer is one cell, the layers of a residual stage
-    are one."""
+def axes(graph: ChannelGraph) -> list[Tensor]:
+    """The groups that may be cut, split by the layers they are present in: two groups of an axis are interchangeable
+    for every width in the net. A list of (n,) long index tensors; a plain layer has one axis, the layers of a residual
+    stage have one together."""
     layers: dict[int, list[int]] = {}
     for layer_i in graph.normalised:
         for group in graph.outputs[layer_i].tolist():
@@ -131,7 +131,7 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
                  first_order: Tensor | None = None, seed: int = 0) -> Tensor:
     """(G,) score of every group.
 
-    "gamma": |gamma| (Liu et al. 2017); "gamma-norm": over the mean of its cell, so that no layer is emptied for its
+    "gamma": |gamma| (Liu et al. 2017); "gamma-norm": over the mean of its axis, so that no layer is emptied for its
     scale; "taylor": see there (needs first_order, (G,)); "l1", "l2": see channel_values; "random": a baseline.
     norm: how members are reduced, see reduce_members. Raises ValueError on another kind.
     """
@@ -139,8 +139,8 @@ def group_scores(kind: str, model: nn.Module, graph: ChannelGraph, norm: str = "
         raise ValueError(f"found score {kind!r}, expected one of {', '.join(SCORES)}")
     score = reduce_members(graph, channel_values(kind, model), norm)
     if kind == "gamma-norm":
-        for cell in cells(graph):
-            score[cell] /= score[cell].mean().clamp(min=TINY)
+        for axis in axes(graph):
+            score[axis] /= score[axis].mean().clamp(min=TINY)
     elif kind == "taylor":
         score = first_order.clone()
     elif kind == "random":

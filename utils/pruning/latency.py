@@ -1,9 +1,9 @@
 """Which widths, and which residual blocks, keep the most importance within a time: a knapsack (HALP, Shen et al. 2022,
 "Structural Pruning via Latency-Saliency Knapsack"). Pure functions on tables; no net is built or timed here.
 
-A cell is a set of interchangeable channel groups (utils.pruning.importance.cells): it keeps its best ones, and has one
-width. L convolutions, M cells, B residual blocks. The time of a convolution depends on its inputs and its outputs, so
-on several cells: their choices are made in turn, each given the others, until none changes. One factor weighs time
+An axis is a set of interchangeable channel groups (utils.pruning.importance.axes): it keeps its best ones, and has one
+width. L convolutions, M axes, B residual blocks. The time of a convolution depends on its inputs and its outputs, so
+on several axes: their choices are made in turn, each given the others, until none changes. One factor weighs time
 against importance (Everett 1963); bisection finds the one whose choice just meets the budget, and what it leaves over
 is filled up with what gains most importance per second.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.deploy.layer_time import WidthTable
 
-SWEEPS = 20  # rounds through all cells for one factor; two or three are enough as a rule
+SWEEPS = 20  # rounds through all axes for one factor; two or three are enough as a rule
 BISECTIONS = 24
 
 
@@ -24,9 +24,9 @@ class Knapsack:
     """What there is to choose from. All arrays are of numpy.
 
     tables: of the L convolutions; reads, gives: (L, M) how many channels of its inputs and of its outputs one channel
-    of a cell is; fixed: (L, 2) those that no cell has; choices: per cell its widths, ascending; values: per cell
+    of an axis is; fixed: (L, 2) those that no axis has; choices: per axis its widths, ascending; values: per axis
     (n + 1,) importance of its best 0, 1, ... n groups; blocks: per residual block its convolutions; inner: per block
-    the cells that are gone with it; block_values: (B,) importance of a block beside that of its inner cells.
+    the axes that are gone with it; block_values: (B,) importance of a block beside that of its inner axes.
     """
 
     tables: list[WidthTable]
@@ -39,9 +39,9 @@ class Knapsack:
     inner: list[list[int]] = field(default_factory=list)
     block_values: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def touched(self, cell: int) -> np.ndarray:
-        """Convolutions whose time depends on the cell."""
-        return np.flatnonzero(self.reads[:, cell] | self.gives[:, cell])
+    def touched(self, axis: int) -> np.ndarray:
+        """Convolutions whose time depends on the axis."""
+        return np.flatnonzero(self.reads[:, axis] | self.gives[:, axis])
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def seconds(knapsack: Knapsack, choice: Choice) -> float:
 
 def importance(knapsack: Knapsack, choice: Choice) -> float:
     """Sum over all that stays."""
-    gone = _gone_cells(knapsack, choice)
-    cells = sum(values[width] for i, (values, width) in enumerate(zip(knapsack.values, choice.widths)) if i not in gone)
-    return float(cells + knapsack.block_values[choice.stays].sum())
+    gone = _gone_axes(knapsack, choice)
+    axes = sum(values[width] for i, (values, width) in enumerate(zip(knapsack.values, choice.widths)) if i not in gone)
+    return float(axes + knapsack.block_values[choice.stays].sum())
 
 
 def solve(knapsack: Knapsack, budget: float) -> Choice | None:
@@ -107,80 +107,80 @@ def solve(knapsack: Knapsack, budget: float) -> Choice | None:
 
 
 def balanced(knapsack: Knapsack, factor: float) -> Choice:
-    """A choice that no change of one cell or one block improves, where a second costs `factor` of importance."""
+    """A choice that no change of one axis or one block improves, where a second costs `factor` of importance."""
     choice = widest(knapsack)
     for _ in range(SWEEPS):
         before = choice
         for block in range(len(knapsack.blocks)):
             choice = _better_block(knapsack, choice, block, factor)
-        gone = _gone_cells(knapsack, choice)
-        for cell in range(len(knapsack.choices)):
-            if cell not in gone and len(knapsack.choices[cell]) > 1:
-                gain = _gains(knapsack, choice, cell, factor)
-                choice = _with_width(choice, cell, knapsack.choices[cell][int(gain.argmax())])
+        gone = _gone_axes(knapsack, choice)
+        for axis in range(len(knapsack.choices)):
+            if axis not in gone and len(knapsack.choices[axis]) > 1:
+                gain = _gains(knapsack, choice, axis, factor)
+                choice = _with_width(choice, axis, knapsack.choices[axis][int(gain.argmax())])
         if np.array_equal(before.widths, choice.widths) and np.array_equal(before.stays, choice.stays):
             break
     return choice
 
 
 def filled(knapsack: Knapsack, choice: Choice, budget: float) -> Choice:
-    """The choice with cells widened, one step at a time by most importance per second, as far as `budget` seconds
+    """The choice with axes widened, one step at a time by most importance per second, as far as `budget` seconds
     go."""
     left = budget - seconds(knapsack, choice)
     while True:
-        gone, best = _gone_cells(knapsack, choice), None
-        for cell, own in enumerate(knapsack.choices):
-            wider = own[own > choice.widths[cell]]
-            if cell in gone or not len(wider):
+        gone, best = _gone_axes(knapsack, choice), None
+        for axis, own in enumerate(knapsack.choices):
+            wider = own[own > choice.widths[axis]]
+            if axis in gone or not len(wider):
                 continue
-            more = _cell_seconds(knapsack, choice, cell, np.array([choice.widths[cell], *wider]))
+            more = _axis_seconds(knapsack, choice, axis, np.array([choice.widths[axis], *wider]))
             more = more[1:] - more[0]
-            gain = knapsack.values[cell][wider] - knapsack.values[cell][choice.widths[cell]]
+            gain = knapsack.values[axis][wider] - knapsack.values[axis][choice.widths[axis]]
             rate = np.where(more <= left, gain / np.maximum(more, 1e-9), -1.0)
             if rate.max() > 0 and (best is None or rate.max() > best[0]):
-                best = rate.max(), cell, wider[rate.argmax()], more[rate.argmax()]
+                best = rate.max(), axis, wider[rate.argmax()], more[rate.argmax()]
         if best is None:
             return choice
         choice, left = _with_width(choice, best[1], best[2]), left - best[3]
 
 
-def _with_width(choice: Choice, cell: int, width: int) -> Choice:
+def _with_width(choice: Choice, axis: int, width: int) -> Choice:
     widths = choice.widths.copy()
-    widths[cell] = width
+    widths[axis] = width
     return replace(choice, widths=widths)
 
 
-def _cell_seconds(knapsack: Knapsack, choice: Choice, cell: int, widths: np.ndarray) -> np.ndarray:
-    """(n,) seconds of all convolutions that a cell touches, for each of `widths` (n,)."""
+def _axis_seconds(knapsack: Knapsack, choice: Choice, axis: int, widths: np.ndarray) -> np.ndarray:
+    """(n,) seconds of all convolutions that an axis touches, for each of `widths` (n,)."""
     total, there = np.zeros(len(widths)), _there(knapsack, choice)
-    for layer in knapsack.touched(cell):
+    for layer in knapsack.touched(axis):
         if there[layer]:
-            moved = widths - choice.widths[cell]
+            moved = widths - choice.widths[axis]
             inputs = knapsack.reads[layer] @ choice.widths + knapsack.fixed[layer, 0]
             outputs = knapsack.gives[layer] @ choice.widths + knapsack.fixed[layer, 1]
-            total += knapsack.tables[layer].at(inputs + knapsack.reads[layer, cell] * moved,
-                                               outputs + knapsack.gives[layer, cell] * moved)
+            total += knapsack.tables[layer].at(inputs + knapsack.reads[layer, axis] * moved,
+                                               outputs + knapsack.gives[layer, axis] * moved)
     return total
 
 
-def _gains(knapsack: Knapsack, choice: Choice, cell: int, factor: float) -> np.ndarray:
-    """(n,) importance less weighed time, of each width of a cell."""
-    widths = knapsack.choices[cell]
-    return knapsack.values[cell][widths] - factor * _cell_seconds(knapsack, choice, cell, widths)
+def _gains(knapsack: Knapsack, choice: Choice, axis: int, factor: float) -> np.ndarray:
+    """(n,) importance less weighed time, of each width of an axis."""
+    widths = knapsack.choices[axis]
+    return knapsack.values[axis][widths] - factor * _axis_seconds(knapsack, choice, axis, widths)
 
 
 def _better_block(knapsack: Knapsack, choice: Choice, block: int, factor: float) -> Choice:
-    """The choice with the block at its best inner widths or without it, whichever is worth more."""
+    """The choice with the block at its best inner widths, or without it where its time keeps more elsewhere."""
     stays = choice.stays.copy()
     stays[block] = True
     whole = replace(choice, stays=stays)
-    for cell in knapsack.inner[block]:
-        gain = _gains(knapsack, whole, cell, factor)
-        whole = _with_width(whole, cell, knapsack.choices[cell][int(gain.argmax())])
-    worth = knapsack.block_values[block] + sum(knapsack.values[cell][whole.widths[cell]]
-                                               for cell in knapsack.inner[block])
+    for axis in knapsack.inner[block]:
+        gain = _gains(knapsack, whole, axis, factor)
+        whole = _with_width(whole, axis, knapsack.choices[axis][int(gain.argmax())])
+    kept = knapsack.block_values[block] + sum(knapsack.values[axis][whole.widths[axis]]
+                                              for axis in knapsack.inner[block])
     stays = stays.copy()
-    stays[block] = worth > factor * _some_seconds(knapsack, whole, knapsack.blocks[block]).sum()
+    stays[block] = kept > factor * _some_seconds(knapsack, whole, knapsack.blocks[block]).sum()
     return replace(whole, stays=stays)
 
 
@@ -192,5 +192,5 @@ def _there(knapsack: Knapsack, choice: Choice) -> np.ndarray:
     return there
 
 
-def _gone_cells(knapsack: Knapsack, choice: Choice) -> set[int]:
-    return {cell for cells, stays in zip(knapsack.inner, choice.stays) if not stays for cell in cells}
+def _gone_axes(knapsack: Knapsack, choice: Choice) -> set[int]:
+    return {axis for axes, stays in zip(knapsack.inner, choice.stays) if not stays for axis in axes}

@@ -1,7 +1,7 @@
 """From a net to what the latency knapsack chooses from, and from its choice back to channels.
 
-G groups of channels (utils.pruning.channel_graph), M cells of interchangeable ones, B residual blocks, L convolutions.
-The width of a cell counts its carriers (utils.pruning.surgery), which take time as well: a cell of width w with c
+G groups of channels (utils.pruning.channel_graph), M axes of interchangeable ones, B residual blocks, L convolutions.
+The width of an axis counts its carriers (utils.pruning.surgery), which take time as well: an axis of width w with c
 carriers keeps its best w - c groups, and all of them at its dense width.
 """
 
@@ -18,36 +18,36 @@ from utils.deploy.layer_time import ConvSpec, LayerClock, WidthTable, conv_specs
 from utils.parse_config import section_of
 from utils.pruning.blocks import Block, remove_blocks
 from utils.pruning.channel_graph import ChannelGraph
-from utils.pruning.importance import cells
+from utils.pruning.importance import axes
 from utils.pruning.latency import Choice, Knapsack, importance, layer_seconds, narrowest, solve
 from utils.pruning.surgery import narrow_defs
 
-MOST_WIDTHS = 64  # among which the width of a cell is chosen
+MOST_WIDTHS = 64  # among which the width of an axis is chosen
 CARRIER_ROUNDS = 6
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A net whose cells may become narrower and whose `blocks` may go.
+    """A net whose axes may become narrower and whose `blocks` may go.
 
-    worth: (G,) float64 importance of every group, summed over what stays; 0: goes in any case. block_worth: (B,) of a
+    importance: (G,) float64, of every group, summed over what stays; 0: goes in any case. block_importance: (B,) of a
     block beside that of the channels inside it; size: (width, height) of the image; divisor, layer_keep: as the flags.
     """
 
     defs: list[dict]
     graph: ChannelGraph
-    worth: Tensor
+    importance: Tensor
     size: tuple[int, int]
     divisor: int = 1
     layer_keep: float = 0.0
     blocks: tuple[Block, ...] = ()
-    block_worth: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    block_importance: np.ndarray = field(default_factory=lambda: np.zeros(0))
     tables: tuple[WidthTable, ...] = ()  # see with_tables
 
     @cached_property
-    def cells(self) -> list[Tensor]:
-        """Groups of each cell, best first."""
-        return [cell[self.worth[cell].argsort(descending=True, stable=True)] for cell in cells(self.graph)]
+    def axes(self) -> list[Tensor]:
+        """Groups of each axis, best first."""
+        return [axis[self.importance[axis].argsort(descending=True, stable=True)] for axis in axes(self.graph)]
 
     @cached_property
     def specs(self) -> dict[int, ConvSpec]:
@@ -57,11 +57,11 @@ class Offer:
     @cached_property
     def channels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Knapsack.reads, gives and fixed."""
-        cell_of = torch.full((len(self.graph.frozen),), -1)
-        for i, cell in enumerate(self.cells):
-            cell_of[cell] = i
-        lengths = np.array([len(cell) for cell in self.cells])
-        count = lambda groups: np.bincount(cell_of[groups].numpy() + 1, minlength=len(lengths) + 1)
+        axis_of = torch.full((len(self.graph.frozen),), -1)
+        for i, axis in enumerate(self.axes):
+            axis_of[axis] = i
+        lengths = np.array([len(axis) for axis in self.axes])
+        count = lambda groups: np.bincount(axis_of[groups].numpy() + 1, minlength=len(lengths) + 1)
         reads = np.array([count(self.graph.inputs(i, section_of(self.defs, i))) for i in self.specs])
         gives = np.array([count(self.graph.outputs[i]) for i in self.specs])
         return reads[:, 1:] // lengths, gives[:, 1:] // lengths, np.stack([reads[:, 0], gives[:, 0]], axis=1)
@@ -83,22 +83,22 @@ def with_tables(offer: Offer, clock: LayerClock) -> Offer:
 
 
 def knapsack_of(offer: Offer, carriers: np.ndarray) -> Knapsack:
-    """What there is to choose from; carriers: (M,) of each cell where it is narrower than dense."""
+    """What there is to choose from; carriers: (M,) of each axis where it is narrower than dense."""
     reads, gives, fixed = offer.channels
     unit = min((table.unit for table in offer.tables), default=1)
-    choices = [widths_of(offer, cell, int(own), unit) for cell, own in zip(offer.cells, carriers)]
-    values = [_values(offer.worth[cell].numpy(), int(own)) for cell, own in zip(offer.cells, carriers)]
+    choices = [widths_of(offer, axis, int(own), unit) for axis, own in zip(offer.axes, carriers)]
+    values = [_values(offer.importance[axis].numpy(), int(own)) for axis, own in zip(offer.axes, carriers)]
     place = {layer_i: row for row, layer_i in enumerate(offer.specs)}
     blocks = [[place[i] for i in range(block.stream + 1, block.shortcut) if i in place] for block in offer.blocks]
     touched = reads.astype(bool) | gives.astype(bool)
     inner = [[i for i in range(len(choices)) if set(np.flatnonzero(touched[:, i])) <= set(own)] for own in blocks]
-    return Knapsack(list(offer.tables), reads, gives, fixed, choices, values, blocks, inner, offer.block_worth)
+    return Knapsack(list(offer.tables), reads, gives, fixed, choices, values, blocks, inner, offer.block_importance)
 
 
-def widths_of(offer: Offer, cell: Tensor, carriers: int, unit: int) -> np.ndarray:
-    """Widths that a cell may have, ascending: multiples of --divisor, and of `unit`, since a runtime takes the time of
-    the next one for what lies between; not above what is worth anything."""
-    count, live = len(cell), int((offer.worth[cell] > 0).sum())
+def widths_of(offer: Offer, axis: Tensor, carriers: int, unit: int) -> np.ndarray:
+    """Widths that an axis may have, ascending: multiples of --divisor, and of `unit`, since a runtime takes the time of
+    the next one for what lies between; not above what has any importance."""
+    count, live = len(axis), int((offer.importance[axis] > 0).sum())
     up = lambda width: min(math.ceil(width / offer.divisor) * offer.divisor, count)
     least = up(max(1, math.ceil(offer.layer_keep * count)) + carriers)
     most = max(count if live == count else up(live + carriers), least)
@@ -108,9 +108,9 @@ def widths_of(offer: Offer, cell: Tensor, carriers: int, unit: int) -> np.ndarra
     return np.array([*between, most], dtype=int)
 
 
-def _values(worth: np.ndarray, carriers: int) -> np.ndarray:
-    """(n + 1,) importance of a cell by its width; worth: (n,) of its groups, best first."""
-    kept = np.concatenate([[0.0], worth.cumsum()])
+def _values(importances: np.ndarray, carriers: int) -> np.ndarray:
+    """(n + 1,) importance of an axis by its width; importances: (n,) of its groups, best first."""
+    kept = np.concatenate([[0.0], importances.cumsum()])
     shifted = kept[np.maximum(np.arange(len(kept)) - carriers, 0)]
     shifted[-1] = kept[-1]
     return shifted
@@ -119,8 +119,8 @@ def _values(worth: np.ndarray, carriers: int) -> np.ndarray:
 def keep_of(offer: Offer, choice: Choice, carriers: np.ndarray) -> Tensor:
     """(G,) bool: the groups that a choice keeps, its carriers not among them."""
     keep = torch.ones(len(offer.graph.frozen), dtype=torch.bool)
-    for cell, width, own in zip(offer.cells, choice.widths.tolist(), carriers.tolist()):
-        keep[cell[width if width == len(cell) else max(width - own, 0):]] = False
+    for axis, width, own in zip(offer.axes, choice.widths.tolist(), carriers.tolist()):
+        keep[axis[width if width == len(axis) else max(width - own, 0):]] = False
     return keep
 
 
@@ -144,13 +144,13 @@ def choose(offer: Offer, budget: float, staying: Callable[[Tensor], Tensor]) -> 
     """The choice of most importance within `budget` seconds by tables, the narrowest where none is; staying: (G,) bool
     of kept groups -> (G,) bool, those and the carriers they need. More carriers leave room for fewer channels, so both
     are found in turn."""
-    carriers = np.zeros(len(offer.cells), dtype=int)
+    carriers = np.zeros(len(offer.axes), dtype=int)
     for _ in range(CARRIER_ROUNDS):
         knapsack = knapsack_of(offer, carriers)
         choice = solve(knapsack, budget) or narrowest(knapsack)
         keep = keep_of(offer, choice, carriers)
         there = staying(keep)
-        found = np.array([int((there & ~keep)[cell].sum()) for cell in offer.cells])
+        found = np.array([int((there & ~keep)[axis].sum()) for axis in offer.axes])
         if (found <= carriers).all():
             break
         carriers = np.maximum(carriers, found)
@@ -158,10 +158,10 @@ def choose(offer: Offer, budget: float, staying: Callable[[Tensor], Tensor]) -> 
 
 
 def dense_choice(offer: Offer) -> Solution:
-    """Everything stays, what is worth nothing as well."""
+    """Everything stays, what has no importance as well."""
     everything = torch.ones(len(offer.graph.frozen), dtype=torch.bool)
     stays = np.ones(len(offer.blocks), dtype=bool)
-    knapsack = knapsack_of(offer, np.zeros(len(offer.cells), dtype=int))
+    knapsack = knapsack_of(offer, np.zeros(len(offer.axes), dtype=int))
     return _solution(offer, knapsack, Choice(_widths(offer, everything), stays), everything)
 
 
@@ -171,7 +171,7 @@ def least_choice(offer: Offer) -> Solution:
 
 
 def _widths(offer: Offer, there: Tensor) -> np.ndarray:
-    return np.array([int(there[cell].sum()) for cell in offer.cells])
+    return np.array([int(there[axis].sum()) for axis in offer.axes])
 
 
 def _solution(offer: Offer, knapsack: Knapsack, choice: Choice, keep: Tensor) -> Solution:
@@ -185,7 +185,7 @@ def chosen_blocks(offer: Offer, choice: Choice) -> tuple[Block, ...]:
 
 def defs_of(offer: Offer, choice: Choice) -> list[dict]:
     """module_defs of a net of the chosen widths and blocks: what its time can be measured on, whatever its weights."""
-    staying = keep_of(offer, choice, np.zeros(len(offer.cells), dtype=int))
+    staying = keep_of(offer, choice, np.zeros(len(offer.axes), dtype=int))
     narrow = narrow_defs(offer.defs, offer.graph, staying)
     return remove_blocks(narrow, {}, list(chosen_blocks(offer, choice)))[0]
 

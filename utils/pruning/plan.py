@@ -45,7 +45,7 @@ LEAST_REPEATS = 5  # forward passes per net that --target-latency measures
 
 @dataclass
 class Ranking:
-    """Groups by what they are worth. scores: (G,) as computed; ranked: the same without ties and in blocks of
+    """Groups by importance. scores: (G,) as computed; ranked: the same without ties and in blocks of
     --divisor, what thresholds apply to."""
 
     scores: torch.Tensor
@@ -79,7 +79,7 @@ class Plan:
 
 def remove_layers(job: Job) -> Job:
     """The job with the residual blocks of least --score, as many as --layers says, taken out of its model, and those
-    whose time is worth more than they are, by --target-latency; checked against the net in which they add nothing."""
+    whose time keeps more elsewhere, by --target-latency; checked against the net in which they add nothing."""
     rule = job.options.rule
     blocks = residual_blocks(job.dense.module_defs)
     found = weakest_blocks(blocks, score_blocks(job, blocks), rule.layers) if rule.layers else []
@@ -118,7 +118,8 @@ def without_slow_blocks(job: Job, left: list[Block]) -> Job:
     found = chosen_blocks(offer, choose(offer, job.pace.budget(job.pace.most), partial(stays, job)).choice)
     slow = [block for block, here in zip(left, own, strict=True) if here in found]
     for block in slow:
-        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: its time is worth more elsewhere")
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: its time keeps more importance "
+              "elsewhere")
     return without_blocks(job, sorted([*job.blocks, *slow], key=lambda block: block.shortcut))
 
 
@@ -283,13 +284,13 @@ def offer_of(job: Job, ranking: Ranking, blocks: list[Block], keep: torch.Tensor
     Importance that is summed is the square of --score, per member: squared gammas, or squared changes of the loss
     (Molchanov et al. 2019), which is what a cut is said to take (utils.pruning.selection.describe_cut).
     """
-    worth = ranking.scores.square() * ranking.members
-    worth = worth if keep is None else worth * keep
+    squared = ranking.scores.square() * ranking.members
+    squared = squared if keep is None else squared * keep
     widths = torch.tensor([len(job.graph.outputs[block.last]) for block in blocks])
     of_blocks = score_blocks(job, blocks).double().square()
     of_blocks = of_blocks if job.options.rule.score == "taylor" else of_blocks * widths
     rule = job.options.rule
-    offer = Offer(job.model.module_defs, job.graph, worth, job.size, rule.divisor, rule.layer_keep, tuple(blocks),
+    offer = Offer(job.model.module_defs, job.graph, squared, job.size, rule.divisor, rule.layer_keep, tuple(blocks),
                   of_blocks.numpy())
     return with_tables(offer, job.pace.clock)
 

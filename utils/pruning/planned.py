@@ -110,10 +110,10 @@ class LatencyPlanner:
     def _weighed(self, offer: Offer, model: nn.Module) -> Offer:
         """The offer with the importance that groups and blocks have now."""
         scores = reduce_members(self.graph, gammas_by_layer(model))
-        worth = scores.square() * self.members
+        groups = scores.square() * self.members
         if self.by_size:
-            worth = worth * self.by_size.keep_at(self.by_size.scores(model), self.by_size.threshold(model)[0])
-        return replace(offer, worth=worth, block_worth=block_worth(model, self.graph, self.blocks))
+            groups = groups * self.by_size.keep_at(self.by_size.scores(model), self.by_size.threshold(model)[0])
+        return replace(offer, importance=groups, block_importance=of_blocks(model, self.graph, self.blocks))
 
     def planned(self, model: nn.Module) -> PlannedCut:
         """See utils.training.strength.Planner."""
@@ -135,7 +135,7 @@ class LatencyPlanner:
         return f"{self.pace.share(found.seconds):.1%} of the time in {self.measured['runtime']}"
 
 
-def block_worth(model: nn.Module, graph: ChannelGraph, blocks: tuple) -> np.ndarray:
+def of_blocks(model: nn.Module, graph: ChannelGraph, blocks: tuple) -> np.ndarray:
     """(B,) squared gammas that residual blocks add to their streams."""
     if not blocks:
         return np.zeros(0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.batch_norm import SMALL
 from utils.pruning.channel_graph import ChannelGraph
-from utils.pruning.importance import cells, member_count, reduce_members
+from utils.pruning.importance import axes, member_count, reduce_members
 
 TIE = 1e-9  # of a score; gammas of float32 that differ are 6e-8 apart
 COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to cost mAP before fine-tuning
@@ -62,15 +62,15 @@ def percent_limit(graph: ChannelGraph, scores: Tensor, members: Tensor) -> tuple
 
 def without_ties(graph: ChannelGraph, scores: Tensor) -> Tensor:
     """(G,) scores of which equal ones are told apart, so that a threshold can stop anywhere: raised by at most a
-    billionth, in even steps through each cell. Where all are equal, as in a net that was not trained, a cut takes the
+    billionth, in even steps through each axis. Where all are equal, as in a net that was not trained, a cut takes the
     same share of every layer. 0 stays 0."""
     raised = scores.clone()
-    for cell in cells(graph):
-        _, ties, counts = scores[cell].unique(return_inverse=True, return_counts=True)
+    for axis in axes(graph):
+        _, ties, counts = scores[axis].unique(return_inverse=True, return_counts=True)
         order = ties.argsort(stable=True)
-        place = torch.empty(len(cell), dtype=scores.dtype)
-        place[order] = (torch.arange(len(cell)) - (counts.cumsum(0) - counts)[ties[order]]).to(scores.dtype)
-        raised[cell] = scores[cell] * (1 + TIE * place / counts[ties])
+        place = torch.empty(len(axis), dtype=scores.dtype)
+        place[order] = (torch.arange(len(axis)) - (counts.cumsum(0) - counts)[ties[order]]).to(scores.dtype)
+        raised[axis] = scores[axis] * (1 + TIE * place / counts[ties])
     return raised
 
 
@@ -78,14 +78,14 @@ def in_blocks(graph: ChannelGraph, scores: Tensor, divisor: int) -> Tensor:
     """(G,) scores for which any threshold leaves widths that are multiples of `divisor`, as far as the dense widths
     are.
 
-    The groups of each cell (interchangeable channels) are ranked and taken in blocks of `divisor`, best first; each
+    The groups of each axis (interchangeable channels) are ranked and taken in blocks of `divisor`, best first; each
     takes the score of its block's best. So alignment is decided inside the ranking, not by rounding after it.
     """
     if divisor == 1:
         return scores
     scores = scores.clone()
-    for cell in cells(graph):
-        ranked = cell[scores[cell].argsort(descending=True, stable=True)]
+    for axis in axes(graph):
+        ranked = axis[scores[axis].argsort(descending=True, stable=True)]
         best = torch.arange(len(ranked)) // divisor * divisor
         scores[ranked] = scores[ranked[best]]
     return scores
@@ -120,26 +120,26 @@ def least_kept(graph: ChannelGraph, layer_i: int, layer_keep: float) -> int:
 def make_room(
     graph: ChannelGraph, keep: Tensor, staying: Tensor, scores: Tensor, divisor: int, layer_keep: float = 0.0
 ) -> Tensor:
-    """(G,) bool `keep`, less the weakest channels of cells whose width a carrier took off a multiple of `divisor`;
+    """(G,) bool `keep`, less the weakest channels of axes whose width a carrier took off a multiple of `divisor`;
     where that would leave a layer with less than it keeps, plus the best of its removed ones.
 
     staying: (G,) bool, keep and carriers; scores: (G,) as they were before in_blocks.
     """
     keep = keep.clone()
-    for cell in cells(graph):
-        width, kept = int(staying[cell].sum()), cell[keep[cell]]
+    for axis in axes(graph):
+        width, kept = int(staying[axis].sum()), axis[keep[axis]]
         over = width % divisor
-        if not over or width == len(cell) or not len(kept):
+        if not over or width == len(axis) or not len(kept):
             continue
         room = min(
             int(keep[graph.outputs[i].unique()].sum()) - least_kept(graph, i, layer_keep)
             for i in graph.prunable
-            if torch.isin(cell[0], graph.outputs[i])
+            if torch.isin(axis[0], graph.outputs[i])
         )
         if over < len(kept) and over <= room:
             keep[kept[scores[kept].argsort(stable=True)[:over]]] = False
         else:
-            gone = cell[~keep[cell]]
+            gone = axis[~keep[axis]]
             keep[gone[scores[gone].argsort(descending=True, stable=True)[:divisor - over]]] = True
     return keep
 
