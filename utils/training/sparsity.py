@@ -118,10 +118,9 @@ class Sparsifier:
     (--target-flops, --target-params, --target-latency) s is found on the way (utils.training.strength)."""
 
     def __init__(self, model: nn.Module, prospect: type[Prospect], options: SparsityOptions, size: tuple[int, int],
-                 schedule: Schedule, measured: dict | None = None):
-        """size: (width, height) of the image that multiply-adds are counted for; measured: of the planner, in an
-        earlier part of the run. Raises ValueError where -sr finds no gamma that is trained, or an aim that no cut
-        reaches."""
+                 schedule: Schedule, checkpoint: dict | None = None):
+        """size: (width, height) of the image that multiply-adds are counted for; checkpoint: of an earlier part of the
+        run. Raises ValueError where -sr finds no gamma that is trained, or an aim that no cut reaches."""
         self.model, self.options, self.schedule = model, options, schedule
         self.prospect = prospect(model.module_defs, options.strategy)
         self.prunable = self.gammas_of(model)
@@ -141,13 +140,12 @@ class Sparsifier:
             raise ValueError(f"{self.aim.words}: found --freeze {schedule.options.freeze} beside it, which holds "
                              "channels that the cut would take, expected a net that is trained as a whole; leave "
                              "--freeze out")
-        self.planner = self.aim and self.prospect.planner(model, size, self.aim, measured)
-        self.strength = self.aim and Strength(self.planner.planned(model), schedule.rates(), schedule.options.momentum)
-
-    @property
-    def measured(self) -> dict:
-        """What a resumed run is to go on with."""
-        return self.planner.measured if self.planner else {}
+        self.strength = None
+        if self.aim:
+            earlier = (checkpoint or {}).get("strength", {})
+            self.planner = self.prospect.planner(model, size, self.aim, earlier.get("measured"))
+            self.strength = Strength(self.planner.planned(model), schedule.rates(), schedule.options.momentum,
+                                     self.planner.measured)
 
     def before_step(self, progress: float, mean_loss: Callable[[], float]) -> None:
         """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1; mean_loss: of the
@@ -185,7 +183,9 @@ class Sparsifier:
         return [*lines, f"  {verdict(self.strength.course, cut, epochs)}"] if row["epoch"] == epochs else lines
 
     def describe_budget(self) -> list[str]:
-        """What -sr needs in this run, see describe_budget."""
+        """What -sr needs in this run, see describe_budget; nothing without -sr."""
+        if not self.gammas:
+            return []
         if self.strength:
             return [f"sparsity: {self.options.sparsity} on {counted(len(self.gammas), 'layer')} "
                     f"({self.options.strategy}) for {self.aim.words}; s begins at {self.strength.course.first:.3g}"]

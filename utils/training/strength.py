@@ -184,8 +184,10 @@ def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
 class Strength:
     """The s of a run, and which channels it pulls at: a course and the cut that was last planned."""
 
-    def __init__(self, cut: PlannedCut, rates: list[float], momentum: float):
-        """cut: of the net as it begins; rates: learning rate of every step of the run."""
+    def __init__(self, cut: PlannedCut, rates: list[float], momentum: float, measured: dict | None = None):
+        """cut: of the net as it begins; rates: learning rate of every step of the run; measured: of its planner, kept
+        for the state alone."""
+        self.measured = measured or {}
         self.size = max(cut.threshold, LEFT * cut.typical, 1e-30)  # a net that is sparse already has a threshold near 0
         first = first_strength(self.size, rates, momentum)
         self.course, self.gone = Course(first, first), cut.gone
@@ -212,11 +214,11 @@ class Strength:
     def state(self) -> dict:
         """What `restore` needs, of plain values and tensors."""
         return {**asdict(self.course), "energies": list(self.course.energies), "gone": self.gone,
-                "size": self.size}
+                "size": self.size, "measured": self.measured}
 
     def restore(self, state: dict) -> None:
         """Go on where `state` was taken."""
-        course = {name: value for name, value in state.items() if name not in ("gone", "size")}
+        course = {name: value for name, value in state.items() if name not in ("gone", "size", "measured")}
         self.course = Course(**{**course, "energies": tuple(course["energies"])})
         self.gone, self.size = state["gone"], state["size"]
         self._factors = None

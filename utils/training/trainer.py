@@ -53,8 +53,7 @@ class Trainer:
         if options.steps.sync_bn:
             distributed.synchronise_batch_norms(self.model)
         self.schedule = Schedule(options.steps, math.ceil(len(self.batches) / options.steps.accumulate))
-        measured = checkpoint.get("measured") if checkpoint else None
-        self.sparsifier = Sparsifier(self.model, prospect, options.sparsity, self.size, self.schedule, measured)
+        self.sparsifier = Sparsifier(self.model, prospect, options.sparsity, self.size, self.schedule, checkpoint)
         self.objective = Objective(self.model, options.loss, self.data, self.batches)
         self.state = RunState.of(self.model, options.steps, self.start.rescale, self.sparsifier.strength)
         if checkpoint:
@@ -67,9 +66,8 @@ class Trainer:
         if self.main:
             print(f"{self.cfg}: {summary.describe_net(self.model, self.size)}; {self.start.words}")
             print(f"{self.data.path}: {self.batches.describe()}; {self.schedule.describe()} on "
-                  f"{summary.describe_machine(self.device, self.world_size)}; run {self.folder.path}")
-            if self.options.sparsity.sr:
-                print("\n".join(self.sparsifier.describe_budget()))
+                  f"{summary.describe_machine(self.device, self.world_size)}; run {self.folder.path}",
+                  *self.sparsifier.describe_budget(), sep="\n")
 
     def train_one_epoch(self, epoch: int) -> dict:
         """What is left of an epoch; returns its mean losses, rate and speed. Told to end, it saves after a step."""
@@ -169,8 +167,7 @@ class Trainer:
             with signals.held():
                 content = self.state.weights(str(self.cfg), self.folder.name, map50=map50, size=self.size,
                                              names=given_names(self.data), data=str(self.data.path))
-                more = {**self.state.to_checkpoint(), "measured": self.sparsifier.measured, "args": self.options.given}
-                self.folder.save(content, more, better, numbered)
+                self.folder.save(content, {**self.state.to_checkpoint(), "args": self.options.given}, better, numbered)
 
     def finish(self, export: Callable[..., str]) -> None:
         """Publish the run's weights under the fixed names and say where they are. export:
