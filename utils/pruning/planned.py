@@ -41,10 +41,9 @@ class SizePlanner:
         self.most = LayerCost(int(aim.params.of(self.dense.parameters)) if aim.params else self.dense.parameters,
                               int(aim.flops.of(2 * self.dense.macs) / 2) if aim.flops else self.dense.macs)
 
-    def threshold(self, model: nn.Module) -> tuple[float, bool]:
-        """(|gamma| under which a group goes, whether that is the mildest cut there is). Raises ValueError where no cut
-        gets there."""
-        scores, staying = self.scores(model), carried(model, self.graph)
+    def threshold(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> tuple[float, bool]:
+        """(|gamma| under which a group goes, whether that is the mildest cut there is). scores: (G,); staying: see
+        carried. Raises ValueError where no cut gets there."""
         cost = lambda level: self._cost(staying(self.keep_at(scores, level)))
         fits = lambda level: (found := cost(level)).parameters <= self.most.parameters and found.macs <= self.most.macs
         levels = thresholds(scores, candidates(self.graph, self.members))
@@ -64,10 +63,10 @@ class SizePlanner:
 
     def planned(self, model: nn.Module) -> PlannedCut:
         """See utils.training.strength.Planner."""
-        threshold, mildest_of_all = self.threshold(model)
-        scores = self.scores(model)
+        scores, staying = self.scores(model), carried(model, self.graph)
+        threshold, mildest_of_all = self.threshold(scores, staying)
         keep = self.keep_at(scores, threshold)
-        left = self._cost(carried(model, self.graph)(keep))
+        left = self._cost(staying(keep))
         used = max(self.aim.params is not None and left.parameters / self.most.parameters,
                    self.aim.flops is not None and left.macs / self.most.macs)
         gone = {i: ~keep[self.graph.outputs[i]] for i in self.graph.prunable}
@@ -112,7 +111,9 @@ class LatencyPlanner:
         scores = reduce_members(self.graph, gammas_by_layer(model))
         groups = scores.square() * self.members
         if self.by_size:
-            groups = groups * self.by_size.keep_at(self.by_size.scores(model), self.by_size.threshold(model)[0])
+            scores = self.by_size.scores(model)
+            threshold, _ = self.by_size.threshold(scores, carried(model, self.graph))
+            groups = groups * self.by_size.keep_at(scores, threshold)
         return replace(offer, importance=groups, block_importance=of_blocks(model, self.graph, self.blocks))
 
     def planned(self, model: nn.Module) -> PlannedCut:
