@@ -1,7 +1,7 @@
 """Score a network: mAP@.5, AP@[.5:.95], precision, recall, F1.
 
-    python test.py --model_def config/yolov3-hand.cfg --weights_path weights/yolov3_ckpt.pth --data_config
-    config/oxfordhand.data python test.py --weights output/yolov3-hand.onnx --data config/oxfordhand.data
+    python test.py --model_def config/yolov3-hand.cfg --weights_path weights/yolov3_ckpt.pth --data data/oxford.yaml
+    python test.py --weights output/yolov3-hand.onnx --data config/oxfordhand.data
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How contestants are compared: each in a process of its own, timed in turn (A B C A B C ...), medians, quartiles and
+"""How contestants are compared: each in a process of its own, measured alternately (A B C A B C ...), medians, quartiles and
 paired ratios."""
 
 import contextlib
@@ -171,7 +171,7 @@ class Worker:
 
 
 def run_item(item: Item, settings: Settings, folder: Path) -> list[Outcome]:
-    """Build all contestants, warm them up, time them in turn. One that fails is reported in its outcome and the others
+    """Build all contestants, warm them up, time them alternately. One that fails is reported in its outcome and the others
     go on."""
     outcomes = [Outcome(contestant, error=contestant.missing()) for contestant in item.contestants]
     warmup = item.warmup if settings.warmup is None else settings.warmup

@@ -22,7 +22,7 @@ NMS_IMAGES = 8
 AP_SET = {"images": 821, "boxes": 300}  # the Oxford test set at our bound of detections
 NARROW = ROOT / "config/yolov3-hand-w25.cfg"
 FROM_ONNX = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
-CAPS = f"at most {ScoreOptions().max_candidates:,} candidates, {ScoreOptions().max_det} kept an image"
+CAPS = f"at most {ScoreOptions().max_candidates:,} candidates, {ScoreOptions().max_det} kept per image"
 AGREES = 1e-3  # largest difference from the eager output, relative to its largest value
 
 

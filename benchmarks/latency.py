@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make every cut, measure each in turn with the dense net, round by round, write the table."""
+    """Make every cut, measure each alternately with the dense net, round by round, write the table."""
     args = parse_args()
     made = [made_by(args, words) for words in args.cuts]
     shares = [[] for _ in made]

@@ -149,7 +149,7 @@ def picture(item: dict, environment: dict, path: Path) -> None:
             axis.text(start or longest * 0.005, place, shorten(row["error"], 70), va="center", fontsize=8, color="0.45")
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
     machine = f"{environment['processor']}, {environment['threads']} threads"
-    words = (f"seconds a run{' (logarithmic)' if logarithmic else ''}: median, whiskers at the quartiles; "
+    words = (f"seconds per run{' (logarithmic)' if logarithmic else ''}: median, whiskers at the quartiles; "
              f"in brackets time / first.  {machine}")
     axis.set(xlabel=words, ylim=(len(rows) - 0.4, -0.6),
              xscale="log" if logarithmic else "linear", xlim=(start or None, longest * (4 if logarithmic else 1.22)))

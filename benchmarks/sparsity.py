@@ -1,8 +1,8 @@
-r"""What each kind of sparse training gives in equal epochs: a run of train.py -sr a variant, then the same cut, not
-fine-tuned.
+r"""What each kind of sparse training gives in equal epochs: one run of train.py -sr per variant, then the same cut,
+not fine-tuned.
 
-    python -m benchmarks.sparsity --cfg logs/demo/yolov3-tiny-demo.cfg --weights logs/demo/baseline/best.pth --data
-        data/demo/demo.data \ --train "--epochs 2 --lr 3e-3 --batch_size 8 --augment flip"
+    python -m benchmarks.sparsity --cfg logs/demo/yolov3-tiny-demo.cfg --weights logs/demo/baseline/best.pth \
+        --data data/demo/demo.data --train "--epochs 2 --lr 3e-3 --batch_size 8 --augment flip"
 
 Runs of an earlier call with the same --name are not repeated.
 """

@@ -1,11 +1,11 @@
-"""mAP against size from one sparse checkpoint: this project's ranking, the reference rule, and Torch-Pruning's.
+r"""mAP against size from one sparse checkpoint: this project's ranking, the reference rule, and Torch-Pruning's.
 
-    python -m benchmarks.tradeoff --cfg config/yolov3-hand-w25.cfg --weights logs/egohands-sparse/best.pth --data
-    config/egohands.data
+    python -m benchmarks.tradeoff --cfg config/yolov3-hand-w25.cfg --weights logs/egohands-sparse/best.pth \
+        --data config/egohands.data
 
 Every method is cut to the same shares of the dense FLOPs, gets new batch-norm statistics from the same training
-batches, and is scored alike; with --tune all are fine-tuned with the same flags; in the end each is timed in turn with
-the dense net. Nets that an earlier run left in --out are not made again. Needs the package torch-pruning for its
+batches, and is scored alike; with --tune all are fine-tuned with the same flags; in the end each is measured
+alternately with the dense net. Nets that an earlier run left in --out are not made again. Needs the package torch-pruning for its
 curves.
 """
 

@@ -61,12 +61,19 @@ def flag_rows(actions: list[argparse.Action], formatter: argparse.HelpFormatter)
             if action.nargs == 0
             else action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper()
         )
-        hidden = action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS)
-        default = "" if hidden else f"`{_plain(action.default)}`"
+        default = _default(action)
         meaning = (action.help or "") % {**vars(action), "prog": ""}
         cells = [f"{names} {value}".strip(), default, meaning]
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return rows
+
+
+def _default(action: argparse.Action) -> str:
+    """What holds without the flag; empty where its meaning says it."""
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return "on" if action.default else "off"
+    hidden = action.nargs == 0 or action.default is None or action.default in ("", (), argparse.SUPPRESS)
+    return "" if hidden else f"`{_plain(action.default)}`"
 
 
 def _plain(default: object) -> str:
@@ -74,10 +81,15 @@ def _plain(default: object) -> str:
     return text.replace(f"{ROOT}/", "")  # a default inside the checkout, wherever that lies
 
 
+def _called(script: str) -> str:
+    """As one calls it: a module of a package by its name."""
+    return f"python -m {script[:-3].replace('/', '.')}" if script.startswith("utils/") else script
+
+
 def script_section(script: str) -> str:
     """The section of one script: what it is for, then a table per group of flags."""
     parser = parser_of(ROOT / script)
-    lines = [f"## {script}", "", parser.description.strip().splitlines()[0], ""]
+    lines = [f"## {_called(script)}", "", parser.description.strip().splitlines()[0], ""]
     for group in parser._action_groups:
         rows = flag_rows(group._group_actions, parser._get_formatter())
         if rows:

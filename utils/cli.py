@@ -33,7 +33,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """--help with the defaults that the parser really has, and the examples of the description as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        said = "default" in action.help or action.default in (None, False, "")
+        switch = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        said = switch or "default" in action.help or action.default in (None, False, "", ())
         return action.help if said else super()._get_help_string(action)
 
 

@@ -12,7 +12,7 @@ python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-baseline
 python train.py --model_def $CFG --data_config $DATA -pre logs/egohands-sparse1/best.pth -sr --s 0.04 --s-schedule ease --sparsity-weight flops \
     --epochs 10 --lr 3e-3 --percent 0.7 $MACHINE --name egohands-sparse2
 python test_prune.py --cfg $CFG --weights logs/egohands-sparse2/best.pth --data $DATA --target-flops 0.3 --out logs/egohands-pruned --repeats 100 \
-    --curve 6
+    --curve 6 --sensitivity 16
 SLIM=logs/egohands-pruned/prune_yolov3-hand-w25.cfg
 python train.py --model_def $SLIM --data_config $DATA -pre logs/egohands-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 8 --lr 3e-3 $MACHINE \
     --weight_decay 2.5e-4 --clip 250 --teacher-cfg $CFG --teacher-weights logs/egohands-baseline/best.pth --name egohands-tuned

@@ -27,6 +27,7 @@ from utils.deploy.sensitivity import layer_errors, quantised_map, quantised_weig
 
 SIZE = (64, 64)
 ANYTHING = Limits(max_drop=1.0, allow_slower=True)
+RUNTIMES = ("onnxruntime", "openvino")
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime", "nncf"), "openvino": ("openvino", "nncf")}
 
 
@@ -127,6 +128,19 @@ def test_an_8_bit_file_is_small_close_and_says_what_it_is(tiny_cfg, tiny_data, t
         expected, found = net(images), file.predict(images)
     assert found.shape == expected.shape and not torch.equal(found, expected)
     assert (found - expected)[..., :2].abs().mean() < 1  # centres, in pixels
+
+
+def test_an_8_bit_onnx_file_computes_the_same_in_every_runtime_that_loads_it(tiny_cfg, tiny_data, tmp_path):
+    need("onnx")
+    pytest.importorskip("openvino")
+    path = tmp_path / "net-int8.onnx"
+    net = trained(tiny_cfg, dtype=torch.float32)
+    export_int8(net, "onnx", path, Order(("hand",), SIZE, "int8", None), pictures(tiny_data), ANYTHING)
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    float32, *runtimes = net(images), *(open_exported(path, name).predict(images) for name in RUNTIMES)
+    off = [(found - float32)[..., 4].abs().mean() for found in runtimes]
+    apart = (runtimes[0] - runtimes[1])[..., 4].abs().mean()
+    assert min(off) > 0 and apart < 0.1 * min(off), f"{RUNTIMES}: {off} off float32, {apart} apart"
 
 
 @pytest.mark.parametrize("name, slower", [("openvino", False), ("openvino", True), ("onnx", True)])

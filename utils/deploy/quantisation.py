@@ -159,7 +159,7 @@ def is_slower(seconds: Sequence[float]) -> bool:
 
 
 def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = RUNS, warmup: int = 3) -> list[float]:
-    """Median seconds of each function on one image, run in turn (A B A B ...), so that a machine whose pace drifts
+    """Median seconds of each function on one image, run alternately (A B A B ...), so that a machine whose pace drifts
     treats all alike."""
     times: list[list[float]] = [[] for _ in predicts]
     for run_i in range(runs + warmup):
@@ -272,10 +272,29 @@ def _quantised_onnx(source: Path, path: Path, arrays: list, in_float: list[int],
 
     net = onnx.load(source)
     excluded = [node.name for node in net.graph.node if node.op_type == "Conv" and _layer_of(node.input[1]) in in_float]
-    made = _quantised(net, [{"images": array} for array in arrays], excluded)
+    made = _with_unsigned_maps(_quantised(net, [{"images": array} for array in arrays], excluded))
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, metadata.to_text())
     onnx.save(with_short_names(made), path)
+
+
+def _with_unsigned_maps(net):
+    """A QDQ onnx.ModelProto with its maps in uint8 in place of int8 and every zero point 128 higher, which are the same
+    numbers: OpenVINO computes signed maps that have a zero point inexactly, and more slowly."""
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    made = {node.output[0]: node for node in net.graph.node if node.op_type == "QuantizeLinear"}
+    readers = [node for node in net.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in made]
+    zero_points = {node.input[2] for node in (*made.values(), *readers)}
+    for tensor in net.graph.initializer:
+        if tensor.name in zero_points and tensor.data_type == TensorProto.INT8:
+            unsigned = (numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
+            tensor.CopyFrom(numpy_helper.from_array(unsigned, tensor.name))
+    for known in net.graph.value_info:
+        if known.name in made:
+            known.type.tensor_type.elem_type = TensorProto.UINT8
+    return net
 
 
 def _quantised(net, inputs: list, in_float: list[str]):

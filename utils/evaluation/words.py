@@ -20,10 +20,10 @@ def scorer_words(options: ScoreOptions) -> str:
 def cap_words(options: ScoreOptions) -> str:
     """The limits on the number of detections, and of candidates before NMS."""
     before = ("no candidate cap before NMS" if options.max_candidates is None else
-              f"{options.max_candidates} candidates an image before NMS")
+              f"{options.max_candidates} candidates per image before NMS")
     if options.scorer != STANDARD:
         return f"no cap on detections; {before}"
     coco = f"{COCO_MAX_DET} detections per image and class"
-    ours = f"{options.max_det} detections an image"
+    ours = f"{options.max_det} detections per image"
     caps = f"{coco} (map50, map)" if options.method == "coco101" else f"{ours} (map50), {coco} (map)"
     return f"at most {caps}; {before}"

@@ -212,7 +212,8 @@ def _add_aim_flags(aim) -> None:
                      "the batch-norm statistics (with --steps: in each step)")
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES",
                      help="measure the batch-norm statistics of the pruned net anew on so many training batches "
-                     "(default: 20 after a search for --max-drop or --curve, if the net is scored; otherwise 0)")
+                     "(default: 20 after any search, --target-... or --max-drop, and for the cuts of --curve, if the net is "
+                     "scored; otherwise 0)")
 
 
 def _add_step_flags(step) -> None:
@@ -224,8 +225,8 @@ def _add_step_flags(step) -> None:
                       help="the whole road from a dense net: sparse training, this cut (in --steps), fine-tuning with "
                       "the dense net as teacher, quantisation, table; the same command goes on where it was stopped")
     step.add_argument("--sparse", default="--epochs 20", metavar="FLAGS",
-                      help="--road: flags of train.py for the sparse training; without --s it is found for "
-                      "--target-flops and --target-params")
+                      help="--road: flags of train.py for the sparse training; without --s it is found for the "
+                      "--target-...")
     step.add_argument("--quantise", default="--format onnx --precision int8", metavar="FLAGS",
                       help="--road: flags of export.py for the tuned net; none: leave it as it is")
 
