@@ -73,7 +73,7 @@ def of_net(args: argparse.Namespace, items: list):
     device = select_device(args.device, args.threads)
     cfg, weights = net_files(args.cfg, args.weights)
     net = load_net(cfg, weights, Darknet, args.img_size)
-    names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs))
+    names = class_names(args.class_path, args.data, net.names, class_count(net.model.module_defs), weights)
     images = expected_images(items, args.max_frames)
     backend, predict = make_backend(args.backend, net.model.to(device), net.size, images, weights)
     print(f"{cfg}, {weights}: {net.words}; {net.size[0]}x{net.size[1]} on {device}, by {backend}")
@@ -86,7 +86,7 @@ def of_file(args: argparse.Namespace):
     from utils.deploy.runtimes import open_on_cpu
 
     file = open_on_cpu(args.weights, args.backend, args.img_size, args.device, args.threads)
-    names = class_names(args.class_path, args.data, file.metadata.names, len(file.metadata.names))
+    names = class_names(args.class_path, args.data, file.metadata.names, len(file.metadata.names), file.path)
     print(f"{file.words()}; {file.size[0]}x{file.size[1]}")
     return Detector(file, names, file.size, file.predict, args.conf_thres, args.nms_thres)
 

@@ -38,11 +38,12 @@ def main() -> None:
         raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx: the others end with the predictions")
     net = load_net(cfg, weights, Darknet, args.img_size)
     named = args.class_path or args.data or net.names
-    names = tuple(class_names(args.class_path, args.data, net.names, net.model.heads()[0].classes)) if named else None
+    classes = net.model.heads()[0].classes
+    names = tuple(class_names(args.class_path, args.data, net.names, classes, weights)) if named else None
     print(f"{cfg}, {weights}: {net.words}")
     order = Order(names, net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
     limits = Limits(args.max_drop, args.allow_slower)
-    pictures = pictures_of(args, order) if args.precision == "int8" else None
+    pictures = pictures_of(args, order, weights) if args.precision == "int8" else None
     for name, path in paths.items():
         if pictures:
             print(export_int8(net.model, name, path, order, pictures, limits))
@@ -53,21 +54,21 @@ def main() -> None:
             print(export_format(net.model, name, path, order))
 
 
-def pictures_of(args: argparse.Namespace, order):
+def pictures_of(args: argparse.Namespace, order, weights: Path):
     """Training and validation images of --data at the order's size, for --precision int8."""
+    from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
-    from utils.data.datasets import ListDataset
+    from utils.data.net_classes import data_for_net
+    from utils.data.prepare import dataset, labelled_dataset
     from utils.deploy.quantisation import Pictures
 
     if not args.data:
         raise ValueError("--precision int8: found no --data, expected the data that the net was trained on: int8 is "
                          "calibrated on its training images and scored on its validation images")
-    data = parse_data_config(args.data, args.class_path)
-    train, valid = (
-        ListDataset(data.lists(part), order.size, data.classes, cache_gb=0.5) for part in ("train", "valid")
-    )
-    valid.require_boxes()
-    return Pictures(train, valid, args.calibration)
+    data = data_for_net(parse_data_config(args.data), order.names, len(order.names), weights)
+    read = ReadOptions()
+    return Pictures(dataset(read, data, "train", order.size), labelled_dataset(read, data, "valid", order.size),
+                    args.calibration)
 
 
 if __name__ == "__main__":

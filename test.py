@@ -73,9 +73,11 @@ def of_net(args: argparse.Namespace) -> Run:
     from utils import processes
     from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
-    from utils.data.prepare import data_for_net, data_of, labelled_dataset, require_classes, scored_names
+    from utils.data.net_classes import data_for_net
+    from utils.data.prepare import data_of, labelled_dataset
     from utils.deploy.backends import same_backend
     from utils.loading import default_weights, load_net, resolve_cfg, select_device, stem
+    from utils.parse_config import class_count
 
     _, _, device = processes.start(select_device(args.device, args.threads))
     cfg = resolve_cfg(args.cfg)
@@ -83,14 +85,12 @@ def of_net(args: argparse.Namespace) -> Run:
     data = parse_data_config(args.data or data_of(weights), args.class_path)
     net = load_net(cfg, weights, Darknet, args.img_size)
     model, size = net.model.to(device), net.size
-    data = data_for_net(net, data)
-    require_classes(model.module_defs, weights, data)
-    names = scored_names(net, data)
+    data = data_for_net(data, net.names, class_count(model.module_defs), weights)
     valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", size)
     backend, predict = same_backend(args.backend, model, size, len(valid), weights)
     words = (f"{cfg}, {weights}: {net.words}; {data.path}, "
              f"{len(valid)} images at {size[0]}x{size[1]} on {device}, by {backend}")
-    return Run(str(cfg), weights, stem(cfg), data.path, names, valid, model, backend, predict, words)
+    return Run(str(cfg), weights, stem(cfg), data.path, data.names, valid, model, backend, predict, words)
 
 
 def of_file(args: argparse.Namespace) -> Run:
@@ -100,17 +100,17 @@ def of_file(args: argparse.Namespace) -> Run:
     from utils import processes
     from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
-    from utils.data.prepare import labelled_dataset, scored_names
+    from utils.data.net_classes import data_for_net
+    from utils.data.prepare import labelled_dataset
     from utils.deploy.runtimes import open_on_cpu
 
     data = parse_data_config(args.data or cli.DEFAULT_DATA, args.class_path)
     processes.start(torch.device("cpu"))
     file = open_on_cpu(args.weights, args.backend, args.img_size, args.device, args.threads)
-    file.metadata.require_classes(data.classes, file.path, data.path)
-    names = scored_names(file.metadata, data)
+    data = data_for_net(data, file.metadata.names, len(file.metadata.names), file.path)
     valid = labelled_dataset(cli.options_of(ReadOptions, args), data, "valid", file.size)
     words = f"{file.words()}; {data.path}, {len(valid)} images at {file.size[0]}x{file.size[1]}"
-    return Run(None, file.path, file.path.stem, data.path, names, valid, file, file.runtime, file.predict, words)
+    return Run(None, file.path, file.path.stem, data.path, data.names, valid, file, file.runtime, file.predict, words)
 
 
 def note_score(run: Run, result, options) -> None:

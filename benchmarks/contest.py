@@ -1,5 +1,5 @@
-"""How contestants are compared: each in a process of its own, measured alternately (A B C A B C ...), medians, quartiles and
-paired ratios."""
+"""How contestants are compared: each in a process of its own, measured alternately (A B C A B C ...), medians,
+quartiles and paired ratios."""
 
 import contextlib
 import importlib.util
@@ -171,8 +171,8 @@ class Worker:
 
 
 def run_item(item: Item, settings: Settings, folder: Path) -> list[Outcome]:
-    """Build all contestants, warm them up, time them alternately. One that fails is reported in its outcome and the others
-    go on."""
+    """Build all contestants, warm them up, time them alternately. One that fails is reported in its outcome and the
+    others go on."""
     outcomes = [Outcome(contestant, error=contestant.missing()) for contestant in item.contestants]
     warmup = item.warmup if settings.warmup is None else settings.warmup
     limit = item.limit_s if settings.repeats is None else float("inf")

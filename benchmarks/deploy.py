@@ -215,7 +215,8 @@ def scores_of(ways: list[Way], subject: Subject, images: Dataset | None) -> dict
         try:
             predict = run_deploy.opened(**way.options(subject))[1]
             result = evaluate(subject, evaluation_loader(images, 8, 0), subject.names, quiet=True, predict=predict)
-        except Exception:  # whatever a runtime raises; the contest has it in the row
+        except Exception as error:  # whatever a runtime raises
+            print(f"{way.name}: not scored: {shorten(str(error), 200)}")
             continue
         found[way.name] = {"ap50": result.map50, "ap": result.map}
     return found

@@ -5,8 +5,8 @@ r"""mAP against size from one sparse checkpoint: this project's ranking, the ref
 
 Every method is cut to the same shares of the dense FLOPs, gets new batch-norm statistics from the same training
 batches, and is scored alike; with --tune all are fine-tuned with the same flags; in the end each is measured
-alternately with the dense net. Nets that an earlier run left in --out are not made again. Needs the package torch-pruning for its
-curves.
+alternately with the dense net. Nets that an earlier run left in --out are not made again. Needs the package
+torch-pruning for its curves.
 """
 
 import argparse
@@ -266,7 +266,7 @@ def tuned(args: argparse.Namespace, folder: Path, seed: int) -> tuple[float, flo
         ],
     )
     with open(run / "metrics.csv", newline="") as file:
-        best = max(csv.DictReader(file), key=lambda row: float(row["map50"]))
+        best = max((row for row in csv.DictReader(file) if row["map50"]), key=lambda row: float(row["map50"]))
     return float(best["map50"]), float(best["map"])
 
 

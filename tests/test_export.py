@@ -309,7 +309,7 @@ def test_wrong_files_sizes_and_flags_are_one_line(net, tiny_data, tmp_path, monk
         shutil.copy(path, tmp_path / "net.xml")
         open_exported(tmp_path / "net.xml")
     (tmp_path / "two.data").write_text(tiny_data.read_text().replace("classes=1", "classes=2"))
-    with pytest.raises(ValueError, match="found 2 classes, expected 1"):
+    with pytest.raises(ValueError, match="made for 1 classes, but .*two.data has 2; name the data it was trained on"):
         run(scoring, monkeypatch, "--weights", path, "--data", tmp_path / "two.data")
     with pytest.raises(ValueError, match="--format ncnn --precision int8: found a precision"):
         out_paths(tmp_path / "x", ["ncnn"], "int8")

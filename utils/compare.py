@@ -49,8 +49,8 @@ def random_images(model: nn.Module, size: tuple[int, int], batch: int = 1) -> to
 @torch.inference_mode()
 def measured_alternately(runs: list[Callable], images: torch.Tensor, repeats: int = 20, warmup: int = 3,
                          where: str = "", clock: Callable[[], float] = time.perf_counter) -> list[Latency]:
-    """Latency of each of `runs` on images (B, C, H, W), measured alternately (A B A B ...), so that a machine whose speed
-    drifts treats all alike. where: what runs them, for the protocol (default: the device of the images);
+    """Latency of each of `runs` on images (B, C, H, W), measured alternately (A B A B ...), so that a machine whose
+    speed drifts treats all alike. where: what runs them, for the protocol (default: the device of the images);
     clock: what tells seconds."""
     for _ in range(warmup):
         for run in runs:
@@ -67,8 +67,8 @@ def measured_alternately(runs: list[Callable], images: torch.Tensor, repeats: in
 
 def latencies_beside(beside: Callable[[nn.Module], list[Latency]],
                      nets: Iterable[nn.Module]) -> tuple[float, list[float], str]:
-    """(seconds of the dense net, seconds of each net, protocol): each net alternately with the dense one alone, since among
-    many all would run from cold caches. The machine's pace drifts from pair to pair, so what counts is the
+    """(seconds of the dense net, seconds of each net, protocol): each net alternately with the dense one alone,
+    since among many all would run from cold caches. The machine's pace drifts from pair to pair, so what counts is the
     ratio: a net's seconds are its share of the dense net's in its pair, of the median dense seconds.
 
     beside: net -> latencies of the dense net and of it, measured alternately.

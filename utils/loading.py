@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.checkpoint import is_torch_file, load_weights, read_checkpoint, weights_classes
+from utils.checkpoint import CheckpointError, is_torch_file, load_weights, read_checkpoint, weights_classes
 from utils.darknet_weights import file_classes
 from utils.limits import MOST_NAMES_BYTES
 from utils.origin import missing
@@ -75,14 +75,30 @@ def names_of(cfg: Path, weights: str | os.PathLike, content: dict, classes: int)
 
     Raises ValueError when there are not as many as the net has classes.
     """
+    names, source = _names_and_source(cfg, weights, content)
+    if names and len(names) != classes:
+        raise ValueError(f"{source}: found {len(names)} names, expected {classes}, the classes of {weights}")
+    return names
+
+
+def stored_names(cfg: Path, weights: str | os.PathLike) -> tuple[str, ...] | None:
+    """The names of `names_of`, of weights that are not loaded yet; None where they cannot be read, which is said when
+    they are."""
+    try:
+        content = read_checkpoint(weights, mapped=True) if is_torch_file(weights) else {}
+    except (CheckpointError, FileNotFoundError):
+        return None
+    return _names_and_source(cfg, weights, content)[0]
+
+
+def _names_and_source(cfg: Path, weights: str | os.PathLike,
+                      content: dict) -> tuple[tuple[str, ...] | None, str | os.PathLike]:
     source, names = weights, content.get("names")
     for path in (Path(weights), Path(cfg)):
         if not names and path.with_suffix(".names").is_file():
             source = path.with_suffix(".names")
             names = read_names(source)
-    if names and len(names) != classes:
-        raise ValueError(f"{source}: found {len(names)} names, expected {classes}, the classes of {weights}")
-    return tuple(str(name) for name in names) if names else None
+    return tuple(str(name) for name in names) if names else None, source
 
 
 def resolve_cfg(path: str) -> Path:

@@ -1,10 +1,12 @@
 """test_prune.py --keep-classes: heads cut to some classes, exact; names and data follow."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import export
 import test as scoring
 import test_prune
 import train
@@ -15,6 +17,7 @@ from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.data.data_config import parse_data_config
 from utils.data.keep_classes import cut_heads
 from utils.data.prepare import ReadOptions, dataset
+from utils.deploy.runtimes import open_exported
 from utils.loading import read_names
 from utils.parse_config import CfgError, class_count, parse_model_config, rebuild_heads, write_model_config
 
@@ -101,3 +104,53 @@ def test_training_goes_on_with_the_kept_classes(net, monkeypatch, capsys):
     train.main()
     assert "heads" not in capsys.readouterr().out.split("next:")[1]
     assert list(read_checkpoint("logs/tuned/last.pth")["names"]) == ["person", "car"]
+
+
+@pytest.fixture
+def told(net, monkeypatch, capsys):
+    """What a script prints of the net, on data files of the same labels: swapped.data with its classes in another
+    order, numbers.data without names, twice.data with a name that is there twice."""
+    Path("swapped.names").write_text("\n".join(reversed(NAMES)))
+    Path("twice.names").write_text("\n".join([NAMES[0], *NAMES[:4]]))
+    for name in ("swapped", "twice"):
+        Path(f"{name}.data").write_text(Path("all.data").read_text().replace("all.names", f"{name}.names"))
+    Path("numbers.data").write_text(Path("all.data").read_text().replace("names=all.names\n", ""))
+
+    def run(script, data, *flags):
+        monkeypatch.setattr("sys.argv", ["script", "--cfg", "net.cfg", "--weights", "net.pth", "--data", data, *flags])
+        script.main()
+        return capsys.readouterr().out
+    return run
+
+
+def test_classes_in_another_order_are_matched_by_their_names(told, monkeypatch):
+    said = told(scoring, "swapped.data", "--n_cpu", "0", "--json", "one.json")
+    assert f"swapped.data: numbered as the net's: {', '.join(NAMES)}" in said
+    content = prune(monkeypatch, "--data", "swapped.data")
+    assert list(content["names"]) == NAMES
+    counts = {row["name"]: row["n_targets"] for row in json.loads(Path("one.json").read_text())["per_class"]}
+    order = list(reversed(NAMES))  # labels 2, 0, 4 of every three pictures
+    assert {name for name, count in counts.items() if count} == {order[2], order[0], order[4]}
+
+
+def test_a_data_file_without_names_leaves_the_net_its_own(told):
+    export_flags = "--format", "torchscript", "--out", "net.torchscript"
+    told(export, "numbers.data", *export_flags)
+    assert list(open_exported(Path("net.torchscript")).metadata.names) == NAMES
+
+
+def test_a_name_that_two_classes_have_is_refused_where_it_has_to_be_found(told):
+    with pytest.raises(CfgError, match=f"twice.data: found '{NAMES[0]}' as the name of 2 classes"):
+        parse_data_config("twice.data", keep=(NAMES[0],))
+
+
+def test_a_net_of_some_of_the_datas_classes_is_pruned_and_exported_by_name(net, monkeypatch, capsys):
+    prune(monkeypatch, "--data", "all.data", "--keep-classes", "person,car")
+    slim = "--cfg", "out/prune_net.cfg", "--weights", "out/prune_net_ckpt.pth", "--data", "all.data"
+    monkeypatch.setattr("sys.argv", ["test_prune.py", *slim, "--n_cpu", "0", "--percent", "0.1", "--repeats", "0",
+                                     "--out", "again"])
+    test_prune.main()
+    assert "--keep-classes person,car" in capsys.readouterr().out.split("next:")[1]
+    monkeypatch.setattr("sys.argv", ["export.py", *slim, "--format", "torchscript", "--out", "slim.torchscript"])
+    export.main()
+    assert open_exported(Path("slim.torchscript")).metadata.names == ("person", "car")

@@ -298,8 +298,8 @@ def test_only_the_best_detections_of_an_image_count():
     detections, targets = [torch.tensor([*false_alarms, det(0, 0, 10, 10, 0.1)])], [torch.tensor([[0.0, 0, 0, 10, 10]])]
     assert score(detections, targets, 1, options=ScoreOptions(max_det=4)).map50 == pytest.approx(0.25)
     result = score(detections, targets, 1, options=ScoreOptions(max_det=3, max_candidates=1000))
-    assert result.map50 == 0.0 and cap_words(result.options).startswith("at most 3 detections an image")
-    assert "1000 candidates an image before NMS" in cap_words(result.options)
+    assert result.map50 == 0.0 and cap_words(result.options).startswith("at most 3 detections per image")
+    assert "1000 candidates per image before NMS" in cap_words(result.options)
 
 
 @pytest.mark.parametrize("scorer", [score, score_compat])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from types import SimpleNamespace
@@ -134,8 +135,9 @@ def test_a_road_of_a_net_of_many_classes_begins_with_its_heads(walk, tiny_cfg, t
     (tmp_path / "all.names").write_text("car\nhand\ndog\n")
     save_checkpoint(tmp_path / "net.pth", weights_content(trained(tiny_cfg, zero_share=0.0).float(), str(tiny_cfg),
                                                           "test", names=["car", "hand", "dog"]))
-    (tmp_path / "hand.names").write_text("hand\n")
-    tiny_data.write_text(tiny_data.read_text() + f"names={tmp_path / 'hand.names'}\n")
+    for labels in (tmp_path / "pictures/labels").iterdir():
+        labels.write_text(re.sub("^0", "1", labels.read_text(), flags=re.MULTILINE))
+    tiny_data.write_text(re.sub("classes=1", "classes=3", tiny_data.read_text()) + f"names={tmp_path / 'all.names'}\n")
     scripts = walk("--keep-classes", "hand", "--percent", 0.5, quantise=QUICK)
     assert scripts[:2] == ["test_prune.py", "test.py"] and scripts[-2:] == ["export.py", "test.py"]
     slim = next((tmp_path / "way/step1").glob("prune*.cfg"))

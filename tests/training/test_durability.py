@@ -305,6 +305,33 @@ def test_a_run_whose_first_batch_holds_a_bad_picture_leaves_nothing(run, flags):
     assert set(Path().rglob("*")) == before
 
 
+def test_a_picture_that_cannot_be_scored_does_not_cost_the_epoch_before_it(run):
+    listing = make_dataset(Path("others").resolve(), 9, size=(40, 40))
+    data = Path("d.data").read_text().splitlines()
+    Path("d.data").write_text("\n".join([*data[:2], f"valid={listing}"]))
+    last = sorted(Path("others/images").iterdir())[-1]
+    last.write_bytes((whole := last.read_bytes())[:200])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        run("--n_cpu", "0", "--name", "a")
+    assert state("a")["under_way"] == 1 and not Path("logs/a/metrics.csv").exists()
+    last.write_bytes(whole)
+    run("--resume", "logs/a", "--n_cpu", "0")
+    assert [row["epoch"] for row in rows("a")] == ["1", "2"]
+
+
+def test_a_run_does_not_go_on_with_other_classes_or_other_pictures(run):
+    run("--n_cpu", "0", "--name", "a", "--epochs", "1")
+    data = Path("d.data").read_text()
+    Path("d.data").write_text(data.replace("classes=1", "classes=2"))
+    with pytest.raises(ValueError, match="d.data: found classes 2, expected 1, as when the run"):
+        run("--resume", "logs/a", "--epochs", "2")
+    listing = Path("pictures/list.txt")
+    listing.write_text("".join(listing.read_text().splitlines(keepends=True)[:60]))
+    Path("d.data").write_text(data)
+    with pytest.raises(ValueError, match="d.data: found training images 60, expected 64, as when the run"):
+        run("--resume", "logs/a", "--epochs", "2")
+
+
 def test_a_cfg_that_was_made_for_a_run_that_comes_to_nothing_goes_as_well(run, monkeypatch):
     def of_epoch(*_):
         assert list(Path("config").iterdir()) and list(Path("logs/a").glob("*.cfg"))

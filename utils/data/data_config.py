@@ -65,6 +65,9 @@ def named_classes(wanted: tuple[str, ...], names: tuple[str, ...], owner: str) -
             near = [small[close] for close in get_close_matches(name.lower(), small, n=3, cutoff=0.6)]
             words = f"did you mean {' or '.join(near)}?" if near else f"it has {shown(', '.join(names))}"
             raise CfgError(f"--keep-classes: found {shown(name)}, expected classes of {owner}; {words}")
+        if names.count(own) > 1:
+            raise CfgError(f"{owner}: found {shown(own)} as the name of {names.count(own)} classes, expected one: "
+                           "which is meant is not known")
         found.append(own)
     return tuple(dict.fromkeys(found))
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from utils.checkpoint import load_weights
 from utils.data.data_config import DataConfig, named_classes
-from utils.data.prepare import given_names
+from utils.data.net_classes import given_names
 from utils.layers import split_key
 from utils.loading import defs_for_weights, names_of, numbered_names, read_names
 from utils.parse_config import (
@@ -76,9 +76,10 @@ def kept_net(wanted: tuple[str, ...], net: Callable, files: tuple[Path, Path], d
 
 def _all_names(class_path: str | None, cfg: Path, weights: Path, content: dict, data: DataConfig,
                classes: int) -> tuple[str, ...]:
-    """The names of all classes of the net."""
-    own = read_names(class_path) if class_path else names_of(cfg, weights, content, classes)
-    own = own or (given_names(data) if data.classes == classes else None)
+    """The names of all classes of the net: those of class_path, but of a net that was cut before its own."""
+    given = read_names(class_path) if class_path else None
+    own = names_of(cfg, weights, content, classes) if given is None or len(given) != classes else given
+    own = own or given or (given_names(data) if data.classes == classes else None)
     if own is None or tuple(own) == numbered_names(classes):
         raise CfgError(f"{weights}: found no names of its {classes} classes, expected them in "
                        f"{Path(weights).with_suffix('.names')}, one per line, or in the file of --class_path")

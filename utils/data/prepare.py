@@ -1,7 +1,6 @@
 """A net and the data it meets: heads, class names and datasets that fit each other."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from utils import cli
@@ -9,9 +8,11 @@ from utils.checkpoint import is_torch_file, read_checkpoint, weights_classes
 from utils.data.args import ReadOptions
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import ListDataset
+from utils.data.net_classes import require_classes
 from utils.letterbox import reference_square
-from utils.loading import TrainedNet, defs_for_weights, numbered_names, picture_defs, resolve_cfg
-from utils.parse_config import CfgError, class_count, rebuild_heads
+from utils.loading import defs_for_weights, picture_defs, resolve_cfg
+from utils.origin import origin
+from utils.parse_config import class_count, rebuild_heads
 
 
 def defs_for_data(cfg: Path, data: DataConfig, quiet: bool = False) -> list[dict]:
@@ -38,48 +39,19 @@ def defs_to_prune(cfg: Path, weights: str | os.PathLike, data: DataConfig, score
         return defs_for_data(cfg, data)
     defs = defs_for_weights(cfg, weights)
     if scored:
-        require_classes(defs, weights, data)
+        require_classes(class_count(defs), weights, data)
     return defs
-
-
-def require_classes(defs: list[dict], weights: str | os.PathLike, data: DataConfig) -> None:
-    """Raise CfgError when a trained net cannot be scored on `data`, its class count being another."""
-    if class_count(defs) != data.classes:
-        raise CfgError(f"{weights}: made for {class_count(defs)} classes, but {data.path} has {data.classes}; name the "
-                       "data it was trained on (--data), or train it for this one (train.py --data "
-                       f"{data.path} --weights {weights})")
 
 
 def data_of(weights: str | os.PathLike) -> str:
     """The data description that the checkpoint `weights` was trained on, where it is still there; else the default."""
     known = Path(weights).is_file() and is_torch_file(weights)
     stored = read_checkpoint(weights, mapped=True).get("data") if known else None
-    return stored if stored and os.path.isfile(stored) else cli.DEFAULT_DATA
-
-
-def given_names(data: DataConfig) -> list[str] | None:
-    """The data's class names; None where it has numbers alone."""
-    return None if data.names == numbered_names(data.classes) else list(data.names)
-
-
-def scored_names(net: TrainedNet, data: DataConfig) -> tuple[str, ...]:
-    """The data's class names, or the net's where the data has numbers alone. Warns where both name the classes, and not
-    alike."""
-    own = given_names(data)
-    if own and net.names and list(net.names) != own and net.names != numbered_names(len(own)):
-        print(f"warning: the net's classes are {', '.join(net.names)}, those of {data.path} {', '.join(own)}: they are "
-              "matched by number")
-    return data.names if own or not net.names else net.names
-
-
-def data_for_net(net: TrainedNet, data: DataConfig) -> DataConfig:
-    """The data for a trained net: where its classes are some of the data's, by their names, these alone (and says
-    so)."""
-    if not net.names or len(net.names) >= data.classes or not set(net.names) <= set(data.names):
-        return data
-    print(f"{data.path}: of its {data.classes} classes the net's count: {', '.join(net.names)}")
-    kept = data.keeping(tuple(net.names))
-    return replace(kept, names=tuple(net.names), written=data.names)
+    if stored and not os.path.isfile(stored):
+        print(f"warning: {stored}, on which {weights} was trained, is not there{origin(stored)}: {cli.DEFAULT_DATA} in "
+              "its place (--data names another)")
+        return cli.DEFAULT_DATA
+    return stored or cli.DEFAULT_DATA
 
 
 def model_and_data(cfg: str, data: str, class_path: str | None = None, quiet: bool = False,

@@ -15,6 +15,7 @@ from torch import nn
 from utils.cli import CONF_THRES
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import DataError
+from utils.data.net_classes import data_for_net
 from utils.deploy.backends import Predict
 from utils.deploy.drawing import draw
 from utils.deploy.sources import Item, frame_count, frames, read_picture
@@ -56,15 +57,20 @@ class Detector:
     __call__ = detect
 
 
-def class_names(path: str | None, data: str | None, known: Sequence[str] | None, classes: int) -> list[str]:
-    """Names of the names file `path`, or of the data description `data`, else `known`, the net's own, else class0, ...
+def class_names(path: str | None, data: str | None, known: Sequence[str] | None, classes: int,
+                weights: str | os.PathLike) -> list[str]:
+    """Names of the names file `path`, or of the data description `data` as the net meets it (utils.data.classes), else
+    `known`, the net's own, else class0, ...; weights: its file, for errors.
 
     Raises ValueError on a wrong count.
     """
-    names = read_names(path) if path else parse_data_config(data).names if data else known or numbered_names(classes)
+    if not path:
+        own = data_for_net(parse_data_config(data), known, classes, weights).names if data else known
+        return list(own or numbered_names(classes))
+    names = read_names(path)
     if len(names) != classes:
-        raise ValueError(f"{path or data}: found {len(names)} names, expected {classes}, the net's class count")
-    return list(names)
+        raise ValueError(f"{path}: found {len(names)} names, expected {classes}, the net's class count")
+    return names
 
 
 def expected_images(items: Sequence[Item], max_frames: int = 0) -> float:

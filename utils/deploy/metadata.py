@@ -74,12 +74,6 @@ class Metadata:
             raise ValueError(f"{path}: found images of {size[0]}x{size[1]}, expected {expected}; leave --img_size out, "
                              "or export again with it")
 
-    def require_classes(self, classes: int, path: Path, data: Path) -> None:
-        """Raise ValueError unless the data description `data` has as many classes as the file."""
-        if classes != len(self.names):
-            raise ValueError(f"{data}: found {classes} classes, expected {len(self.names)}, those of {path} "
-                             f"({', '.join(self.names[:5])}); name its data with --data")
-
 
 def net_hash(model: nn.Module) -> str:
     """SHA-256 of what a Darknet computes: its layers and its weights, of whatever device; neither the input size nor

@@ -14,7 +14,8 @@ from utils.checkpoint import load_weights
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import DataError, ListDataset, TrainSampler, evaluation_loader, training_loader
 from utils.data.keep_classes import kept_net
-from utils.data.prepare import data_of, dataset, defs_to_prune, given_names, labelled_dataset, require_classes
+from utils.data.net_classes import by_name, data_for_net, given_names, require_classes
+from utils.data.prepare import data_of, dataset, defs_to_prune, labelled_dataset
 from utils.deploy.formats import FORMATS
 from utils.deploy.net_time import Stopwatch, usual_runtime
 from utils.deploy.onnx_export import require_packages
@@ -30,6 +31,7 @@ from utils.loading import (
     resolve_cfg,
     select_device,
     stem,
+    stored_names,
 )
 from utils.lock import Lock, of_pair
 from utils.parse_config import class_count
@@ -115,7 +117,7 @@ class Job:
         boxes, or an error."""
         if not count:
             return []
-        require_classes(self.dense.module_defs, self.weights, self.data)
+        require_classes(class_count(self.dense.module_defs), self.weights, self.data)
         by_itself = labelled and self.options.unlabelled
         read = labelled_dataset if labelled and not by_itself else dataset
         images = read(self.options.read, self.data, "train", self.size, labelled=not self.options.unlabelled)
@@ -170,7 +172,7 @@ def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
             data = data.keeping(names)
         about = {"names": list(names), "data": content.get("data") or str(data.path)}
         return model, data, about, content.get("rescale", 1.0)
-    data = parse_data_config(source.data, source.class_path)
+    data = by_name(parse_data_config(source.data, source.class_path), stored_names(cfg, weights))
     defs = defs_to_prune(cfg, weights, data, scored=not options.no_eval)
     model = net(defs)
     report, content = load_weights(model, weights, strict=False)
@@ -180,6 +182,8 @@ def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
     print(f"{cfg}, {weights}: {report}")
     fits = class_count(defs) == data.classes
     known = report.complete and names_of(cfg, weights, content, class_count(defs))
+    if known and fits:
+        data = data_for_net(data, known, class_count(defs), weights)
     about = {"names": known or (given_names(data) if fits else None),
              "data": content.get("data") or (str(data.path) if fits else None)}
     return model, data, about, content.get("rescale", 1.0)

@@ -206,6 +206,7 @@ def warn_before(job: Job, plan: Plan) -> None:
     print(words)
     if energy >= COSTLY:
         strength = " ".join(job.options.aims.of_sparsity(job.options.latency_backend) or ("--s", "0.01"))
+        strength += f" --strategy {rule.strategy}" * (rule.strategy != "group")
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
               f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr {strength} "
               f"--data {job.options.source.data}")

@@ -66,11 +66,13 @@ def say_int8(job: Job, compact: Compact) -> None:
 def next_steps(job: Job, names: OutputNames) -> str:
     """The commands that tune the compact net, and that train its shape without what it inherited: often all that a cut
     of a net that was narrow already is good for (Liu et al. 2019, Rethinking the Value of Network Pruning)."""
-    kept = job.options.source.keep_classes
-    data = f"--data {job.options.source.data}" + (f" --keep-classes {shlex.quote(','.join(kept))}" if kept else "")
-    return (f"next: python train.py --model_def {names.cfg} -pre {names.checkpoint} {data}\n"
+    some = len(job.data.written or ()) > job.data.classes
+    kept = job.options.source.keep_classes or (job.data.names if some else ())
+    data = shlex.join(["--data", job.options.source.data, *(["--keep-classes", ",".join(kept)] if kept else [])])
+    cfg = shlex.quote(str(names.cfg))
+    return (f"next: python train.py --model_def {cfg} -pre {shlex.quote(str(names.checkpoint))} {data}\n"
             "to compare, its shape from random weights, with the epochs of the whole chain: "
-            f"python train.py --model_def {names.cfg} --weights none {data}")
+            f"python train.py --model_def {cfg} --weights none {data}")
 
 
 def comparison_rows(

@@ -34,6 +34,7 @@ from utils.pruning.stages import (
     require_later,
     run,
     run_name,
+    score_flags,
     sha256,
     training_flags,
     tune,
@@ -126,8 +127,8 @@ class Road:
     def trained_sparse(self, cfg: Path, weights: Path) -> Path:
         """Weights of the net after sparse training."""
         folder = Path("logs") / f"{run_name(self.out)}-sparse"
-        tune(folder, ["--cfg", cfg, "--weights", weights, *training_flags(self.options), *score_flags(self.options),
-                      "--no-publish", "-sr", *sparse_flags(self.options, self.flags)])
+        tune(folder, ["--cfg", cfg, "--weights", weights, *training_flags(self.options), "--no-publish",
+                      "-sr", *sparse_flags(self.options, self.flags)])
         return folder / "best.pth"
 
     def scored(self, name: str, net: list, weights: Path, flags: tuple = ()) -> dict:
@@ -203,6 +204,8 @@ def sparse_flags(options: PruneOptions, flags: list[str]) -> list[str]:
     usual s; unless --sparse says so itself."""
     typed = shlex.split(options.sparse)
     asked = parse_train_args("", ["-sr", *typed])
+    if "strategy" not in asked.typed:  # what is pulled is what can be cut
+        typed += ["--strategy", options.rule.strategy]
     if HOW_STRONG & asked.typed.keys() or asked.sparsity == "l1":
         return typed
     cut = prune_options(parse_prune_args("", flags))
@@ -226,13 +229,6 @@ def with_teacher(tune_flags: str, cfg: Path, weights: Path) -> str:
     if parse_train_args("fine-tuning of --road", shlex.split(tune_flags)).teacher_cfg:
         return tune_flags
     return f"{shlex.join(['--teacher-cfg', str(cfg), '--teacher-weights', str(weights)])} {tune_flags}"
-
-
-def score_flags(options: PruneOptions) -> list:
-    """How nets are scored, for train.py and test.py: one way on the whole road."""
-    scoring = options.scoring
-    return ["--conf_thres", scoring.conf_thres, "--nms_thres", scoring.nms_thres, "--iou_thres", scoring.iou_thres,
-            "--scorer", scoring.scorer]
 
 
 def report(rows: list[Row], out: Path) -> None:

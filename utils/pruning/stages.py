@@ -65,9 +65,16 @@ def data_flags(options: PruneOptions) -> list:
     return flags + ["--skip-bad"] * read.skip_bad
 
 
+def score_flags(options: PruneOptions) -> list:
+    """How nets are scored, for train.py and test.py: one way on the whole road."""
+    scoring = options.scoring
+    return ["--conf_thres", scoring.conf_thres, "--nms_thres", scoring.nms_thres, "--iou_thres", scoring.iou_thres,
+            "--scorer", scoring.scorer]
+
+
 def training_flags(options: PruneOptions) -> list:
     """What train.py has to know of a pruning's command line."""
-    source, flags = options.source, data_flags(options)
+    source, flags = options.source, [*data_flags(options), *score_flags(options)]
     if options.unlabelled:
         flags += ["--unlabelled", "--teacher-cfg", source.cfg, "--teacher-weights", source.weights]
     return flags + (["--keep-classes", ",".join(source.keep_classes)] if source.keep_classes else [])

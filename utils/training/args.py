@@ -214,7 +214,8 @@ def _add_training_flags(t) -> None:
                    help="decay of the moving average of weights that is scored and saved; 0: no average")
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision, on a GPU")
     t.add_argument("--bf16", action="store_true",
-                   help="mixed precision in bfloat16, on a CPU too: steps up to twice as fast where it computes with bfloat16 (AVX-512 BF16, AMX)")
+                   help="mixed precision in bfloat16, on a CPU too: steps up to twice as fast where it computes with "
+                   "bfloat16 (AVX-512 BF16, AMX)")
     t.add_argument("--sync-bn", action=argparse.BooleanOptionalAction, default=True,
                    help="of several processes (torchrun): batch norms take mean and variance over the images of all, "
                    "as one process would")

@@ -6,8 +6,11 @@ from typing import ContextManager
 
 from utils import torchrun
 from utils.checkpoint import read_checkpoint
+from utils.data.data_config import DataConfig
+from utils.data.datasets import ListDataset
 from utils.lock import Lock
 from utils.output import counted
+from utils.parse_config import class_count
 from utils.training.args import TrainOptions, train_options, train_parser
 from utils.training.run_folder import is_published
 
@@ -90,3 +93,16 @@ def _refuse_changes(given: dict, typed: dict[str, str], stored: dict, last: Path
         "a resumed run keeps its flags; leave them out, or begin another run from its weights: "
         f"-pre {last} instead of --resume")
     raise ValueError(f"{last}: found {found}: {way_out}")
+
+
+def require_same_data(checkpoint: dict, data: DataConfig, train_set: ListDataset) -> None:
+    """Raise ValueError where `data` has other classes, or other training images by their number, than when the run of
+    `checkpoint` began: its batches would not be those of an unbroken run, its heads not those of the data."""
+    names = checkpoint.get("names")
+    began = ((", ".join(names) if names else class_count(checkpoint["module_defs"]),
+              ", ".join(data.names) if names else data.classes, "classes"),
+             (checkpoint.get("images", len(train_set)), len(train_set), "training images"))
+    for then, now, what in began:
+        if then != now:
+            raise ValueError(f"{data.path}: found {what} {now}, expected {then}, as when the run that --resume names "
+                             "began; begin another with its best.pth as -pre")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from utils import processes, signals
 from utils.checkpoint import read_checkpoint
-from utils.data.prepare import given_names, model_and_data
+from utils.data.net_classes import given_names
+from utils.data.prepare import model_and_data
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
 from utils.letterbox import to_input
@@ -22,6 +23,7 @@ from utils.training.args import TrainOptions
 from utils.training.batches import Batches
 from utils.training.objective import Objective
 from utils.training.optimisation import optimiser_step
+from utils.training.resume import require_same_data
 from utils.training.room import require_room
 from utils.training.run_folder import RunFolder, publish
 from utils.training.run_state import RunState, half_precision
@@ -57,6 +59,7 @@ class Trainer:
         self.objective = Objective(self.model, options.loss, self.data, self.batches)
         self.state = RunState.of(self.model, options.steps, self.start.rescale, self.sparsifier.strength)
         if checkpoint:
+            require_same_data(checkpoint, self.data, self.batches.train_set)
             self.state.restore(checkpoint)
         self.folder = RunFolder.of_run(options, self.cfg, self.state.epoch) if self.main else None
         self.forward = distributed.wrap(self.model, self.device)
@@ -136,8 +139,8 @@ class Trainer:
             return None
         try:
             return evaluate(self.state.averaged, self.batches.valid_loader, self.data.names, self.options.scoring)
-        except KeyboardInterrupt:
-            if self.options.output.save_on_signal:
+        except BaseException as error:  # a picture that cannot be read shall not cost the epoch
+            if self.options.output.save_on_signal or not isinstance(error, KeyboardInterrupt):
                 self._write_state()
             raise
 
@@ -166,7 +169,8 @@ class Trainer:
         if self.main:
             with signals.held():
                 content = self.state.weights(str(self.cfg), self.folder.name, map50=map50, size=self.size,
-                                             names=given_names(self.data), data=str(self.data.path))
+                                             names=given_names(self.data), data=str(self.data.path),
+                                             images=len(self.batches.train_set))
                 self.folder.save(content, {**self.state.to_checkpoint(), "args": self.options.given}, better, numbered)
 
     def finish(self, export: Callable[..., str]) -> None:
