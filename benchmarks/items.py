@@ -304,7 +304,7 @@ def growth(args: argparse.Namespace, folder: Path) -> list[Item]:
                 for n in (1_000, 4_000, 16_000)]
     boxes = [grown(f"{n:,} boxes", n, "run_detections.py", "many_boxes", suppressed | {"boxes": n})
              for n in (10_647, 106_470, 1_064_700)]
-    scored = [grown(f"{n} detections an image", n, "run_detections.py", "our_ap", AP_SET | {"boxes": n})
+    scored = [grown(f"{n} detections per image", n, "run_detections.py", "our_ap", AP_SET | {"boxes": n})
               for n in (3, 30, 300)]
     return [
         growing("images", f"images: {NARROW.name}, {STEP['size']} px, forward and NMS in batches of 8", images,

@@ -124,8 +124,9 @@ def test_names_size_and_data_go_from_training_to_the_pruned_pair(nets, script):
     numbers = json.loads((nets / "t.json").read_text())
     assert status == 0 and numbers["data"] == "paw.data" and numbers["size"] == [96, 96], error
 
-    status, _, error = script("test_prune.py", *trained, *CUT, "--n_cpu", "0", "--out", "out")
+    status, out, error = script("test_prune.py", *trained, *CUT, "--n_cpu", "0", "--out", "out")
     assert status == 0, error
+    assert "weights/one_ckpt.pth was trained at 96x96, one.cfg is for 64x64: the pruned net is for the former" in out
     assert known(read_checkpoint("out/prune_one_ckpt.pth")) == (["paw"], (96, 96), "paw.data")
     for cfg in ("out/prune_one.cfg", "out/one-pruned.cfg"):
         assert input_size(parse_model_config(cfg)) == (96, 96)

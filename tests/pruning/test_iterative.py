@@ -7,6 +7,7 @@ import pytest
 
 from conftest import options_of, trained, without_labels
 from models import Darknet
+from utils import cli
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.data.datasets import DataError
 from utils.pruning import iterative, road, stages
@@ -55,3 +56,9 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
     assert stages.sha256(tmp_path / "w.pth") != before
     with pytest.raises(SystemExit):  # a shortened flag would escape `without`
         parse_prune_args("", ["--step", "3"])
+
+
+@pytest.mark.parametrize("out", ["runs/.hidden", "a:b/c", "x/" + 40 * "long/" + "end", "C:\\nets\\slim", "../up"])
+def test_whatever_out_is_called_its_runs_have_names_that_train_py_takes(out):
+    assert cli.run_name(f"{stages.run_name(Path(out))}-step12")
+    assert stages.run_name(Path(out)) != stages.run_name(Path(out) / "other")

@@ -27,6 +27,7 @@ from utils.loading import (
     checked_size,
     default_weights,
     names_of,
+    picture_defs,
     pruned_name,
     resolve_cfg,
     select_device,
@@ -34,7 +35,7 @@ from utils.loading import (
     stored_names,
 )
 from utils.lock import Lock, of_pair
-from utils.parse_config import class_count
+from utils.parse_config import class_count, input_size
 from utils.pruning.args import PruneOptions
 from utils.pruning.blocks import Block
 from utils.pruning.channel_graph import ChannelGraph, channel_graph
@@ -139,6 +140,9 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
     source = replace(source, data=source.data or data_of(weights))
     model, data, about, rescale = _net_and_data(replace(options, source=source), net, cfg, weights)
     size = checked_size(source.img_size, model.module_defs)
+    if (named := input_size(picture_defs(cfg))) != size and source.img_size is None:
+        print(f"note: {weights} was trained at {size[0]}x{size[1]}, {cfg} is for {named[0]}x{named[1]}: the pruned net "
+              "is for the former, and is tuned so; --img_size names another")
     require_int8(options, data)
     model = model.eval().to(device)
     loader = validation_loader(options, data, size, model)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from utils.pruning.args import PruneOptions
 from utils.training.args import parse_train_args
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+LONGEST = 150  # characters of a run's name, to which -sparse or -step12 is added
 
 
 def remember(path: Path, command: dict) -> None:
@@ -37,8 +39,12 @@ def sha256(weights: Path) -> str:
 
 def run_name(out: Path) -> str:
     """Name that the runs below `out` carry under logs/: its whole path, so that equal folder names are not taken for
-    each other."""
-    return "-".join(part for part in out.parts if part not in (out.anchor, ".", ".."))
+    each other. As --name takes it (utils.cli.run_name): a path that is too long is told apart by its hash."""
+    path = "-".join(part for part in out.parts if part not in (out.anchor, ".", ".."))
+    name = re.sub(r"[\\:*?\"<>|\x00-\x1f]", "-", path).lstrip(".")
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[-LONGEST:].lstrip('.')}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
 def without(argv: list[str], names: tuple[str, ...]) -> list[str]:
