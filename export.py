@@ -65,7 +65,7 @@ def pictures_of(args: argparse.Namespace, order, weights: Path):
     if not args.data:
         raise ValueError("--precision int8: found no --data, expected the data that the net was trained on: int8 is "
                          "calibrated on its training images and scored on its validation images")
-    data = data_for_net(parse_data_config(args.data), order.names, len(order.names), weights)
+    data = data_for_net(parse_data_config(args.data, args.class_path), order.names, len(order.names), weights)
     read = ReadOptions()
     return Pictures(dataset(read, data, "train", order.size), labelled_dataset(read, data, "valid", order.size),
                     args.calibration)

@@ -12,7 +12,7 @@ from utils.darknet_weights import file_classes
 from utils.limits import MOST_NAMES_BYTES
 from utils.origin import missing
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads, resized
-from utils.text import is_whole, read_lines
+from utils.text import TextError, is_whole, read_lines
 
 
 def picture_defs(cfg: Path) -> list[dict]:
@@ -86,9 +86,9 @@ def stored_names(cfg: Path, weights: str | os.PathLike) -> tuple[str, ...] | Non
     they are."""
     try:
         content = read_checkpoint(weights, mapped=True) if is_torch_file(weights) else {}
-    except (CheckpointError, FileNotFoundError):
+        return _names_and_source(cfg, weights, content)[0]
+    except (CheckpointError, CfgError, TextError, OSError):
         return None
-    return _names_and_source(cfg, weights, content)[0]
 
 
 def _names_and_source(cfg: Path, weights: str | os.PathLike,

@@ -43,7 +43,7 @@ train full-128 --cfg $CFG --weights none --img_size 128 --epochs 8 --lr 3e-3 --s
 train full-192 --cfg $CFG -pre logs/full-128/last.pth --img_size 192 --epochs 6 --lr 3e-3 --schedule constant --warmup 0.2 --evaluation_interval 6
 train full-256 --cfg $CFG -pre logs/full-192/last.pth --epochs 6 --lr 3e-3 --warmup 0.2 --evaluation_interval 3
 score dense $CFG $DENSE
-# sparse training for 7 % of the FLOPs (s finds itself), the cut, and tuning: long without a teacher, which takes three quarters of the time, then short with the dense net as teacher.
+# sparse training for 7 % of the FLOPs (s finds itself), the cut, and tuning: long without a teacher, which takes two thirds of an epoch's time, then short with the dense net as teacher.
 # The net that is cut has the size it was trained sparse at, 192 pixels: so it is tuned; --multiscale_training shows it larger and smaller inputs as well
 train full-sparse --cfg $CFG -pre $DENSE -sr --target-flops 0.07 --img_size 192 --epochs 6 --lr 1e-3 --evaluation_interval 6
 cut full-cut --cfg $CFG --weights $SPARSE --target-flops 0.07

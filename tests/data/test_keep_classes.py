@@ -10,7 +10,7 @@ import export
 import test as scoring
 import test_prune
 import train
-from conftest import make_dataset, randomise
+from conftest import make_dataset, options_of, randomise
 from models import Darknet
 from nets import FOREIGN, ODD, ROUTE, TINY_YOLO, cfg_text
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
@@ -20,6 +20,7 @@ from utils.data.prepare import ReadOptions, dataset
 from utils.deploy.runtimes import open_exported
 from utils.loading import read_names
 from utils.parse_config import CfgError, class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.pruning import iterative, stages
 
 NAMES = ["person", "bicycle", "car", "cat", "traffic light"]
 KEPT = [2, 0]  # car, person
@@ -131,6 +132,29 @@ def test_classes_in_another_order_are_matched_by_their_names(told, monkeypatch):
     counts = {row["name"]: row["n_targets"] for row in json.loads(Path("one.json").read_text())["per_class"]}
     order = list(reversed(NAMES))  # labels 2, 0, 4 of every three pictures
     assert {name for name, count in counts.items() if count} == {order[2], order[0], order[4]}
+
+
+def test_training_goes_on_and_is_resumed_with_the_numbers_of_the_start(told, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train.py", "--cfg", "net.cfg", "--data", "swapped.data", "--n_cpu", "0", "-pre",
+                                     "net.pth", "--epochs", "1", "--no-publish", "--no-pictures", "--name", "more"])
+    train.main()
+    assert list(read_checkpoint("logs/more/last.pth")["names"]) == NAMES
+    monkeypatch.setattr("sys.argv", ["train.py", "--resume", "logs/more", "--epochs", "2", "--n_cpu", "0"])
+    train.main()
+    assert list(read_checkpoint("logs/more/last.pth")["names"]) == NAMES
+
+
+def test_steps_of_a_net_of_some_of_the_datas_classes_tune_it_for_these(net, monkeypatch):
+    prune(monkeypatch, "--data", "all.data", "--keep-classes", "person,car")
+    options = iterative.checked(options_of(["--cfg", "out/prune_net.cfg", "--weights", "out/prune_net_ckpt.pth",
+                                            "--data", "all.data", "--n_cpu", 0]))
+    assert "person,car" in stages.training_flags(options)
+
+
+def test_names_of_a_file_replace_those_of_the_data(told):
+    Path("own.names").write_text("\n".join("abcde"))
+    told(export, "all.data", "--class_path", "own.names", "--format", "torchscript", "--out", "own.torchscript")
+    assert open_exported(Path("own.torchscript")).metadata.names == tuple("abcde")
 
 
 def test_a_data_file_without_names_leaves_the_net_its_own(told):

@@ -241,3 +241,10 @@ def test_packages_that_the_last_stage_wants_are_asked_for_before_the_first(walk,
 def test_a_road_has_scores(walk, flag):
     with pytest.raises(ValueError, match=f"--road: found {flag}, expected pictures with boxes"):
         walk(flag)
+
+
+def test_the_trainings_of_a_road_pull_what_is_cut_and_score_as_it_does():
+    options = options_of(["--strategy", "skip", "--scorer", "compat", "--conf_thres", 0.2, "--target-flops", 0.5])
+    assert ["--strategy", "skip"] == road.sparse_flags(options, ["--target-flops", "0.5"])[2:4]
+    flags = stages.training_flags(options)
+    assert flags[flags.index("--scorer") + 1] == "compat" and flags[flags.index("--conf_thres") + 1] == 0.2

@@ -15,15 +15,16 @@ def given_names(data: DataConfig) -> list[str] | None:
     return None if data.names == numbered_names(data.classes) else list(data.names)
 
 
-def by_name(data: DataConfig, names: Sequence[str] | None) -> DataConfig:
+def by_name(data: DataConfig, names: Sequence[str] | None, quiet: bool = False) -> DataConfig:
     """`data` with the classes `names` of a net alone, numbered as the net's are, where it has all of them (and says
-    so); as it is where it has not, or names none. Raises CfgError where it has one of them twice."""
+    so, unless quiet); as it is where it has not, or names none. Raises CfgError where it has one of them twice."""
     own = given_names(data)
     if not names or not own or list(names) == own or not set(names) <= set(own):
         return data
     named_classes(tuple(names), data.names, str(data.path))
     fewer = f"of its {data.classes} classes the net's count" if len(names) < data.classes else "numbered as the net's"
-    print(f"{data.path}: {fewer}: {', '.join(names)}")
+    if not quiet:
+        print(f"{data.path}: {fewer}: {', '.join(names)}")
     return replace(data, names=tuple(names), written=data.written or data.names)
 
 

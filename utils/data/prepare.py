@@ -8,9 +8,9 @@ from utils.checkpoint import is_torch_file, read_checkpoint, weights_classes
 from utils.data.args import ReadOptions
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import ListDataset
-from utils.data.net_classes import require_classes
+from utils.data.net_classes import by_name, require_classes
 from utils.letterbox import reference_square
-from utils.loading import defs_for_weights, picture_defs, resolve_cfg
+from utils.loading import defs_for_weights, picture_defs, resolve_cfg, stored_names
 from utils.origin import origin
 from utils.parse_config import class_count, rebuild_heads
 
@@ -55,10 +55,15 @@ def data_of(weights: str | os.PathLike) -> str:
 
 
 def model_and_data(cfg: str, data: str, class_path: str | None = None, quiet: bool = False,
-                   keep: tuple[str, ...] = ()) -> tuple[Path, list[dict], DataConfig]:
-    """(cfg path, module_defs, data description) of what --cfg, --data, --class_path and --keep-classes name."""
+                   keep: tuple[str, ...] = (),
+                   start: str | os.PathLike | None = None) -> tuple[Path, list[dict], DataConfig]:
+    """(cfg path, module_defs, data description) of what --cfg, --data, --class_path and --keep-classes name. start:
+    weights to begin with: where they know the very classes of the data in another order, theirs holds."""
     described = parse_data_config(data, class_path, keep)
     found = resolve_cfg(cfg)
+    known = stored_names(found, start) if start else None
+    if known and sorted(known) == sorted(described.names):
+        described = by_name(described, known, quiet)
     return found, defs_for_data(found, described, quiet), described
 
 

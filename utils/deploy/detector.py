@@ -59,15 +59,15 @@ class Detector:
 
 def class_names(path: str | None, data: str | None, known: Sequence[str] | None, classes: int,
                 weights: str | os.PathLike) -> list[str]:
-    """Names of the names file `path`, or of the data description `data` as the net meets it (utils.data.classes), else
-    `known`, the net's own, else class0, ...; weights: its file, for errors.
+    """Names of the data description `data`, or in their place of the names file `path`, as the net meets them
+    (utils.data.net_classes); else of `path` alone, else `known`, the net's own, else class0, ...; weights: its file,
+    for errors.
 
     Raises ValueError on a wrong count.
     """
-    if not path:
-        own = data_for_net(parse_data_config(data), known, classes, weights).names if data else known
-        return list(own or numbered_names(classes))
-    names = read_names(path)
+    if data:
+        return list(data_for_net(parse_data_config(data, path), known, classes, weights).names)
+    names = read_names(path) if path else list(known or numbered_names(classes))
     if len(names) != classes:
         raise ValueError(f"{path}: found {len(names)} names, expected {classes}, the net's class count")
     return names

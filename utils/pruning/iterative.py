@@ -11,11 +11,12 @@ from typing import Iterator
 import torch
 from torch import nn
 
+from utils.data.net_classes import by_name
 from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
 from utils.deploy.darknet_export import export_darknet
 from utils.deploy.onnx_runtimes import require_backend
 from utils.deploy.quantisation import LosesTooMuch
-from utils.loading import checked_size, default_weights, load_net, resolve_cfg, stem
+from utils.loading import checked_size, default_weights, load_net, resolve_cfg, stem, stored_names
 from utils.lock import Lock
 from utils.output import ascii_table, environment, markdown_table, one_step, write_json, write_text
 from utils.parse_config import parse_model_config
@@ -188,7 +189,10 @@ def checked(options: PruneOptions) -> PruneOptions:
     source = options.source
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))
-    _, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
+    cfg, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
+    few = by_name(data, stored_names(cfg, weights))
+    if few.classes < data.classes:  # tuning is told what pruning finds by itself
+        source, data = replace(source, keep_classes=few.names), few
     require_int8(options, data)
     read = dataset if options.unlabelled else labelled_dataset
     for part in ("train", "valid"):

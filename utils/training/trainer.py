@@ -41,8 +41,8 @@ class Trainer:
         self.rank, self.world_size, self.device = processes.start(select_device(source.device, source.threads))
         self.main = self.rank == 0
         torch.manual_seed(options.seed)
-        named = source.cfg, source.data, source.class_path
-        self.cfg, defs, self.data = model_and_data(*named, quiet=not self.main, keep=source.keep_classes)
+        named = source.cfg, source.data, source.class_path, not self.main, source.keep_classes
+        self.cfg, defs, self.data = model_and_data(*named, start=resumed or source.weights)
         checkpoint = read_checkpoint(resumed) if resumed else None
         if checkpoint:  # the cfg's name may belong to another pruning by now
             defs = checkpoint["module_defs"]
