@@ -11,6 +11,7 @@ CFG=config/yolov3-hand-w25.cfg
 NARROW="--cfg $CFG --weights $DENSE --data $DATA --n_cpu 0 --threads 1"
 python -m benchmarks.latency "--target-latency 0.7" "--target-latency 0.5" "--target-latency 0.35" "--target-flops 0.7" "--target-flops 0.5" "--target-flops 0.3" \
     --runtime openvino --prune "$NARROW" $CPU_TIME --out "$OUT/w25-openvino"
+python -m benchmarks.latency "--target-latency 0.7" "--target-latency 0.5" --runtime onnxruntime --prune "$NARROW --no-eval" --out "$OUT/w25-onnxruntime"
 # the full size, by random weights and random importance: times do not depend on them
 python - "$OUT/random.weights" << 'END'
 import sys
@@ -43,3 +44,5 @@ for CUT in "latency 0.42" "flops 0.3"; do
     python train.py --cfg "$OUT/$NAME/prune_yolov3-hand-w25.cfg" -pre "$OUT/$NAME/checkpoints/prune_yolov3-w25_ckpt.pth" --data "$DATA" --epochs 4 --lr 3e-3 $TUNE \
         --weight_decay 2.5e-4 --clip 250 --teacher-cfg $CFG --teacher-weights "$DENSE" --evaluation_interval 4 --name "$NAME-tuned"
 done
+python -m benchmarks.latency "--target-latency 0.42" --runtime openvino --prune "--cfg $CFG --weights logs/sparse-latency-0.42/best.pth --data $DATA --n_cpu 0 --threads 1 --no-eval" \
+    --out "$OUT/w25-sparse-openvino"
