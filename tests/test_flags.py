@@ -9,6 +9,7 @@ import pytest
 import detect
 from conftest import ROOT
 from utils import cli, loading
+from utils.deploy.args import parse_export_args
 from utils.origin import RECIPES, missing, origin
 from utils.pruning import stages
 from utils.pruning.args import parse_prune_args
@@ -71,9 +72,38 @@ def test_every_flag_of_every_script_is_known_with_hyphens_and_with_underscores(m
 def test_values_and_what_follows_two_hyphens_stay_as_they_are():
     args = parse_prune_args("", ["--max_drop", "0.1", "--tune=--img-size 64", "--out", "a-b_c", "--no_eval"])
     assert (args.max_drop, args.tune, str(args.out), args.no_eval) == (0.1, "--img-size 64", "a-b_c", True)
-    assert parse_train_args("", ["--no_amp", "--s_schedule", "ease", "-lr", "0.1"]).s_schedule == "ease"
+    assert parse_train_args("", ["--no_amp", "-sr", "--s_schedule", "ease", "-lr", "0.1"]).s_schedule == "ease"
     parser = parser_of(detect.parse_args, pytest.MonkeyPatch())
     assert parser.spelled(["--max_frames", "--", "--max_frames"]) == ["--max-frames", "--", "--max_frames"]
+
+
+@pytest.mark.parametrize("parse, words, complaint", [
+    (parse_train_args, "--s 0.01", "found --s without -sr, expected both or neither: without it it says nothing"),
+    (parse_train_args, "--percent 0.5 --rescale none", "found --rescale and --percent without -sr"),
+    (parse_train_args, "--distill-gain 2", "found --distill-gain without --teacher-cfg"),
+    (parse_prune_args, "--quantise none", "found --quantise without --road"),
+    (parse_prune_args, "--sparse=--epochs=3 --steps 2", "found --sparse without --road"),
+    (parse_prune_args, "--calibration 9", "found --calibration without --int8"),
+    (parse_prune_args, "--percent 0.5 --target-flops 0.3", "found --percent beside --target-flops"),
+    (parse_export_args, "--max_drop 0.1 --precision float16", "found --max-drop without --precision int8"),
+    (parse_export_args, "--conf_thres 0.1", "found --conf_thres without --nms"),
+])
+def test_a_flag_that_would_say_nothing_is_refused(capsys, parse, words, complaint):
+    with pytest.raises(SystemExit) as ended:
+        parse("", words.split())
+    assert ended.value.code == 2 and complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parse, words", [
+    (parse_train_args, "-sr --s 0.01 --percent 0.5"),
+    (parse_train_args, "--resume logs/run --s 0.01"),  # the run says whether it is sparse
+    (parse_train_args, "--teacher-cfg a.cfg --teacher-weights a.pth --distill-gain 2"),
+    (parse_prune_args, "--road --quantise none --target-flops 0.3"),
+    (parse_prune_args, "--percent 0.5 --max-drop 0.1 --int8 --calibration 9"),
+    (parse_export_args, "--precision int8 --max-drop 0.1 --nms --conf_thres 0.1"),
+])
+def test_beside_its_partner_it_is_taken(parse, words):
+    assert parse("", words.split())
 
 
 def test_steps_drop_their_flags_in_either_spelling():

@@ -58,6 +58,13 @@ class Parser(argparse.ArgumentParser):
         return {action.dest: next((head for head in heads if head in action.option_strings), action.option_strings[-1])
                 for action in self._actions if given.get(action.dest, left_out) is not left_out}
 
+    def require_partner(self, typed: Mapping[str, str], names: Iterable[str], partner: str, there: bool) -> None:
+        """End with a line where flags of the arguments `names` were typed and say nothing, because `partner`, which
+        they belong to, is not `there`. typed: see `typed`."""
+        if not there and (found := [typed[name] for name in names if name in typed]):
+            self.error(f"found {' and '.join(found)} without {partner}, expected both or neither: without it "
+                       f"{'it says' if len(found) == 1 else 'they say'} nothing")
+
     def no_longer_taken(self, values: Mapping) -> dict[str, tuple[str, str]]:
         """{flag: (name, what is expected)} of those `values`, by the names of arguments as an earlier program was given
         them, that this command line would not take."""
@@ -294,8 +301,8 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "torch", "compile", "onnxruntime", "openvino", "openvino-bf16"),
         default="auto",
         help="what runs the network; auto: on a CPU an int8 file that export.py made of these very weights (beside "
-        "them or in output/), where the processor has instructions for it; bfloat16, where it has those and "
-        "test.py scored it as no worse; else onnxruntime or openvino, if it is installed "
+        "them or in output/), where the processor has instructions for it; bfloat16, where it has those, "
+        "test.py scored it as no worse and it is the faster; else onnxruntime or openvino, if it is installed "
         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
         "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes "
         "in bfloat16: score it before use",

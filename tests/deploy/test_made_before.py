@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,8 +40,8 @@ def processor(monkeypatch):
         monkeypatch.setattr("utils.deploy.processor.instructions", lambda wanted: instructions(wanted, cpuinfo))
     for module in (backends, onnx_runtimes):
         monkeypatch.setattr(module, "missing_packages", lambda name: [])
-    monkeypatch.setitem(backends.MAKERS, "onnxruntime", lambda model, size: "float32's")
-    monkeypatch.setitem(backends.MAKERS, "openvino-bf16", lambda model, size: "bfloat16's")
+    monkeypatch.setitem(backends.MAKERS, "onnxruntime", lambda model, size: lambda images: time.sleep(0.002))
+    monkeypatch.setitem(backends.MAKERS, "openvino-bf16", lambda model, size: lambda images: None)
     return pretend
 
 
@@ -128,6 +130,17 @@ def test_bfloat16_is_taken_where_it_was_scored_as_no_worse(net, processor, tmp_p
     assert not capsys.readouterr().out
 
 
+def test_bfloat16_is_not_taken_where_it_is_the_slower(net, processor, tmp_path, capsys, monkeypatch):
+    """As on Intel's processors with AVX-512 BF16 and without AMX: the instruction is there, at half the speed."""
+    note = ScoreNote.of(tmp_path / "net.weights")
+    for precision in (FLOAT32, BFLOAT16):
+        note.add(net, precision, (0.8, 0.5), {"data": "a"})
+    processor(BF16)
+    monkeypatch.setitem(backends.MAKERS, "openvino-bf16", lambda model, size: lambda images: time.sleep(0.2))
+    assert make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[0] == "onnxruntime"
+    assert "bfloat16 is slower than float32 on this processor" in capsys.readouterr().out
+
+
 def test_without_both_scores_of_these_weights_one_line_says_how_to_get_to_bfloat16(net, processor, tmp_path, capsys):
     weights = tmp_path / "net.weights"
     note = ScoreNote.of(weights)
@@ -190,6 +203,9 @@ def test_auto_computes_in_bfloat16_once_test_py_scored_both(net, tiny_cfg, tiny_
     for name in ("openvino", "openvino-bf16"):
         run(scoring, monkeypatch, *words, "--data", tiny_data, "--n_cpu", 0, "--backend", name)
     monkeypatch.setattr(backends, "WORTH_IT", 0.0)  # a few pictures are work enough
+    # which is the faster differs by processor
+    monkeypatch.setattr(backends, "measured_alternately", lambda predicts, *_: [
+        SimpleNamespace(median=place) for place, _ in enumerate(predicts)])
     run(detect, monkeypatch, *words, "--source", ROOT / "data" / "samples", "--out", tmp_path / "out")
     assert "64x64 on cpu, by openvino-bf16" in capsys.readouterr().out
     predict = make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[1]

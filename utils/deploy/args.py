@@ -40,4 +40,7 @@ def parse_export_args(description: str, argv: list[str] | None = None) -> argpar
                                                                              "torch chooses)")
     p.add_argument("--device", default="cpu", metavar="NAME",
                    help="for the sake of all scripts' flags: the export is made and checked on the CPU")
-    return p.parse_args(argv)
+    args, typed = p.parse_args(argv), p.typed(argv)
+    p.require_partner(typed, ["max_drop", "allow_slower", "calibration"], "--precision int8", args.precision == "int8")
+    p.require_partner(typed, ["conf_thres", "nms_thres"], "--nms", args.nms)
+    return args

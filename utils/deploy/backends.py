@@ -5,19 +5,20 @@ mode.
 "openvino": on the CPU, from an ONNX file made for the purpose. "auto": on a CPU the first of FROM_ONNX that is
 installed and runs, where there is work enough to pay for its start; else "torch". Before these, an 8-bit file that
 export.py made and scored of these very weights, on a processor with instructions for it. "openvino-bf16": in bfloat16,
-where the processor computes with it; taken by "auto" where test.py noted that it costs no score.
+where the processor computes with it; taken by "auto" where test.py noted that it costs no score and it is the faster.
 """
 
 import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from utils import processes
+from utils.compare import measured_alternately, random_images
 from utils.deploy.onnx_export import export_onnx
 from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, missing_packages, require_backend, run_onnx
 from utils.deploy.processor import computes_bf16, computes_int8, require_bf16
@@ -28,6 +29,7 @@ FLOATS = ("torch", "compile", *FROM_ONNX)
 # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half
 # (narrow nets)
 WORTH_IT = 120.0
+TRIALS = 9  # passes that tell whether bfloat16 is the faster
 Predict = Callable[[Tensor], Tensor]
 
 
@@ -74,12 +76,34 @@ def _first_that_runs(model: nn.Module, size: tuple[int, int], images: float, wei
     on_cpu = next(model.parameters()).device.type == "cpu"
     found = [name for name in FROM_ONNX if on_cpu and not missing_packages(name)]
     if found and (images == math.inf or images * _seconds(model, size) >= WORTH_IT):
-        for name in [*[BF16] * _bf16_is_free(model, weights), *found]:
-            try:
-                return make_backend(name, model, size)
-            except ValueError as error:
-                print(f"warning: {first_line(error)}")
+        wanted = [*[BF16] * _bf16_is_free(model, weights), *found]
+        fast = next(_those_that_run(wanted, model, size), None)
+        if fast and fast[0] == BF16 and (float32 := next(_those_that_run(found, model, size), None)):
+            return _faster(fast, float32, model, size)
+        if fast:
+            return fast
     return make_backend("torch", model, size)
+
+
+def _those_that_run(names: list[str], model: nn.Module, size: tuple[int, int]) -> Iterator[tuple[str, Predict]]:
+    """Of the backends those that work here, made one by one; says why of the others."""
+    for name in names:
+        try:
+            yield make_backend(name, model, size)
+        except ValueError as error:
+            print(f"warning: {first_line(error)}")
+
+
+def _faster(half: tuple[str, Predict], float32: tuple[str, Predict], model: nn.Module,
+            size: tuple[int, int]) -> tuple[str, Predict]:
+    """The faster of two backends, timed alternately: an Intel processor with AVX-512 BF16 but without AMX sums bfloat16
+    products at half the speed of float32's."""
+    in_half, in_float32 = measured_alternately([half[1], float32[1]], random_images(model, size), TRIALS)
+    if in_half.median < in_float32.median:
+        return half
+    print(f"bfloat16 is slower than float32 on this processor ({1e3 * in_half.median:.1f} against "
+          f"{1e3 * in_float32.median:.1f} ms): {float32[0]} is taken")
+    return float32
 
 
 def _bf16_is_free(model: nn.Module, weights) -> bool:

@@ -10,6 +10,7 @@ from utils.data.args import ReadOptions
 from utils.evaluation.args import ScoreOptions
 
 INT8_FORMATS = ("openvino", "onnx")  # default first
+TARGETS = ("target_params", "target_flops", "target_latency")
 RECALIBRATION_BATCHES = 20  # after a search, unless --recalibrate says otherwise
 
 
@@ -141,7 +142,7 @@ def prune_options(args: argparse.Namespace) -> PruneOptions:
 def limits_the_end_alone(options: PruneOptions) -> bool:
     """Whether --max-drop does not look for the cut, but only limits what the net in 8 bits loses: with --int8, where
     another flag says how much is cut and, if that is a target, fine-tuning follows."""
-    by_target = options.typed & {"target_params", "target_flops", "target_latency"}
+    by_target = options.typed & set(TARGETS)
     tuned = options.in_steps or options.road
     return bool(options.int8) and ("percent" in options.typed or tuned and bool(by_target))
 
@@ -162,7 +163,13 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     _add_int8_flags(p.add_argument_group("8-bit numbers"))
     _add_output_flags(p.add_argument_group("output"))
     args = p.parse_args(argv)
-    args.typed = frozenset(p.typed(argv))
+    typed = p.typed(argv)
+    p.require_partner(typed, ["sparse", "quantise"], "--road", args.road)
+    p.require_partner(typed, ["calibration"], "--int8", bool(args.int8))
+    if "percent" in typed and (aims := [typed[name] for name in TARGETS if name in typed]):
+        p.error(f"found {typed['percent']} beside {' and '.join(aims)}, expected one or the other: both say how much "
+                "is cut")
+    args.typed = frozenset(typed)
     return args
 
 

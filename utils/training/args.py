@@ -155,6 +155,9 @@ def train_parser(description: str = "") -> cli.Parser:
     return p
 
 
+OF_SPARSITY = ("s", "sparsity", "s_schedule", "sparsity_weight", "rescale", "strategy", "percent")  # flags of -sr
+
+
 def parse_train_args(description: str, argv: list[str] | None = None) -> argparse.Namespace:
     """Arguments of train.py; `weights_named` says whether --weights was given, `typed` which flags were."""
     p = train_parser(description)
@@ -165,6 +168,9 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
         p.error("--unlabelled: found no teacher, expected --teacher-cfg and --teacher-weights")
     args.typed = p.typed(argv)
     _check_aim(p, args)
+    if not args.resume:  # which has the partner from the run that it goes on with
+        p.require_partner(args.typed, OF_SPARSITY, "-sr", args.sr)
+        p.require_partner(args.typed, ["distill_gain"], "--teacher-cfg", bool(args.teacher_cfg))
     if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
         p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
     args.weights_named = "weights" in args.typed
@@ -215,7 +221,7 @@ def _add_training_flags(t) -> None:
     t.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision, on a GPU")
     t.add_argument("--bf16", action="store_true",
                    help="mixed precision in bfloat16, on a CPU too: steps up to twice as fast where it computes with "
-                   "bfloat16 (AVX-512 BF16, AMX)")
+                   "bfloat16 (AMX, AMD's AVX-512 BF16); the run says where it is slower")
     t.add_argument("--sync-bn", action=argparse.BooleanOptionalAction, default=True,
                    help="of several processes (torchrun): batch norms take mean and variance over the images of all, "
                    "as one process would")

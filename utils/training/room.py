@@ -7,7 +7,7 @@ from utils.data.datasets import TrainSampler
 from utils.doctor import gigabytes
 from utils.memory import at_least, machine_memory
 from utils.training.args import TrainOptions
-from utils.training.run_state import is_half
+from utils.training.half import is_half
 
 
 def require_room(options: TrainOptions, defs: list[dict], sampler: TrainSampler, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from utils import processes
 from utils.checkpoint import weights_content
 from utils.training.args import StepOptions
 from utils.training.ema import ModelEma
+from utils.training.half import is_half
 from utils.training.sparsity import parameter_groups
 from utils.training.strength import Strength
 
@@ -101,14 +102,3 @@ class RunState:
         if "batch" in checkpoint:  # of versions that saved between epochs alone there is none
             self.under_way, self.batch, self.seconds = (checkpoint[key] for key in ("under_way", "batch", "seconds"))
             self.sums = checkpoint["sums"].to(self.sums.device)
-
-
-def half_precision(options: StepOptions, device: torch.device) -> torch.autocast:
-    """The context of a forward pass: mixed precision where --amp or --bf16 asks for it."""
-    dtype = torch.bfloat16 if options.bf16 else torch.float16
-    return torch.autocast(device.type, dtype, enabled=is_half(options, device))
-
-
-def is_half(options: StepOptions, device: torch.device) -> bool:
-    """Whether forward passes are in mixed precision."""
-    return options.bf16 or options.amp and device.type == "cuda"

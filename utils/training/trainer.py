@@ -21,12 +21,13 @@ from utils.progress import Progress
 from utils.training import distributed, divergence, summary
 from utils.training.args import TrainOptions
 from utils.training.batches import Batches
+from utils.training.half import bf16_words, half_precision
 from utils.training.objective import Objective
 from utils.training.optimisation import optimiser_step
 from utils.training.resume import require_same_data
 from utils.training.room import require_room
 from utils.training.run_folder import RunFolder, publish
-from utils.training.run_state import RunState, half_precision
+from utils.training.run_state import RunState
 from utils.training.schedule import Schedule
 from utils.training.sparsity import Prospect, Sparsifier
 from utils.training.start import Start, freeze, load_start
@@ -70,7 +71,7 @@ class Trainer:
             print(f"{self.cfg}: {summary.describe_net(self.model, self.size)}; {self.start.words}")
             print(f"{self.data.path}: {self.batches.describe()}; {self.schedule.describe()} on "
                   f"{summary.describe_machine(self.device, self.world_size)}; run {self.folder.path}",
-                  *self.sparsifier.describe_budget(), sep="\n")
+                  *self.sparsifier.describe_budget(), *bf16_words(self.options.steps, self.device), sep="\n")
 
     def train_one_epoch(self, epoch: int) -> dict:
         """What is left of an epoch; returns its mean losses, rate and speed. Told to end, it saves after a step."""
