@@ -18,7 +18,8 @@ from utils.training.args import parse_train_args
 MODULES = ("train", "test_prune", "detect", "export", "test", "data.converter", "data.synthesize_hands",
            "data.download_oxford", "data.import_dataset", "config.create_hand_model", "weights.download_weights",
            "utils.doctor",
-           "benchmarks.__main__", "examples.demo", "benchmarks.sparsity", "benchmarks.tradeoff")
+           "benchmarks.__main__", "examples.demo", "benchmarks.sparsity", "benchmarks.tradeoff",
+           "benchmarks.hands")
 
 
 def parse_args_of(module):
