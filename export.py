@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{cfg}, {weights}: {net.words}")
     order = Order(names, net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
     limits = Limits(args.max_drop, args.allow_slower)
-    pictures = pictures_of(args, order, weights) if args.precision == "int8" else None
+    pictures = pictures_of(args, order) if args.precision == "int8" else None
     for name, path in paths.items():
         if pictures:
             print(export_int8(net.model, name, path, order, pictures, limits))
@@ -54,18 +54,19 @@ def main() -> None:
             print(export_format(net.model, name, path, order))
 
 
-def pictures_of(args: argparse.Namespace, order, weights: Path):
+def pictures_of(args: argparse.Namespace, order):
     """Training and validation images of --data at the order's size, for --precision int8."""
     from utils.data.args import ReadOptions
     from utils.data.data_config import parse_data_config
-    from utils.data.net_classes import data_for_net
+    from utils.data.net_classes import by_name
     from utils.data.prepare import dataset, labelled_dataset
     from utils.deploy.quantisation import Pictures
 
     if not args.data:
         raise ValueError("--precision int8: found no --data, expected the data that the net was trained on: int8 is "
                          "calibrated on its training images and scored on its validation images")
-    data = data_for_net(parse_data_config(args.data, args.class_path), order.names, len(order.names), weights)
+    # as the names of the order were found, which said so
+    data = by_name(parse_data_config(args.data, args.class_path), order.names, quiet=True)
     read = ReadOptions()
     return Pictures(dataset(read, data, "train", order.size), labelled_dataset(read, data, "valid", order.size),
                     args.calibration)

@@ -189,7 +189,8 @@ def test_no_number_flag_takes_nonsense(module, monkeypatch):
 @pytest.mark.parametrize("words", [["--s", "1e30"], ["--lr", "inf"], ["--name", "../../x"], ["--name", "."],
                                    ["--name", "/etc"], ["--name", "a\\b"], ["--name", "a//b"], ["--name", ""],
                                    ["--img_size", "1000000"], ["--threads", "1000000000"], ["--seed", str(1 << 64)],
-                                   ["--epochs", "1e3"], ["--batch_size", "-1"], ["--weight_decay", "7"]])
+                                   ["--epochs", "1e3"], ["--batch_size", "-1"], ["--weight_decay", "7"],
+                                   ["--iou_thres", "0"]])
 def test_train_refuses_what_means_nothing(words, capsys):
     with pytest.raises(SystemExit) as end:
         parse_train_args("", words)

@@ -159,6 +159,7 @@ positive_float = number("a number over 0, at most 1e9", lambda value: 0 < value 
 amount = number("a number of 0 or more, at most 1e9", lambda value: 0 <= value <= 1e9)
 strength = number("a number over 0, at most 100", lambda value: 0 < value <= 100)  # a learning rate, -sr's s
 ratio = number("a ratio from 0 to 1", lambda value: 0 <= value <= 1)
+overlap = number("an IoU over 0, at most 1", lambda value: 0 < value <= 1)
 fraction = number("a number from 0 to below 1, such as 0.85", lambda value: 0 <= value < 1)  # --percent's range is
 # that of the method's published description
 width_multiplier = number("a factor in (0, 4]", lambda value: 0 < value <= 4)
@@ -284,7 +285,7 @@ def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None
     """--conf_thres, --nms_thres, --iou_thres, --scorer."""
     parser.add_argument("--conf_thres", type=ratio, default=conf, help="predictions of a lower objectness are dropped")
     parser.add_argument("--nms_thres", type=ratio, default=0.5, help=NMS_HELP)
-    parser.add_argument("--iou_thres", type=ratio, default=0.5,
+    parser.add_argument("--iou_thres", type=overlap, default=0.5,
                         help="a detection counts as right from this IoU with a labelled box")
     parser.add_argument("--scorer", choices=("standard", "compat", "reference"), default="standard",
                         help="standard: COCO-style matching, all-point AP; reference: what the reference "

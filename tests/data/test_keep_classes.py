@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,6 +133,15 @@ def test_classes_in_another_order_are_matched_by_their_names(told, monkeypatch):
     counts = {row["name"]: row["n_targets"] for row in json.loads(Path("one.json").read_text())["per_class"]}
     order = list(reversed(NAMES))  # labels 2, 0, 4 of every three pictures
     assert {name for name, count in counts.items() if count} == {order[2], order[0], order[4]}
+
+
+def test_the_pictures_of_an_export_have_the_nets_numbers_and_do_not_say_so_again(told, capsys):
+    args = export.parse_args(["--data", "swapped.data", "--precision", "int8"])
+    pictures = export.pictures_of(args, SimpleNamespace(names=tuple(NAMES), size=(64, 64)))
+    assert not capsys.readouterr().out
+    # label i of these data is class 4 - i of the net
+    written = [int(path.read_text()[0]) for path in sorted(Path("all", "labels").iterdir()) if path.read_text()]
+    assert [int(rows[0, 0]) for rows in pictures.valid.labels if len(rows)] == [4 - label for label in written]
 
 
 def test_training_goes_on_and_is_resumed_with_the_numbers_of_the_start(told, monkeypatch, capsys):
