@@ -13,7 +13,7 @@ from models import Darknet, load
 from utils.boxes import box_iou
 from utils.checkpoint import save_checkpoint, weights_content
 
-PUBLISHED = ROOT / "config" / "egohands-slim.cfg", ROOT / "weights" / "egohands-slim.weights"
+PUBLISHED = ROOT / "config" / "hands-slim.cfg", ROOT / "weights" / "hands-slim.weights"
 SAMPLE = ROOT / "data" / "samples" / "synth_test_00000.jpg"
 
 

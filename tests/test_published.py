@@ -12,7 +12,7 @@ from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.parse_config import parse_model_config
 from utils.shapes import total_cost
 
-NAMES = ("egohands-slim", "hands-slim", "hands-tiny")
+NAMES = ("hands-slim", "hands-tiny")
 
 
 def files(name):

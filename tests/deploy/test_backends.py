@@ -240,6 +240,6 @@ def test_a_signal_after_several_nets_in_openvino_is_handled():
         signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
         signal.raise_signal(signal.SIGUSR1)
     """
-    cfg = ROOT / "config" / "egohands-slim.cfg"
+    cfg = ROOT / "config" / "hands-slim.cfg"
     done = subprocess.run([sys.executable, "-c", program, str(ROOT), str(cfg)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip().endswith("handled"), done.stderr

@@ -92,8 +92,8 @@ def naive_int8(source, target, arrays):
 
 def test_the_naive_file_of_the_published_net_is_refused_and_ours_is_not(shared, tmp_path, monkeypatch):
     need("onnx")
-    net = Darknet(ROOT / "config" / "egohands-slim.cfg").eval()
-    net.load_darknet_weights(ROOT / "weights" / "egohands-slim.weights")
+    net = Darknet(ROOT / "config" / "hands-slim.cfg").eval()
+    net.load_darknet_weights(ROOT / "weights" / "hands-slim.weights")
     train, valid = (
         ListDataset(shared / "data" / "egohands" / f"{part}.txt", (256, 256), 1) for part in ("train", "valid")
     )
