@@ -79,8 +79,6 @@ def test_values_and_what_follows_two_hyphens_stay_as_they_are():
 
 
 @pytest.mark.parametrize("parse, words, complaint", [
-    (parse_train_args, "--s 0.01", "found --s without -sr, expected both or neither: without it it says nothing"),
-    (parse_train_args, "--percent 0.5 --rescale none", "found --rescale and --percent without -sr"),
     (parse_train_args, "--distill-gain 2", "found --distill-gain without --teacher-cfg"),
     (parse_prune_args, "--quantise none", "found --quantise without --road"),
     (parse_prune_args, "--sparse=--epochs=3 --steps 2", "found --sparse without --road"),

@@ -107,7 +107,7 @@ def test_the_naive_file_of_the_published_net_is_refused_and_ours_is_not(shared, 
     naive_int8(tmp_path / "net.onnx", tmp_path / "naive.onnx", arrays)
     reference = open_exported(tmp_path / "net.onnx")
     naive = open_exported(tmp_path / "naive.onnx")
-    with pytest.raises(LosesTooMuch, match="naive.onnx: int8 loses 0.[12]"):
+    with pytest.raises(LosesTooMuch, match="naive.onnx: int8 loses 0.[1-9]"):
         require_score(naive.path, [few.score(reference), few.score(naive)], Limits())
     ours = tmp_path / "ours.onnx"
     made = quantisation.quantise(net, reference, ours, few, Limits(0.02, True), ours)

@@ -279,9 +279,12 @@ def test_under_sr_the_best_is_the_last(arguments):
     assert read_checkpoint("logs/run/best.pth")["epoch"] == 3
 
 
-def test_flag_s_is_not_read_as_sr():
+def test_flag_s_is_not_read_as_sr(capsys):
     assert not train.parse_args(["-s", "0.02"]).sr and train.parse_args(["-s", "0.02"]).s == 0.02
-    assert train.parse_args(["-sr", "--s", "0.03"]).sr
+    assert "warning: -s without -sr: this run will not push any gamma to zero" in capsys.readouterr().out
+    assert train.parse_args(["-sr", "--s", "0.03"]).sr and not capsys.readouterr().out
+    train.parse_args(["--percent", "0.5", "--rescale", "none"])
+    assert "warning: --rescale and --percent without -sr" in capsys.readouterr().out
 
 
 # ---- sparsity

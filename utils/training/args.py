@@ -169,7 +169,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     args.typed = p.typed(argv)
     _check_aim(p, args)
     if not args.resume:  # which has the partner from the run that it goes on with
-        p.require_partner(args.typed, OF_SPARSITY, "-sr", args.sr)
+        if not args.sr and (idle := [args.typed[name] for name in OF_SPARSITY if name in args.typed]):
+            print(f"warning: {' and '.join(idle)} without -sr: this run will not push any gamma to zero")
         p.require_partner(args.typed, ["distill_gain"], "--teacher-cfg", bool(args.teacher_cfg))
     if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
         p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
