@@ -4,9 +4,11 @@ import cv2
 import pytest
 import torch
 
+from benchmarks.hands import hand_free
 from conftest import ROOT
 from models import Darknet, load
-from utils.data.datasets import ListDataset, evaluation_loader
+from utils.boxes import cxcywh_to_xyxy
+from utils.data.datasets import ListDataset, evaluation_loader, read_image
 from utils.deploy.runtimes import open_exported
 from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.parse_config import parse_model_config
@@ -68,12 +70,30 @@ def test_hands_held_before_a_camera_are_found(shared, name):
     assert evaluate(Darknet(files(name)[0]).eval(), loader, ("hand",), predict=net.predict).map50 > 0.85
 
 
-def test_the_int8_file_of_hands_tiny_is_small_and_finds_them_too(shared):
+@pytest.mark.parametrize("name, most_bytes", [("hands-slim", 400_000), ("hands-tiny", 300_000)])
+def test_the_8_bit_files_are_small_and_find_them_too(shared, name, most_bytes):
     pytest.importorskip("onnxruntime")
-    path = ROOT / "weights" / "hands-tiny-int8.onnx"
+    path = ROOT / "weights" / f"{name}-int8.onnx"
     file = open_exported(path)
-    assert path.stat().st_size < 300_000 and file.metadata.precision == "int8"
+    assert path.stat().st_size < most_bytes and file.metadata.precision == "int8"
     assert evaluate(file, held_before_a_camera(shared), ("hand",), predict=file.predict).map50 > 0.85
+
+
+def test_all_published_files_take_less_than_3_mb():
+    assert sum(path.stat().st_size for name in NAMES for path in (*files(name), ROOT / "weights" / f"{name}-int8.onnx")
+               ) < 3e6
+
+
+def test_hands_slim_hardly_alarms_on_pictures_without_hands(shared):
+    detect, alarms, pictures = load(*files("hands-slim"), device="cpu").detect, 0, 0
+    for part in ("egohands", "handviews"):
+        photographs = ListDataset(shared / "data" / part / "valid.txt", (256, 256), 1)
+        for path, labels in list(zip(photographs.images, photographs.labels))[::5]:
+            image = read_image(path)
+            boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:])).numpy() * (image.shape[1::-1] * 2)
+            if (empty := hand_free(image, boxes)) is not None:
+                pictures, alarms = pictures + 1, alarms + len(detect(empty))
+    assert pictures > 50 and alarms < 0.1 * pictures
 
 
 def test_the_published_net_finds_a_hand_on_every_sample_picture():
