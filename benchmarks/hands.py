@@ -11,6 +11,7 @@ or the unpacked folder of `npm pack @mediapipe/hands`; needs the package ai-edge
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Callable
 
@@ -146,14 +147,11 @@ def hand_free(image: np.ndarray, boxes: np.ndarray) -> np.ndarray | None:
 
 def palm_anchors(side: int) -> np.ndarray:
     """(n, 2) centres that its boxes are relative to, in shares of its square input of `side` pixels."""
-    grids = []
-    for stride in PALM_STRIDES:
+    anchors = []
+    for stride, maps in Counter(PALM_STRIDES).items():  # maps of one stride share their cells
         cells = (np.arange(side // stride) + 0.5) * stride / side
-        grid = np.stack(np.meshgrid(cells, cells), axis=-1).reshape(-1, 2)
-        grids.append((stride, grid))
-    strides = dict.fromkeys(PALM_STRIDES)  # maps of one stride share their cells: their anchors follow each other
-    return np.concatenate([np.repeat(next(grid for own, grid in grids if own == stride),
-                                     2 * PALM_STRIDES.count(stride), axis=0) for stride in strides])
+        anchors.append(np.repeat(np.stack(np.meshgrid(cells, cells), axis=-1).reshape(-1, 2), 2 * maps, axis=0))
+    return np.concatenate(anchors)
 
 
 def palm_boxes(raw: np.ndarray, scores: np.ndarray, side: int) -> np.ndarray:

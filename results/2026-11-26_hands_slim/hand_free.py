@@ -1,5 +1,6 @@
-"""python hand_free.py DATA OUT: every second of the hand-free parts that benchmarks.hands cuts from DATA's training photographs, as pictures
-without labels in OUT, and OUT/train.txt, which lists the photographs and these. Run from the repository root with PYTHONPATH=."""
+"""python hand_free.py DATA OUT: every second of the hand-free parts that benchmarks.hands cuts from DATA's training
+photographs, as pictures without labels in OUT, and OUT/train.txt, which lists the photographs and these. Run from the
+repository root with PYTHONPATH=."""
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ parts = parts[1::2]
 for name, part in parts:
     (out / "labels" / f"{name}.txt").write_text("")
     cv2.imwrite(str(out / "images" / f"{name}.jpg"), part[..., ::-1])
-listed = [str(path.resolve()) for path in photographs.images] + [str(out / "images" / f"{name}.jpg") for name, _ in parts]
+listed = [str(path.resolve()) for path in photographs.images]
+listed += [str(out / "images" / f"{name}.jpg") for name, _ in parts]
 (out / "train.txt").write_text("\n".join(listed) + "\n")
 print(f"{len(photographs)} photographs, {len(parts)} hand-free parts")
