@@ -213,7 +213,7 @@ def folder_of(args: argparse.Namespace, name: str, share: float) -> Path:
 def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: tuple[list[dict], dict]) -> dict:
     """Save a cut net with new statistics as a checkpoint, and score it: one row of the table."""
     defs, state = made
-    net = Darknet(defs)
+    net = Darknet(defs).to(next(job.dense.parameters()).device)
     net.load_state_dict(state)
     recalibrate(net, job.train_batches(args.recalibrate))
     folder = folder_of(args, name, share)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.ops import complete_box_iou_loss
+from torchvision.ops import box_convert, box_iou, complete_box_iou_loss
 
 from models import Darknet, YOLOLayer
 from nets import TINY_YOLO
@@ -155,6 +155,23 @@ def test_predictions_that_overlap_a_target_are_ignored_in_their_image_only():
                            [10.0, 10, 5, 5]]]).repeat(2, 1, 1)  # far away
     mask = ignored(boxes, targets_of((0, 0, 0.5, 0.5, 20 / 64, 20 / 64)), SIZE, 0.7)
     assert mask.tolist() == [[True, False, False], [False, False, False]]
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 1 << 22])
+def test_what_is_ignored_is_what_torchvision_finds_image_by_image(monkeypatch, pairs):
+    monkeypatch.setattr("utils.loss.PAIRS", pairs)
+    generator = torch.Generator().manual_seed(3)
+    centres, sides = torch.rand(3, 60, 2, generator=generator), 0.1 + 0.4 * torch.rand(3, 60, 2, generator=generator)
+    boxes = torch.cat([centres, sides], -1) * 64
+    image = torch.tensor([0, 0, 0, 2, 2, 2, 2]).float()  # the second has none
+    near = torch.stack([boxes[int(i), 9 * k] for k, i in enumerate(image)]) / 64  # of some there is a prediction
+    targets = torch.cat([image[:, None], torch.zeros(7, 1), near], 1)
+    corners = lambda rows: box_convert(rows, "cxcywh", "xyxy")
+    expected = torch.stack([(box_iou(corners(own), corners(64 * targets[image == i, 2:])) > 0.5).any(1)
+                            for i, own in enumerate(boxes)])
+    assert 7 < expected.sum() < 60
+    assert torch.equal(ignored(boxes, targets, SIZE, 0.5), expected)
+    assert not ignored(boxes, targets[:0], SIZE, 0.5).any()
 
 
 def test_half_precision_maps_give_a_finite_loss(model):

@@ -32,6 +32,14 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return box_iou(boxes, others)
 
 
+def pair_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """(..., 4), (..., 4) xyxy in one unit, shapes that broadcast -> (...) IoU of each pair; of two empty boxes NaN."""
+    sides = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2])
+    intersection = sides.clamp(min=0).prod(-1)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (others[..., 2:] - others[..., :2]).prod(-1)
+    return intersection / (areas - intersection)
+
+
 def complete_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     """(N, 4), (N, 4) cxcywh in pixels -> (N,) 1 - complete IoU of each pair (Zheng et al. 2020, section 3).
 

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.boxes import box_iou, complete_iou_loss, cxcywh_to_xyxy, wh_iou
+from utils.boxes import complete_iou_loss, cxcywh_to_xyxy, pair_iou, wh_iou
+
+
+PAIRS = 1 << 22  # of a target and a prediction that are compared at once
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,13 @@ def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int
 
 def ignored(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], ignore_iou: float) -> Tensor:
     """(B, N) bool: predicted boxes (B, N, 4) that overlap a target of their image by more than ignore_iou."""
-    mask = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    hits, boxes = boxes.new_zeros(boxes.shape[:2]), cxcywh_to_xyxy(boxes)
     truth = cxcywh_to_xyxy(targets[:, 2:6] * targets.new_tensor(image_size * 2))
-    for image_i in range(len(boxes)):
-        own = truth[targets[:, 0] == image_i]
-        if len(own):
-            mask[image_i] = box_iou(cxcywh_to_xyxy(boxes[image_i]), own).amax(1) > ignore_iou
-    return mask
+    # target by target, not image by image: how many an image has is a question that makes a GPU wait
+    most = max(PAIRS // boxes.shape[1], 1)
+    for own, image_i in zip(truth.split(most), targets[:, 0].long().split(most)):
+        hits.index_add_(0, image_i, (pair_iou(boxes[image_i], own[:, None]) > ignore_iou).to(hits))
+    return hits > 0
 
 
 def yolo_loss(raws: list[Tensor], heads: list, targets: Tensor, image_size: tuple[int, int],

@@ -1,6 +1,7 @@
 """What a run that is cut off leaves behind, and that --resume goes on from there bit for bit."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from utils import signals, torchrun
 from utils.checkpoint import read_checkpoint
 from utils.data.yolo_labels import DataError
 from utils.lock import Lock, LockError
-from utils.training import restart
+from utils.training import restart, trainer
 from utils.training.args import parse_train_args, train_options
 from utils.training.batches import Batches
 from utils.training.objective import Objective
@@ -141,6 +142,21 @@ def test_a_run_saves_within_an_epoch_every_few_minutes(run, monkeypatch):
     places.clear()
     run("--name", "never", "--n_cpu", "0", "--epochs", "1", "--save-minutes", "0")
     assert places == [(1, 8)]
+
+
+def test_a_run_saves_every_few_epochs_and_the_best_and_the_last(run, monkeypatch):
+    epochs = []
+    whole = RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda self, content, resume, *more: epochs.append(
+        content["epoch"]) or whole(self, content, resume, *more))
+    run("--name", "seldom", "--n_cpu", "0", "--epochs", "5", "--save_interval", "2", "--evaluation_interval", "5")
+    assert epochs == [2, 4, 5]
+    epochs.clear()
+    scores = iter([0.3, 0.2, 0.4, 0.1])
+    monkeypatch.setattr("utils.training.trainer.evaluate", lambda *_, real=trainer.evaluate: dataclasses.replace(
+        real(*_), map50=next(scores)))
+    run("--name", "best", "--n_cpu", "0", "--epochs", "4", "--save_interval", "9")
+    assert epochs == [1, 3, 4]
 
 
 def test_without_save_on_signal_a_run_ends_at_once_and_its_last_epoch_stays(run, monkeypatch):

@@ -783,6 +783,17 @@ def test_distillation_is_least_at_the_teacher_and_its_gradient_is_right(tiny_cfg
     assert slope.item() == pytest.approx(sum((raw.grad * d).sum().item() for raw, d in zip(raws, direction)), rel=0.02)
 
 
+@pytest.mark.parametrize("flags, dtype", [((), torch.float32), (("--bf16",), torch.bfloat16)])
+def test_the_teacher_computes_in_the_precision_of_the_student(arguments, tiny_cfg, flags, dtype):
+    run_epochs(Trainer(arguments("--name", "teacher")), 1)
+    taught = Trainer(arguments("--name", "taught", *flags, "--teacher-cfg", str(tiny_cfg), "--teacher-weights",
+                               "logs/teacher/last.pth"))
+    seen = []
+    taught.objective.teacher.module_list[0].register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    run_epochs(taught, 1)
+    assert set(seen) == {dtype}
+
+
 def test_each_term_of_the_teacher_teaches_what_it_is_about(tiny_cfg):
     """One cell of one head, sure of what it says: its box, its objectness and its class are learnt from it, each by its
     own term."""

@@ -166,7 +166,8 @@ def measure(offer: Offer, aim: Aim, net_of: Callable[[list[dict]], nn.Module], d
 
 def carried(model: nn.Module, graph: ChannelGraph) -> Callable[[Tensor], Tensor]:
     """(G,) bool of kept groups -> (G,) bool, those and the carriers they need."""
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    # kernels have no say in it, and are most of what would be copied from a GPU
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items() if value.ndim == 1}
     return lambda keep: staying_groups(model.module_defs, state, graph, keep)
 
 

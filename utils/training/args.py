@@ -99,6 +99,7 @@ class OutputOptions:
     resume: str | None
     evaluation_interval: int
     checkpoint_interval: int
+    save_interval: int
     save_minutes: float
     save_on_signal: bool
     tensorboard: bool
@@ -316,6 +317,9 @@ def _add_output_flags(o) -> None:
                    help="score after every EPOCHS epochs, and after the last")
     o.add_argument("--checkpoint_interval", type=cli.count, default=0, metavar="EPOCHS",
                    help="keep a numbered checkpoint of every EPOCHS epochs; 0: only the last and the best")
+    o.add_argument("--save_interval", type=cli.positive_int, default=1, metavar="EPOCHS",
+                   help="write last.pth after every EPOCHS epochs, after the best and the last: on a GPU an epoch may "
+                   "take no longer than writing a large net")
     o.add_argument("--save-minutes", type=cli.amount, default=10.0, metavar="MINUTES",
                    help="also save within an epoch, after so many minutes: what is lost when the machine goes down; 0: "
                    "after whole epochs only")

@@ -53,7 +53,7 @@ def _head_terms(raw: Tensor, taught: Tensor, head, image_size: tuple[int, int]) 
     soft = head.decode(taught, width, height)
     scores = soft[..., 4:].clamp(0, 1)  # new_coords heads without a logistic activation may leave this range
     objectness = binary_cross_entropy(head, own[..., 4], scores[..., 0]).sum()
-    sure = scores[..., 0] > SURE
+    sure = (scores[..., 0] > SURE).nonzero(as_tuple=True)  # asked once: each time makes a GPU wait
     weight, truth, scores = scores[..., 0][sure], soft[..., :4][sure], scores[sure]
     boxes = head.decode(raw, width, height)[..., :4][sure]
     small = 2 - (truth[:, 2] * truth[:, 3] / (width * height)).clamp(max=1)

@@ -23,12 +23,9 @@ class ModelEma:
         """Move towards `model`, once per optimiser step."""
         self.updates += 1
         decay = self.decay * (1 - math.exp(-self.updates / self.ramp))
-        averages = dict(self.model.named_parameters())
-        names, live = zip(*model.named_parameters())
-        kept = [averages[name] for name in names]
-        torch._foreach_lerp_(kept, [p.detach() for p in live], 1 - decay)
-        for average, parameter in zip(kept, live):
-            if parameter.ndim == 1:
-                average.masked_fill_(parameter == 0, 0.0)
-        for average, buffer in zip(self.model.buffers(), model.buffers()):
-            average.copy_(buffer)
+        averages, live = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(averages, live, 1 - decay)
+        vectors = [i for i, parameter in enumerate(live) if parameter.ndim == 1]
+        not_zero = torch._foreach_abs(torch._foreach_sign([live[i] for i in vectors]))
+        torch._foreach_mul_([averages[i] for i in vectors], not_zero)
+        torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))

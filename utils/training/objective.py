@@ -6,18 +6,20 @@ from torch import Tensor, nn
 from utils import processes
 from utils.data.data_config import DataConfig
 from utils.loss import LossOptions, LossParts, yolo_loss
-from utils.training.args import LossChoices
+from utils.training.args import TrainOptions
 from utils.training.batches import Batches
 from utils.training.distillation import distillation_loss, load_teacher
+from utils.training.half import half_precision
 from utils.training.unlabelled import by_teacher_alone
 
 
 class Objective:
     """The loss of a batch for the heads of one net."""
 
-    def __init__(self, model: nn.Module, choices: LossChoices, data: DataConfig, batches: Batches):
+    def __init__(self, model: nn.Module, options: TrainOptions, data: DataConfig, batches: Batches):
         """model: the net that learns, whose class the teacher's is as well; batches: its images, which the teacher may
         label. Raises what load_teacher and by_teacher_alone raise."""
+        choices, self.steps = options.loss, options.steps
         self.heads, self.gain, self.teacher = model.heads(), choices.distill_gain, None
         self.options = LossOptions(box=choices.box_loss, several_iou=choices.several_iou,
                                    ignore_iou=choices.ignore_iou)
@@ -32,7 +34,7 @@ class Objective:
         parts = yolo_loss(raws, self.heads, targets, size, self.options)
         if self.teacher is None:
             return parts
-        with torch.no_grad():
+        with torch.no_grad(), half_precision(self.steps, images.device):
             taught = self.teacher.raw_maps(images)
         soft = distillation_loss(raws, taught, self.heads, size, self.options)
         if self.by_teacher:

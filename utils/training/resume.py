@@ -16,7 +16,8 @@ from utils.training.run_folder import is_published
 
 # about the machine, which may be another one by now: the command line's, typed or not
 MACHINE = ("device", "n_cpu", "threads")
-FREE = (*MACHINE, "cache_gb", "resume", "save_minutes", "save_on_signal")  # what a resumed run may be given
+# what a resumed run may be given
+FREE = (*MACHINE, "cache_gb", "resume", "save_interval", "save_minutes", "save_on_signal")
 
 
 def locked(options: TrainOptions) -> ContextManager:

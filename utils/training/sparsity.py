@@ -64,8 +64,9 @@ class Penalty:
         """"prox" and "polarize": the proximal step; call after the optimiser's."""
         if self.kind == "l1" or not gammas:
             return
-        for gamma, pull in _by_layer(gammas, self.pull(_flat(gammas), progress)):
-            gamma.copy_(soft_threshold(gamma, proximal_amount(pull, learning_rate, momentum)))
+        flat = _flat(gammas)
+        moved = soft_threshold(flat, proximal_amount(self.pull(flat, progress), learning_rate, momentum))
+        torch._foreach_copy_(gammas, [own for _, own in _by_layer(gammas, moved)])
 
 
 def _flat(gammas: list[Tensor]) -> Tensor:

@@ -40,6 +40,7 @@ class Trainer:
         """net: models.Darknet; prospect: utils.pruning.prospect.Prospect."""
         self.options, source, resumed = options, options.source, options.output.resume
         self.rank, self.world_size, self.device = processes.start(select_device(source.device, source.threads))
+        torch.backends.cudnn.benchmark = True  # a net sees few input sizes, and each of them often
         self.main = self.rank == 0
         torch.manual_seed(options.seed)
         named = source.cfg, source.data, source.class_path, not self.main, source.keep_classes
@@ -57,7 +58,7 @@ class Trainer:
             distributed.synchronise_batch_norms(self.model)
         self.schedule = Schedule(options.steps, math.ceil(len(self.batches) / options.steps.accumulate))
         self.sparsifier = Sparsifier(self.model, prospect, options.sparsity, self.size, self.schedule, checkpoint)
-        self.objective = Objective(self.model, options.loss, self.data, self.batches)
+        self.objective = Objective(self.model, options, self.data, self.batches)
         self.state = RunState.of(self.model, options.steps, self.start.rescale, self.sparsifier.strength)
         if checkpoint:
             require_same_data(checkpoint, self.data, self.batches.train_set)
@@ -158,12 +159,15 @@ class Trainer:
 
     def save(self, epoch: int, result: EvalResult | None) -> None:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
-        state, every = self.state, self.options.output.checkpoint_interval
+        state, output = self.state, self.options.output
+        every = output.checkpoint_interval
         state.epoch = epoch
         # of equals the later, longer trained
         better = result is not None and (self.options.sparsity.sr or result.map50 >= state.best)
         state.best = result.map50 if better else state.best
-        self._write_state(result.map50 if result else None, better, bool(every) and epoch % every == 0)
+        numbered = bool(every) and epoch % every == 0
+        if better or numbered or epoch % output.save_interval == 0 or epoch == self.options.steps.epochs:
+            self._write_state(result.map50 if result else None, better, numbered)
         processes.barrier()
 
     def _write_state(self, map50: float | None = None, better: bool = False, numbered: bool = False) -> None:
