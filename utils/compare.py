@@ -96,5 +96,6 @@ def deviation(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
     """Largest difference between two nets' raw maps on a random image, over all heads and places, relative to the
     largest value; NaN when either net gives one."""
     image = probe_image(one, size)
-    pairs = zip(one.raw_maps(image), other.raw_maps(image))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU shortens float32 to 10 bits else
+        pairs = list(zip(one.raw_maps(image), other.raw_maps(image)))
     return torch.stack([(a - b).abs().max() / a.abs().max().clamp(min=1e-12) for a, b in pairs]).max().item()

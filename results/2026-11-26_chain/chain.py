@@ -48,7 +48,7 @@ class Plan:
         """A training run; returns its weights."""
         self.add(name, f"train.py --cfg {cfg} --data {self.data / data}.data --batch_size {batch} --bf16 --n_cpu "
                        f"{workers or self.workers} --threads 1 --cache-gb 1 --no-publish --no-pictures --save_interval 100 "
-                       f"--evaluation_interval 100 --name chain/{name} {flags}", *needs)
+                       f"--evaluation_interval 29 --name chain/{name} {flags}", *needs)
         return OUT / name / "best.pth"
 
     def cut(self, name: str, cfg: Path, weights: Path, data: str, flags: str, *needs: str) -> tuple[Path, Path]:
@@ -225,7 +225,8 @@ class Runner:
             words = [sys.executable, "train.py", "--resume", str(OUT / step.name), *keep]
         log = open(OUT / f"{step.name}.log", "a")
         print(f"{time.strftime('%X')} {step.name}", flush=True)
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": "."})
+        paths = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths})
         self.running[step.name] = process, time.time()
 
     def collect(self) -> None:
