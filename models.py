@@ -15,6 +15,7 @@ from utils.darknet_weights import LoadReport, read_darknet_weights, write_darkne
 from utils.layers import activation, activation_name, module_name
 from utils.parse_config import DEFAULT_CLASSES, head_anchors, integer, layer_inputs, number, parse_model_config
 from utils.shapes import conv_window, layer_shapes, pool_window
+from utils.tensors import values
 
 BN_EPS = 1e-6  # Darknet's and OpenCV's; torch's 1e-5 is off by up to 1 % on nets others trained
 
@@ -170,7 +171,8 @@ class YOLOLayer(nn.Module):
         self.classes = integer(section, "classes", DEFAULT_CLASSES)
         self.scale_xy = number(section, "scale_x_y", 1.0)
         self.new_coords = bool(integer(section, "new_coords"))
-        self.register_buffer("anchors", torch.tensor(head_anchors(section)), persistent=False)
+        self.sizes = head_anchors(section)  # the anchors as numbers
+        self.register_buffer("anchors", torch.tensor(self.sizes), persistent=False)
 
     def forward(self, raw: Tensor) -> Tensor:
         """The raw map, as it is."""
@@ -184,6 +186,10 @@ class YOLOLayer(nn.Module):
     def anchors_px(self, stride: Tensor) -> Tensor:
         """(A, 2) anchors in input pixels."""
         return self.anchors
+
+    def sizes_px(self, stride: tuple[float, float]) -> list[tuple[float, float]]:
+        """The same as numbers, which no GPU is asked for. stride: (width, height) of a cell in input pixels."""
+        return self.sizes
 
     def boxes(self, t_xy: Tensor, t_wh: Tensor, cell_xy: Tensor, anchor_px: Tensor, stride: Tensor) -> Tensor:
         """(..., 4) cx, cy, w, h in input pixels from raw offsets and sizes, cell indices (x, y) and anchors.
@@ -223,7 +229,7 @@ class YOLOLayer(nn.Module):
         rows, columns = torch.meshgrid(torch.arange(H, device=raw.device, dtype=raw.dtype),
                                        torch.arange(W, device=raw.device, dtype=raw.dtype), indexing="ij")
         cell_xy = torch.stack([columns, rows], dim=-1).reshape(1, H * W, 2).repeat(1, A, 1)
-        stride = torch.tensor(cell_px, device=raw.device, dtype=raw.dtype)
+        stride = values(cell_px, raw)
         anchors = (
             self.anchors_px(stride).to(raw.dtype).reshape(1, A, 1, 2).repeat(1, 1, H * W, 1).reshape(1, A * H * W, 2)
         )
@@ -242,6 +248,10 @@ class RegionLayer(YOLOLayer):
     def anchors_px(self, stride: Tensor) -> Tensor:
         """(A, 2) anchors in input pixels."""
         return self.anchors.to(stride.dtype) * stride
+
+    def sizes_px(self, stride: tuple[float, float]) -> list[tuple[float, float]]:
+        """As [yolo]'s."""
+        return [(width * stride[0], height * stride[1]) for width, height in self.sizes]
 
     def probabilities(self, t: Tensor) -> Tensor:
         """(..., 1 + K) objectness and class probabilities of raw scores."""

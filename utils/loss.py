@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.boxes import complete_iou_loss, cxcywh_to_xyxy, pair_iou, wh_iou
+from utils.tensors import sent, values
 
 
 PAIRS = 1 << 22  # of a target and a prediction that are compared at once
@@ -38,6 +39,13 @@ class Positives(NamedTuple):
     column: Tensor
     label: Tensor
     boxes: Tensor
+
+    def to(self, device: torch.device) -> "Positives":
+        """The same on a device, in one copy."""
+        if device == self.boxes.device:
+            return self
+        table = sent(torch.cat([torch.stack(self[:-1], 1).to(self.boxes), self.boxes], 1), device)
+        return Positives(*table[:, :-4].long().unbind(1), table[:, -4:])
 
 
 class Frame(NamedTuple):
@@ -73,7 +81,7 @@ def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int
     targets: (T, 6) image, class, cx, cy, w, h relative; anchors: (A_h, 2) pixels a head; grids: (H, W) a head;
     image_size: (width, height). Returns one Positives a head; a box centred on the far edge falls in the last cell.
     """
-    scale = targets.new_tensor(image_size)
+    scale = values(image_size, targets)
     centres, sizes = targets[:, 2:4] * scale, targets[:, 4:6] * scale
     overlap = wh_iou(sizes, torch.cat(anchors).to(sizes))  # (T, A)
     positive = overlap >= max(several_iou, 1e-9) if several_iou < 1 else torch.zeros_like(overlap, dtype=torch.bool)
@@ -82,7 +90,7 @@ def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int
     for head_anchors, (H, W) in zip(anchors, grids):
         target_i, anchor_i = positive[:, first:first + len(head_anchors)].nonzero(as_tuple=True)
         first += len(head_anchors)
-        cells = centres[target_i] / scale * targets.new_tensor([W, H])
+        cells = centres[target_i] / scale * values([W, H], targets)
         column, row = cells[:, 0].long().clamp(0, W - 1), cells[:, 1].long().clamp(0, H - 1)
         chosen.append(Positives(targets[target_i, 0].long(), anchor_i, row, column, targets[target_i, 1].long(),
                                 torch.cat([centres[target_i], sizes[target_i]], 1)))
@@ -92,7 +100,7 @@ def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int
 def ignored(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], ignore_iou: float) -> Tensor:
     """(B, N) bool: predicted boxes (B, N, 4) that overlap a target of their image by more than ignore_iou."""
     hits, boxes = boxes.new_zeros(boxes.shape[:2]), cxcywh_to_xyxy(boxes)
-    truth = cxcywh_to_xyxy(targets[:, 2:6] * targets.new_tensor(image_size * 2))
+    truth = cxcywh_to_xyxy(targets[:, 2:6] * values(image_size * 2, targets))
     # target by target, not image by image: how many an image has is a question that makes a GPU wait
     most = max(PAIRS // boxes.shape[1], 1)
     for own, image_i in zip(truth.split(most), targets[:, 0].long().split(most)):
@@ -104,14 +112,17 @@ def yolo_loss(raws: list[Tensor], heads: list, targets: Tensor, image_size: tupl
               options: LossOptions = LossOptions()) -> LossParts:
     """Loss of raw maps (B, A (5 + K), H, W) against targets (T, 6), finite for any batch, also one without a box.
 
-    heads: the model's YOLOLayers, in the order of `raws`; image_size: (width, height) of the input in pixels.
+    heads: the model's YOLOLayers, in the order of `raws`; image_size: (width, height) of the input in pixels. Targets
+    that lie on the CPU, as they come from a loader, are assigned there: a GPU would wait to count what it found.
     """
     raws = [raw.float() for raw in raws]  # half precision ends here: exp and IoU need the range
-    targets = targets.to(raws[0].device)
-    strides = [raw.new_tensor([image_size[0] / raw.shape[3], image_size[1] / raw.shape[2]]) for raw in raws]
-    anchors = [head.anchors_px(stride) for head, stride in zip(heads, strides)]
-    positives = assign_targets(targets, anchors, [raw.shape[2:] for raw in raws], image_size, options.several_iou)
-    frames = [Frame(stride, own, image_size) for stride, own in zip(strides, anchors)]
+    device, grids = raws[0].device, [tuple(raw.shape[2:]) for raw in raws]
+    strides = [(image_size[0] / W, image_size[1] / H) for H, W in grids]
+    sizes = [torch.tensor(head.sizes_px(stride)) for head, stride in zip(heads, strides)]
+    assigned = assign_targets(targets, sizes, grids, image_size, options.several_iou)
+    positives = [found.to(device) for found in assigned]
+    targets = targets.to(device, non_blocking=True)
+    frames = [Frame(values(stride, raws[0]), sent(own, device), image_size) for stride, own in zip(strides, sizes)]
     parts = [_head_loss(*head, targets, options) for head in zip(raws, heads, positives, frames)]
     images = len(raws[0])
     return LossParts(*(sum(terms) / images for terms in zip(*parts)))

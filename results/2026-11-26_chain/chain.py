@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 OUT = Path("logs/chain")
 FULL, QUARTER = OUT / "full.cfg", OUT / "w25.cfg"
 SEEDS = (0, 1, 2)
+OURS = ("0.0667", "0.0333", "0.3", "0.015", "0.0075")  # shares of the full-size net's FLOPs
 TUNE = "--weight_decay 2.5e-4 --augment strong --mosaic 0.3"
 RECOVER = "--weight_decay 2.5e-4 --clip 250"  # of the published recipe on EgoHands
 
@@ -66,20 +67,22 @@ class Plan:
 
 def full_dense(plan: Plan) -> Path:
     """The dense net at full size, from random weights, and its scores in both worlds."""
-    dense = plan.train("full-dense", FULL, "hands", "--weights none --epochs 50 --lr 5e-3 --warmup 2 --augment strong "
-                       "--mosaic 0.3", workers=6)
+    dense = plan.train("full-dense", FULL, "hands", "--weights none --epochs 36 --lr 5e-3 --warmup 2 --augment strong "
+                       "--mosaic 0.3", workers=5)
     plan.score("full-dense-egohands", FULL, dense, "egohands", "full-dense")
     plan.score("full-dense-handviews", FULL, dense, "handviews", "full-dense")
     return dense
 
 
-def full_cuts(plan: Plan, dense: Path) -> dict[str, tuple[Path, Path]]:
-    """One sparse training; from it cuts to several sizes by this program, the reference's rule and Torch-Pruning."""
-    sparse = plan.train("full-sparse", FULL, "hands", f"-pre {dense} -sr --target-flops 0.03 --epochs 12 --lr 1.5e-3",
-                        "full-dense", workers=6)
+def full_cuts(plan: Plan, sparse: Path) -> dict[str, tuple[Path, Path]]:
+    """Cuts of the sparse net to several sizes."""
+    return {share: plan.cut(f"full-cut-{share}", FULL, sparse, "hands", f"--target-flops {share}", "full-sparse")
+            for share in OURS}
+
+
+def others_cuts(plan: Plan, sparse: Path) -> dict[str, tuple[Path, Path]]:
+    """Cuts of the same net by the reference's rule and by Torch-Pruning."""
     cuts = {}
-    for share in ("0.0667", "0.0333", "0.3", "0.015", "0.0075"):
-        cuts[share] = plan.cut(f"full-cut-{share}", FULL, sparse, "hands", f"--target-flops {share}", "full-sparse")
     for share in ("0.3", "0.2", "0.15"):
         cuts[f"skip-{share}"] = plan.cut(f"full-cut-skip-{share}", FULL, sparse, "hands", f"--target-flops {share} "
                                          "--strategy skip --fold bias", "full-sparse")
@@ -94,20 +97,23 @@ def full_cuts(plan: Plan, dense: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def full_tuned(plan: Plan, dense: Path, cuts: dict) -> None:
-    """Every cut tuned alike, the dense net its teacher; two of them for longer, and their shapes from random weights."""
+    """Every cut tuned alike, the dense net its teacher."""
     teacher = f"--teacher-cfg {FULL} --teacher-weights {dense}"
     for name, (cfg, start) in cuts.items():
-        plan.train(f"full-tuned-{name}", cfg, "hands", f"-pre {start} --epochs 24 --lr 4e-3 --warmup 0.5 {TUNE} {teacher}",
-                   f"full-cut-{name}")
-    for name in ("0.0667", "0.0333"):
-        cfg, _ = cuts[name]
-        plan.train(f"full-long-{name}", cfg, "hands", f"-pre {OUT}/full-tuned-{name}/best.pth --epochs 36 --lr 3e-3 "
-                   f"--warmup 0.5 {TUNE} {teacher}", f"full-tuned-{name}")
-        plan.train(f"full-scratch-{name}", cfg, "hands", f"--weights none --epochs 86 --lr 5e-3 --warmup 2 {TUNE}",
-                   f"full-cut-{name}")
-    plan.train("full-scratch-taught-0.0333", cuts["0.0333"][0], "hands", f"--weights none --epochs 86 --lr 5e-3 --warmup 2 "
-               f"{TUNE} {teacher}", "full-cut-0.0333")
-    plan.train("full-dense-longer", FULL, "hands", f"-pre {dense} --epochs 36 --lr 3e-3 --warmup 0.5 {TUNE}", "full-dense",
+        plan.train(f"full-tuned-{name}", cfg, "hands", f"-pre {start} --epochs 24 --lr 6e-3 --warmup 0.5 {TUNE} {teacher}",
+                   f"full-cut-{name}", batch=64)
+
+
+def full_longer(plan: Plan, dense: Path, cuts: dict) -> None:
+    """Two cuts tuned for longer, their shapes from random weights for as many epochs as the chain up to the first
+    tuning, and the dense net for longer."""
+    teacher = f"--teacher-cfg {FULL} --teacher-weights {dense}"
+    for name in ("0.0333", "0.0667"):
+        plan.train(f"full-long-{name}", cuts[name][0], "hands", f"-pre {OUT}/full-tuned-{name}/best.pth --epochs 36 --lr 4e-3 "
+                   f"--warmup 0.5 {TUNE} {teacher}", f"full-tuned-{name}", batch=64)
+        plan.train(f"full-scratch-{name}", cuts[name][0], "hands", f"--weights none --epochs 72 --lr 6e-3 --warmup 2 {TUNE}",
+                   f"full-cut-{name}", batch=64)
+    plan.train("full-dense-longer", FULL, "hands", f"-pre {dense} --epochs 24 --lr 3e-3 --warmup 0.5 {TUNE}", "full-dense",
                workers=5)
 
 
@@ -142,30 +148,33 @@ def published(plan: Plan, dense: Path) -> None:
     rows = (plan.data / "hands.data").read_text().splitlines()
     free.write_text("\n".join(row for row in rows if row[:5] != "train") + f"\ntrain={free.parent}/train.txt\n")
     plan.train("tiny", Path("config/hands-tiny.cfg"), "hand_free/hands", f"-pre weights/hands-tiny.weights --epochs 40 --lr "
-               f"3e-3 --warmup 0.5 {TUNE}", "hand-free")
+               f"4e-3 --warmup 0.5 {TUNE}", "hand-free", batch=64)
     plan.train("slim", Path("config/hands-slim.cfg"), "hand_free/hands", "-pre weights/hands-slim.weights --epochs 30 --lr "
-               f"2e-3 --warmup 0.5 {TUNE} --teacher-cfg {FULL} --teacher-weights {dense}", "hand-free", "full-dense")
+               f"3e-3 --warmup 0.5 {TUNE} --teacher-cfg {FULL} --teacher-weights {dense}", "hand-free", "full-dense", batch=64)
 
 
 def quarter(plan: Plan, seed: int) -> None:
-    """EgoHands at quarter width, one seed: dense, prox and polarize, cuts of an eighth and a twelfth of the FLOPs, the
-    shape of the first from random weights, and a narrow dense net of as many FLOPs, for as many epochs."""
+    """EgoHands at quarter width, one seed: dense, sparse, cuts to an eighth and a twelfth of the FLOPs, the shape of the
+    first from random weights, and a narrow dense net of as many FLOPs, for as many epochs."""
     with_seed, name = f"--seed {seed}", f"q{seed}"
-    dense = plan.train(f"{name}-dense", QUARTER, "egohands", f"--weights none --epochs 60 --lr 4e-3 --warmup 2 {TUNE} "
-                       f"{with_seed}")
-    teacher = f"--teacher-cfg {QUARTER} --teacher-weights {dense}"
-    for kind, shares in (("prox", ("0.12", "0.08")), ("polarize", ("0.12",))):
-        sparse = plan.train(f"{name}-{kind}", QUARTER, "egohands", f"-pre {dense} -sr --target-flops {shares[-1]} --sparsity "
-                            f"{kind} --epochs 16 --lr 1.5e-3 {with_seed}", f"{name}-dense")
-        for share in shares:
-            own = f"{name}-{kind}-{share}"
-            cfg, cut = plan.cut(f"{own}-cut", QUARTER, sparse, "egohands", f"--target-flops {share}", f"{name}-{kind}")
-            plan.train(f"{own}-tuned", cfg, "egohands", f"-pre {cut} --epochs 40 --lr 4e-3 --warmup 0.5 {TUNE} {teacher} "
-                       f"{with_seed}", f"{own}-cut")
-    scratch = f"--weights none --epochs 116 --lr 4e-3 --warmup 2 {TUNE} {with_seed}"
+    plan.train(f"{name}-dense", QUARTER, "egohands", f"--weights none --epochs 50 --lr 4e-3 --warmup 2 {TUNE} {with_seed}")
+    quarter_pruned(plan, seed, "prox", ("0.12", "0.08"))
+    scratch = f"--weights none --epochs 98 --lr 4e-3 --warmup 2 {TUNE} {with_seed}"
     shape = OUT / f"{name}-prox-0.12-cut" / "prune_w25.cfg"
     plan.train(f"{name}-scratch", shape, "egohands", scratch, f"{name}-prox-0.12-cut")
     plan.train(f"{name}-narrow", OUT / "w08.cfg", "egohands", scratch, "w08")
+
+
+def quarter_pruned(plan: Plan, seed: int, kind: str, shares: tuple[str, ...]) -> None:
+    """Sparse training of one kind from the dense net of `quarter`, and its cuts to these shares of the FLOPs, tuned."""
+    name, dense = f"q{seed}", OUT / f"q{seed}-dense" / "best.pth"
+    sparse = plan.train(f"{name}-{kind}", QUARTER, "egohands", f"-pre {dense} -sr --target-flops {shares[-1]} --sparsity {kind} "
+                        f"--epochs 16 --lr 1.5e-3 --seed {seed}", f"{name}-dense")
+    for share in shares:
+        own = f"{name}-{kind}-{share}"
+        cfg, cut = plan.cut(f"{own}-cut", QUARTER, sparse, "egohands", f"--target-flops {share}", f"{name}-{kind}")
+        plan.train(f"{own}-tuned", cfg, "egohands", f"-pre {cut} --epochs 32 --lr 4e-3 --warmup 0.5 {TUNE} --seed {seed} "
+                   f"--teacher-cfg {QUARTER} --teacher-weights {dense}", f"{own}-cut")
 
 
 def planned(data: Path, workers: int) -> list[Step]:
@@ -176,13 +185,18 @@ def planned(data: Path, workers: int) -> list[Step]:
     plan.add("w25", f"{make} --width 0.25 --anchors-from {data}/egohands.txt --out {QUARTER}")
     plan.add("w08", f"{make} --width 0.08 --anchors-from {data}/egohands.txt --out {OUT}/w08.cfg")
     dense = full_dense(plan)
-    cuts = full_cuts(plan, dense)
+    sparse = plan.train("full-sparse", FULL, "hands", f"-pre {dense} -sr --target-flops 0.03 --epochs 12 --lr 1.5e-3",
+                        "full-dense", workers=5)
+    cuts = full_cuts(plan, sparse)
+    full_tuned(plan, dense, cuts)
     recipe(plan)
     published(plan, dense)
-    quarter(plan, 0)
-    full_tuned(plan, dense, cuts)
-    for seed in SEEDS[1:]:
+    for seed in SEEDS:
         quarter(plan, seed)
+    full_tuned(plan, dense, others_cuts(plan, sparse))
+    full_longer(plan, dense, cuts)
+    for seed in SEEDS:
+        quarter_pruned(plan, seed, "polarize", ("0.12",))
     for step in plan.steps[3:]:
         step.needs += [made for made in ("full", "w25") if made not in step.needs]
     return plan.steps
@@ -226,7 +240,7 @@ class Runner:
         log = open(OUT / f"{step.name}.log", "a")
         print(f"{time.strftime('%X')} {step.name}", flush=True)
         paths = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths})
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": paths, "CUDA_MPS_CLIENT_PRIORITY": str(int(step.name[:4] != "full"))})
         self.running[step.name] = process, time.time()
 
     def collect(self) -> None:
