@@ -116,11 +116,11 @@ def test_the_way_of_a_pruning_enters_each_file_once():
     assert len(entered) == len(set(entered)) > 4, entered
 
 
-def test_model_needs_only_cfg_weights_activations_and_shapes():
+def test_model_needs_only_cfg_weights_activations_shapes_and_small_tensors():
     """At the top of the file; `load`, which makes a net ready to detect, imports what it needs itself."""
     top = [node for node in ast.parse((ROOT / "models.py").read_text()).body if isinstance(node, ast.ImportFrom)]
     project = {node.module for node in top if node.module.startswith("utils")}
-    assert project == {"utils.darknet_weights", "utils.layers", "utils.parse_config", "utils.shapes"}
+    assert project == {"utils.darknet_weights", "utils.layers", "utils.parse_config", "utils.shapes", "utils.tensors"}
 
 
 def test_every_import_is_a_requirement_or_the_standard_library():

@@ -84,8 +84,9 @@ def test_all_published_files_take_less_than_3_mb():
                ) < 3e6
 
 
-def test_hands_slim_hardly_alarms_on_pictures_without_hands(shared):
-    detect, alarms, pictures = load(*files("hands-slim"), device="cpu").detect, 0, 0
+@pytest.mark.parametrize("name, most", [("hands-slim", 0.1), ("hands-tiny", 0.3)])
+def test_pictures_without_hands_hardly_alarm(shared, name, most):
+    detect, alarms, pictures = load(*files(name), device="cpu").detect, 0, 0
     for part in ("egohands", "handviews"):
         photographs = ListDataset(shared / "data" / part / "valid.txt", (256, 256), 1)
         for path, labels in list(zip(photographs.images, photographs.labels))[::5]:
@@ -93,7 +94,7 @@ def test_hands_slim_hardly_alarms_on_pictures_without_hands(shared):
             boxes = cxcywh_to_xyxy(torch.from_numpy(labels[:, 1:])).numpy() * (image.shape[1::-1] * 2)
             if (empty := hand_free(image, boxes)) is not None:
                 pictures, alarms = pictures + 1, alarms + len(detect(empty))
-    assert pictures > 50 and alarms < 0.1 * pictures
+    assert pictures > 50 and alarms < most * pictures
 
 
 def test_the_published_net_finds_a_hand_on_every_sample_picture():

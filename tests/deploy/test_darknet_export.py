@@ -3,6 +3,7 @@
 import ctypes
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,13 @@ def test_defaults_that_readers_do_not_share_are_written_out(tmp_path, text, caps
     assert "OpenCV computes the same" in words and "warning" not in capsys.readouterr().out
     defs = parse_model_config(tmp_path / "out.cfg")
     assert defs == explicit(defs) and len(defs) == len(model.module_defs)
+
+
+def test_a_pair_is_written_without_opencvs_word_where_its_version_reads_no_darknet_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(cv2.dnn, "readNetFromDarknet")  # as in 5.0
+    words = export_darknet(net_of(tmp_path, NET + conv() + HEAD), 1.0, tmp_path / "out.weights", (64, 64))
+    assert f"not compared with OpenCV, whose version {cv2.__version__} reads no Darknet files" in words
+    assert "warning" not in capsys.readouterr().out and (tmp_path / "out.cfg").is_file()
 
 
 def test_a_shortcut_of_several_inputs_is_written_with_a_warning_that_names_its_layer(tmp_path, capsys):

@@ -45,7 +45,9 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
             raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at "
                              f"most {TOLERANCE:g}; nothing was written")
         words = f"checked: read back it is within {worst:.1e} of the network's largest raw value"
-        if complaint := opencv_complaint(cfg, weights, read, small):
+        if not hasattr(cv2.dnn, "readNetFromDarknet"):
+            words += f"; not compared with OpenCV, whose version {cv2.__version__} reads no Darknet files (4.x does)"
+        elif complaint := opencv_complaint(cfg, weights, read, small):
             print(f"warning: {path}: {complaint}")
         else:
             words += ", and OpenCV computes the same"
