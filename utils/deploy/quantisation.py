@@ -13,8 +13,6 @@ import functools
 import io
 import logging
 import re
-import statistics
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from utils.compare import measured_alternately
 from utils.data.datasets import evaluation_loader
 from utils.deploy.carriers import costly_layers
 from utils.deploy.metadata import Metadata
@@ -159,15 +158,8 @@ def is_slower(seconds: Sequence[float]) -> bool:
 
 
 def alternate_seconds(predicts: Sequence[Callable], image: Tensor, runs: int = RUNS, warmup: int = 3) -> list[float]:
-    """Median seconds of each function on one image, run alternately (A B A B ...), so that a machine whose pace drifts
-    treats all alike."""
-    times: list[list[float]] = [[] for _ in predicts]
-    for run_i in range(runs + warmup):
-        for predict, own in zip(predicts, times):
-            started = time.perf_counter()
-            predict(image)
-            own.append(time.perf_counter() - started)
-    return [statistics.median(own[warmup:]) for own in times]
+    """Median seconds of each function on one image (1, C, H, W), run alternately."""
+    return [latency.median for latency in measured_alternately(list(predicts), image, runs, warmup)]
 
 
 def quantise(
