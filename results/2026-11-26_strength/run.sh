@@ -28,10 +28,10 @@ egohands hand --s 0.04 --s-schedule ease --sparsity-weight flops --lr 3e-3
 egohands found --target-flops 0.3 --lr 1e-3
 
 # on another processor, without --bf16, its dense net trained there (22 epochs, --lr 3e-3, as in ../2026-11-25_egohands_w25)
-longer() { # NAME START sparse-epochs tuned-epochs
+longer() { # NAME START sparse-epochs tuned-epochs flags of the sparse training...
     CFG=config/yolov3-hand-w25.cfg; DENSE=logs/dense-0/best.pth
     M="--data_config config/egohands.data --n_cpu 0 --threads 1 --cache-gb 2 --no-publish"
-    python train.py --model_def $CFG -pre $2 -sr --target-flops 0.3 --lr 1e-3 --epochs $3 $M --name $1-sparse
+    python train.py --model_def $CFG -pre $2 -sr --target-flops 0.3 --lr 1e-3 --epochs $3 $M --name $1-sparse ${@:5}
     python test_prune.py --cfg $CFG --weights logs/$1-sparse/best.pth --data config/egohands.data --target-flops 0.3 --out logs/$1-pruned --repeats 0
     python train.py --model_def logs/$1-pruned/prune_yolov3-hand-w25.cfg -pre logs/$1-pruned/checkpoints/prune_yolov3-w25_ckpt.pth --epochs $4 --lr 3e-3 $M \
         --weight_decay 2.5e-4 --clip 250 --teacher-cfg $CFG --teacher-weights $DENSE --name $1-tuned
@@ -40,3 +40,5 @@ longer found-12 logs/dense-0/best.pth 12 8
 python train.py --resume logs/found-12-tuned --epochs 18
 python train.py --model_def config/yolov3-hand-w25.cfg -pre logs/dense-0/best.pth --data data/hands/handviews.data --epochs 2 --lr 1e-3 --warmup 0.3 --n_cpu 0 --threads 1 --no-publish --name elsewhere
 longer elsewhere logs/elsewhere/best.pth 6 4
+longer elsewhere-12 logs/elsewhere/best.pth 12 18
+longer plain-12 logs/dense-0/best.pth 12 18 --rescale none
