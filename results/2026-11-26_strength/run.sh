@@ -3,17 +3,20 @@
 # EgoHands: weights/egohands-dense.pth is the dense net of ../2026-11-25_egohands_w25.
 set -e
 export OMP_NUM_THREADS=1
-drawn() { # NAME flags of the sparse training
-    N=$1; shift
+drawn() { # NAME START flags of the sparse training
+    N=$1; START=$2; shift 2
     T="--data_config data/demo/demo.data --seed 0 --n_cpu 0 --threads 1 --no-publish --augment flip --batch_size 8 --warmup 0.25 --cache-gb 1 --lr 3e-3 --epochs 2"
     CFG=logs/demo/yolov3-tiny-demo.cfg
-    python train.py --model_def $CFG -pre logs/demo/baseline/best.pth --name demo/$N-sparse $T -sr "$@"
+    python train.py --model_def $CFG -pre $START --name demo/$N-sparse $T -sr "$@"
     python test_prune.py --cfg $CFG --weights logs/demo/$N-sparse/best.pth --data data/demo/demo.data --target-flops 0.28 --recalibrate 0 --out logs/demo/$N-pruned --repeats 0
     python train.py --model_def logs/demo/$N-pruned/prune_yolov3-tiny-demo.cfg -pre logs/demo/$N-pruned/checkpoints/prune_yolov3-tiny-demo_ckpt.pth --name demo/$N-tuned $T
 }
-drawn hand --s 0.04 --sparsity prox
-drawn found --target-flops 0.28
-drawn plain --target-flops 0.28 --rescale none
+drawn hand logs/demo/baseline/best.pth --s 0.04 --sparsity prox
+drawn found logs/demo/baseline/best.pth --target-flops 0.28
+drawn plain logs/demo/baseline/best.pth --target-flops 0.28 --rescale none
+python train.py --model_def logs/demo/yolov3-tiny-demo.cfg -pre logs/demo/baseline/best.pth --data config/egohands.data --epochs 1 --lr 1e-3 --batch_size 8 --warmup 0.25 \
+    --seed 0 --n_cpu 0 --threads 1 --no-publish --name demo/elsewhere
+drawn elsewhere logs/demo/elsewhere/best.pth --target-flops 0.28
 
 egohands() { # NAME flags of the sparse training
     N=$1; shift
