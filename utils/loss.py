@@ -13,7 +13,6 @@ from torch import Tensor
 from utils.boxes import complete_iou_loss, cxcywh_to_xyxy, pair_iou, wh_iou
 from utils.tensors import sent, values
 
-
 PAIRS = 1 << 18  # of a target and a prediction that are compared at once: a CPU keeps them in its cache
 
 

@@ -14,4 +14,4 @@ def values(numbers: Sequence[float], like: Tensor) -> Tensor:
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`. new_tensor and a plain copy wait until a GPU has done all that it was asked for;
     a copy from pinned memory takes its turn."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
