@@ -211,6 +211,7 @@ def step(args: argparse.Namespace, folder: Path) -> list[Item]:
         ours("tried: contiguous tensors", change="contiguous"),
         ours("tried: optimiser foreach, not fused", change="foreach"),
         ours("tried: compiled forward", change="compiled"),
+        ours("tried: freed memory handed back", change="returned"),
         ours("tried: batch 32", batch=2 * STEP["batch"], steps=STEP["steps"] // 2),
     ]
     if args.peer:

@@ -15,6 +15,7 @@ from utils.boxes import wh_iou
 from utils.data.augmentations import Augmentation
 from utils.data.datasets import Draw, ListDataset, TrainSampler, collate, read_image_list, training_loader
 from utils.data.yolo_labels import label_path
+from utils.memory import keep_freed
 from utils.pruning.prospect import Prospect
 from utils.training.args import parse_train_args, train_options
 from utils.training.trainer import Trainer
@@ -120,7 +121,11 @@ def _compiled(trainer: Trainer) -> None:
     trainer.forward = torch.compile(trainer.model)
 
 
-CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled}
+def _freed_memory_returned(trainer: Trainer) -> None:
+    keep_freed(False)
+
+
+CHANGES = {"contiguous": _contiguous, "foreach": _unfused, "compiled": _compiled, "returned": _freed_memory_returned}
 
 
 def plain_training(cfg: str, train_list: str, size: int, batch: int, steps: int):

@@ -3,8 +3,10 @@
 A forward pass holds the maps that a later layer still reads (utils.shapes.live_values). A training step keeps, from the
 forward pass to the backward pass, what the gradients of each layer are computed from: `kept_values`. Weights take four
 times their size in training: themselves, their gradients, the momentum of SGD, and the moving average that is scored.
+And whether memory that was freed stays with the process: `keep_freed`.
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +145,22 @@ def machine_memory(root: Path = Path("/")) -> Memory:
     if limit is not None:
         total, available = min(total, limit), min(available, max(limit - (used or 0), 0))
     return Memory(total, available, swap if most_swap is None else min(swap, most_swap))
+
+
+def keep_freed(keep: bool = True) -> bool:
+    """Keep memory that is freed for what is reserved next, instead of handing it back to the system; returns whether
+    the C library could be told (glibc can: mallopt(3)).
+
+    A training step frees and reserves gigabytes of maps. glibc gives each large one back at once, and the system clears
+    every page of it anew when it is touched again. keep: False sets glibc's defaults again.
+    """
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # no such function: macOS, musl, Windows
+        return False
+    wanted = {trim_threshold: -1, mmap_max: 0} if keep else {trim_threshold: 128 << 10, mmap_max: 65536}
+    return all([mallopt(parameter, value) for parameter, value in wanted.items()])
 
 
 def _number(path: Path) -> int | None:

@@ -17,6 +17,7 @@ from utils.evaluation.metrics import EvalResult
 from utils.letterbox import to_input
 from utils.loading import checked_size, select_device
 from utils.loss import LossParts
+from utils.memory import keep_freed
 from utils.progress import Progress
 from utils.training import distributed, divergence, summary
 from utils.training.args import TrainOptions
@@ -40,6 +41,8 @@ class Trainer:
         """net: models.Darknet; prospect: utils.pruning.prospect.Prospect."""
         self.options, source, resumed = options, options.source, options.output.resume
         self.rank, self.world_size, self.device = processes.start(select_device(source.device, source.threads))
+        if self.device.type == "cpu":
+            keep_freed()
         torch.backends.cudnn.benchmark = True  # a net sees few input sizes, and each of them often
         self.main = self.rank == 0
         torch.manual_seed(options.seed)
