@@ -22,6 +22,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_backend_flag(p)
     p.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     p.add_argument("--pr", type=Path, metavar="PNG", help="precision-recall curve (default: output/pr_STEM.png)")
+    p.add_argument("--mistakes", type=Path, metavar="JPG", help="draw the 16 images with the most mistakes: missed "
+                                                               "boxes in red, false alarms in orange")
     return p.parse_args(argv)
 
 
@@ -31,22 +33,25 @@ def main() -> None:
     from utils import processes
     from utils.data.datasets import evaluation_loader
     from utils.deploy.runtimes import is_exported
-    from utils.evaluation.evaluate import ScoreOptions, evaluate
+    from utils.evaluation.evaluate import ScoreOptions, detect_all, score_detections
     from utils.plots import plot_pr_curves
 
     run = of_file(args) if is_exported(args.weights) else of_net(args)
     print(run.words)
     options = cli.options_of(ScoreOptions, args)
     loader = evaluation_loader(run.valid, args.batch_size, args.n_cpu)
-    result = evaluate(run.model, loader, run.names, options, predict=run.predict)
+    together = detect_all(run.model, loader, options, predict=run.predict)
     processes.stop()
-    if result is None:  # the first process has it
+    if together is None:  # the first process has them
         return
+    result = score_detections(*together, run.names, options)
     print_result(result, args.iou_thres)
     note_score(run, result, options)
     curve = args.pr or Path("output") / f"pr_{run.stem}.png"
     plot_pr_curves({run.stem: result.curve}, f"{run.stem}: mAP@{args.iou_thres:g} {result.map50:.4f}", curve)
     print(f"precision-recall curve: {curve}")
+    if args.mistakes:
+        draw_worst(run, result, together, args.mistakes)
     if args.json:
         write_json(args.json, result.to_dict() | {"cfg": run.cfg, "weights": str(run.weights), "data": str(run.data),
                                                   "size": run.valid.size, "backend": run.backend})
@@ -133,6 +138,26 @@ def note_score(run: Run, result, options) -> None:
         print(f"warning: the score could not be noted for --backend auto: {error}")
     else:
         print(f"{precision} score noted for --backend auto: {note.path}")
+
+
+def draw_worst(run: Run, result, together: tuple[list, list], path: Path) -> None:
+    """A sheet of the images with the most mistakes, at the score that detect.py would be given, and their counts."""
+    from utils.deploy.drawing import draw_mistakes
+    from utils.evaluation.mistakes import find_mistakes
+    from utils.output import counted
+    from utils.sheet import write_sheet
+
+    score = result.sure.score if result.sure else result.conf
+    by_image = find_mistakes(*together, score, result.options.iou_thres)
+    worst = [mistakes for mistakes in by_image[:16] if len(mistakes)]
+    missed, false = (sum(map(len, rows)) for rows in zip(*((one.missed, one.false_alarms) for one in by_image)))
+    words = f"at score {score:.2f}: {missed} of {counted(result.n_targets, 'object')} missed, {false} false alarms"
+    if not worst:
+        print(f"{words}: no mistake to draw")
+        return
+    images = [run.valid[one.image][0].permute(1, 2, 0).numpy() for one in worst]
+    write_sheet(path, [draw_mistakes(image, one, list(run.names)) for image, one in zip(images, worst)])
+    print(f"{words}; the {counted(len(worst), 'image')} with the most of them: {path}")
 
 
 def print_result(result, iou_thres: float) -> None:

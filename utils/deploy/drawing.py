@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PALETTE = [(46, 204, 113), (52, 152, 219), (231, 76, 60), (241, 196, 15), (155, 89, 182), (26, 188, 156),
-           (230, 126, 34)]
+from utils.evaluation.mistakes import Mistakes
+
+GREEN, RED, ORANGE = (46, 204, 113), (231, 76, 60), (230, 126, 34)
+PALETTE = [GREEN, (52, 152, 219), RED, (241, 196, 15), (155, 89, 182), (26, 188, 156), ORANGE]
 SMALLEST_TEXT = 11  # pixels
+LEGIBLE = 640  # pixels of an image's side that leave the picture visible beside its labels
 ORNATE = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "condensed")  # fonts taken last
 
 
@@ -19,16 +22,35 @@ def draw(image: np.ndarray, rows: np.ndarray, names: list[str], scores: bool = T
     rows: (n, 6) x1, y1, x2, y2 in pixels, score, class; the best first: it keeps the place for its label. A name whose
     letters no font of this machine has is replaced by the class number. scores: whether labels show them.
     """
+    texts = [(class_text(names, int(row[5])), f"{row[4]:.2f}" if scores else "") for row in rows]
+    return draw_boxes(image, rows[:, :4], texts, [PALETTE[int(row[5]) % len(PALETTE)] for row in rows])
+
+
+def draw_mistakes(image: np.ndarray, mistakes: Mistakes, names: list[str]) -> np.ndarray:
+    """The (H, W, 3) RGB uint8 image with what was found in green, what was missed in red and false alarms in orange; a
+    small image is enlarged, by a whole number."""
+    zoom = max(LEGIBLE // max(image.shape[:2]), 1)
+    boxes, texts, colours = [], [], []
+    for word, rows, colour in (("missed ", mistakes.missed, RED), ("false ", mistakes.false_alarms, ORANGE),
+                               ("", mistakes.found, GREEN)):
+        boxes.append(zoom * rows[:, :4])
+        texts += [(word + class_text(names, int(row[5])), "" if colour == RED else f"{row[4]:.2f}") for row in rows]
+        colours += [colour] * len(rows)
+    return draw_boxes(image.repeat(zoom, axis=0).repeat(zoom, axis=1), np.concatenate(boxes), texts, colours)
+
+
+def draw_boxes(image: np.ndarray, boxes: np.ndarray, texts: list[tuple[str, str]],
+               colours: list[tuple[int, int, int]]) -> np.ndarray:
+    """A copy of the (H, W, 3) RGB uint8 image with (n, 4) boxes x1, y1, x2, y2 in pixels, each with its (name, score)
+    and its colour; the first ones keep the place for their labels."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     text_px = max(round(max(height, width) / 50), SMALLEST_TEXT)
-    colours = [PALETTE[int(row[5]) % len(PALETTE)] for row in rows]
-    labels = [Label.fitting(class_text(names, int(row[5])), f"{row[4]:.2f}" if scores else "", text_px, width)
-              for row in rows]
-    places = place_labels(rows[:, :4], [label.size for label in labels], (width, height))
-    for row, colour in reversed(list(zip(rows, colours))):
-        pen.rectangle([float(x) for x in row[:4]], outline=colour, width=max(round(max(height, width) / 320), 1))
+    labels = [Label.fitting(name, score, text_px, width) for name, score in texts]
+    places = place_labels(boxes, [label.size for label in labels], (width, height))
+    for box, colour in reversed(list(zip(boxes, colours))):
+        pen.rectangle([float(x) for x in box], outline=colour, width=max(round(max(height, width) / 320), 1))
     for label, colour, place in reversed(list(zip(labels, colours, places))):
         label.draw(pen, place, colour)
     return np.array(picture)

@@ -53,16 +53,27 @@ def collect_detections(
 
 def evaluate(model: nn.Module, loader: DataLoader, names: tuple[str, ...], options: ScoreOptions = ScoreOptions(),
              quiet: bool = False, predict: Callable[[Tensor], Tensor] | None = None) -> EvalResult | None:
-    """Score `model` (a Darknet, not changed) on `loader`, its forward pass run by `predict` (utils.deploy.backends), or
-    with batch norms folded. An exported file (utils.deploy.runtimes) stands in for a model where its own `predict` is
-    given. Of several processes, each with its share of the images (`evaluation_loader`), process 0 gets the result,
-    which is that of one process, and the others None."""
+    """Score `model` on `loader`: `detect_all`, then `score_detections`. Of several processes, process 0 gets the
+    result, which is that of one process, and the others None."""
+    together = detect_all(model, loader, options, quiet, predict)
+    return None if together is None else score_detections(*together, names, options)
+
+
+def detect_all(model: nn.Module, loader: DataLoader, options: ScoreOptions, quiet: bool = False,
+               predict: Callable[[Tensor], Tensor] | None = None) -> tuple[list[Tensor], list[Tensor]] | None:
+    """(detections, targets) of all images of `loader` in its order, as of `collect_detections`, by `model` (a Darknet,
+    not changed), its forward pass run by `predict` (utils.deploy.backends), or with batch norms folded. An exported
+    file (utils.deploy.runtimes) stands in for a model where its own `predict` is given. Of several processes, each with
+    its share of the images (`evaluation_loader`), process 0 gets those of all, and the others None."""
     run = model.optimize() if predict is None else predict
     detections, truths = collect_detections(run, input_device(model), loader, options, quiet, input_channels(model))
     together = processes.gather_shares(list(zip(detections, truths)), getattr(loader, "batch_size", None) or 1)
-    if together is None:
-        return None
-    detections, truths = [rows for rows, _ in together], [rows for _, rows in together]
+    return None if together is None else ([rows for rows, _ in together], [rows for _, rows in together])
+
+
+def score_detections(detections: list[Tensor], truths: list[Tensor], names: tuple[str, ...],
+                     options: ScoreOptions) -> EvalResult:
+    """What detections and targets, as of `detect_all`, score by the rules of `options`."""
     if options.scorer != STANDARD:
         unbounded = dataclasses.replace(options, max_candidates=None)  # merge_nms has no bound
         result = score_compat(detections, truths, len(names), list(names), unbounded)

@@ -1,10 +1,8 @@
 """Pictures in a run's folder: what is labelled, what the net is shown, what it finds, which classes it confuses."""
 
-import math
 from pathlib import Path
 from typing import Callable
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,11 +14,10 @@ from utils.evaluation.confusion import SCORE
 from utils.evaluation.evaluate import collect_detections
 from utils.evaluation.metrics import EvalResult
 from utils.letterbox import input_channels, input_device
-from utils.output import replacing
 from utils.plots import plot_confusion, plot_labels
+from utils.sheet import write_sheet
 
 MOST = 16  # images of a batch that are shown
-WIDEST = 1920  # pixels
 # (H, W, 3) RGB image, (n, 6) x1, y1, x2, y2, score, class, names, whether scores are shown -> image with boxes
 Draw = Callable[[np.ndarray, np.ndarray, list[str], bool], np.ndarray]
 
@@ -35,7 +32,7 @@ def show_data(trainer, draw: Draw) -> None:
     trainer.batches.sampler.epoch = 1
     draws = next(iter(trainer.batches.sampler))[:MOST]
     items = [trainer.batches.train_set[one] for one in draws]
-    _write(folder / "train_batch0.jpg", [draw(_rgb(image), _label_rows(image, boxes), names, False)
+    write_sheet(folder / "train_batch0.jpg", [draw(_rgb(image), _label_rows(image, boxes), names, False)
                                          for image, boxes in items])
 
 
@@ -51,8 +48,8 @@ def show_net(trainer, result: EvalResult | None, draw: Draw) -> None:
     found = [draw(picture, rows, names, True)
              for picture, rows in zip(images, _detections(trainer.state.averaged, items,
                                              trainer.options.scoring.nms_thres))]
-    _write(folder / "val_batch0_labels.jpg", labelled)
-    _write(folder / "val_batch0_pred.jpg", found)
+    write_sheet(folder / "val_batch0_labels.jpg", labelled)
+    write_sheet(folder / "val_batch0_pred.jpg", found)
     if result and result.confusion is not None:
         plot_confusion(result.confusion, names, folder / "confusion_matrix.png")
 
@@ -75,15 +72,3 @@ def _label_rows(image: Tensor, boxes: Tensor) -> np.ndarray:
     height, width = image.shape[1:]
     corners = cxcywh_to_xyxy(boxes[:, 1:]) * torch.tensor([width, height, width, height])
     return torch.cat([corners, torch.ones(len(boxes), 1), boxes[:, :1]], dim=1).numpy()
-
-
-def _write(path: Path, images: list[np.ndarray]) -> None:
-    """A square of equal (H, W, 3) RGB images as a JPG file."""
-    columns = math.ceil(math.sqrt(len(images)))
-    images = images + [np.full_like(images[0], 114)] * (-len(images) % columns)
-    whole = np.vstack([np.hstack(images[i:i + columns]) for i in range(0, len(images), columns)])
-    if (zoom := WIDEST / whole.shape[1]) < 1:
-        whole = cv2.resize(whole, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
-    content = cv2.imencode(".jpg", cv2.cvtColor(whole, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.tobytes())
