@@ -65,7 +65,8 @@ def score(stage: str, cfg: Path, weights: Path) -> dict:
     """test.py on the test pictures; returns its numbers."""
     out = LOGS / f"test_{stage}.json"
     run("test.py", "--model_def", cfg, "--weights_path", weights, "--data_config", DATA / "demo.data",
-        "--conf_thres", 0.01, "--json", out, "--pr", LOGS / f"pr_{stage}.png")
+        "--conf_thres", 0.01, "--json", out, "--pr", LOGS / f"pr_{stage}.png", "--mistakes",
+        LOGS / f"mistakes_{stage}.jpg")
     return json.loads((ROOT / out).read_text())
 
 

@@ -109,6 +109,13 @@ def _detections(folder: Path) -> list[str]:
             for path in sorted((folder / "truth").glob("*.jpg"))]
 
 
+def _mistakes(folder: Path) -> list[str]:
+    """The pictures on which the pruned net is wrong most often, if it is at all."""
+    sheet = folder / "mistakes_pruned.jpg"
+    words = "the test pictures with the most mistakes: red is missed, orange a false alarm, green found"
+    return ["<h2>Where the pruned network fails</h2>", _picture(sheet, words)] if sheet.exists() else []
+
+
 def write_report(folder: Path, final: FinalTable, footer: str) -> None:
     """report.html and table.json in `folder` (logs/demo), pictures included in the page."""
     rows, verdicts = final.rows, final.verdicts
@@ -122,6 +129,7 @@ def write_report(folder: Path, final: FinalTable, footer: str) -> None:
         f"<pre>{html.escape(chr(10).join(verdicts))}</pre>",
         "<h2>Detections on test pictures</h2>",
         *_detections(folder),
+        *_mistakes(folder),
         "<h2>Gammas and channels</h2>",
         _picture(pruned / f"{stem}-gammas.png", "Batch-norm gammas after sparse training: which are cut"),
         _picture(pruned / f"{stem}-channels.png", "Channels of each layer before and after"),

@@ -92,6 +92,7 @@ def test_the_report_holds_labelled_boxes_commands_and_a_conclusion(tmp_path):
     for name in ("pruned/x-pruned-gammas", "pruned/x-pruned-channels", "pruned/x-pruned-pr", "pr_dense", "pr_pruned",
                  "baseline/curves", "sparse/curves", "tuned/curves"):
         write_picture(tmp_path / f"{name}.png", image)
+    write_picture(tmp_path / "mistakes_pruned.jpg", image)
     for folder in ("images", "detect_dense", "detect_pruned"):
         write_picture(tmp_path / folder / "a.jpg", image)
     (tmp_path / "pruned" / "x-pruned.cfg").touch()
@@ -103,4 +104,4 @@ def test_the_report_holds_labelled_boxes_commands_and_a_conclusion(tmp_path):
     assert "80 % fewer parameters, needs 70 % fewer multiply-adds and takes 25 % of the time" in words
     write_report(tmp_path, FinalTable([["a", "b"], ["c", 1]], ["yes"], words, "once"), "the end")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img") == 8 + 3 and words in page and "python train.py --lr 1 &lt;&amp;&gt;" in page
+    assert page.count("<img") == 8 + 3 + 1 and words in page and "python train.py --lr 1 &lt;&amp;&gt;" in page
