@@ -1045,6 +1045,20 @@ def test_weights_that_left_the_range_in_training_are_told_from_those_and_a_new_r
     assert "label" not in str(error.value)
 
 
+def test_fine_tuning_whose_steps_undo_its_start_is_told_to_take_smaller_ones(arguments, capsys):
+    fast = ("--batch_size", "1", "--augment", "none", "--warmup", "2", "--evaluation_interval", "60")
+    run_epochs(Trainer(arguments(*fast, "--epochs", "30", "--lr", "2e-3", "--name", "first")), 30)
+    start = ("-pre", "logs/first/last.pth", *fast, "--epochs", "3")
+    capsys.readouterr()
+    run_epochs(Trainer(arguments(*start, "--lr", "1e-4", "--name", "gentle")), 3)
+    assert "warning" not in capsys.readouterr().out
+    run_epochs(Trainer(arguments(*start, "--lr", "0.05", "--name", "rough")), 3)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert "--lr 0.05 undoes what logs/first/last.pth brought" in line and "(--lr 0.0125)" in line
+    run_epochs(Trainer(arguments(*start, "--lr", "0.05", "-sr", "--name", "sparse")), 3)
+    assert "undoes" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("scaled", [True, False])
 def test_an_output_out_of_range_is_blamed_on_half_precision_only_where_it_runs(arguments, monkeypatch, scaled):
     trainer = Trainer(arguments())

@@ -1,4 +1,4 @@
-"""Why training cannot go on when a number is no longer finite."""
+"""Steps that are too large: training that cannot go on, and training that forgets what it began with."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -6,6 +6,11 @@ from typing import NoReturn
 from utils.output import counted
 from utils.training.args import TrainOptions
 from utils.training.run_state import RunState
+
+
+OPENING = 3  # batches that are seen before much is learnt
+EARLY = 3  # epochs in which a start is lost, if it is
+ROSE = 1.5  # times the opening's loss, which batches alone do not reach
 
 
 class TrainingError(ValueError):
@@ -31,3 +36,15 @@ def stop(found: str, state: RunState, options: TrainOptions, folder: Path | None
     if state.epoch and folder:
         cause += f"; begin a new run from the last sound epoch, {state.epoch}: -pre {folder / 'last.pth'}"
     raise TrainingError(f"{found}; {cause}")
+
+
+def forgetting(opening: float, mean: float, epoch: int, options: TrainOptions) -> list[str]:
+    """A warning where fine-tuning undoes its start: after one of the first epochs the mean loss of `epoch` is far over
+    that of the run's first OPENING batches (NaN: not known). A pruned net, whose few gammas have grown large, takes
+    smaller steps than the net it was cut from. -sr is no such case: it is to change the net."""
+    lost = epoch <= EARLY and mean > ROSE * opening  # False with NaN
+    if not lost or options.sparsity.sr or not options.source.weights:
+        return []
+    return [f"warning: the loss rose from {opening:.4g} in the first {OPENING} batches to {mean:.4g}: --lr "
+            f"{options.steps.lr:g} undoes what {options.source.weights} brought; begin again with a lower one (--lr "
+            f"{options.steps.lr / 4:g})"]

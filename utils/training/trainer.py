@@ -68,6 +68,7 @@ class Trainer:
             self.state.restore(checkpoint)
         self.folder = RunFolder.of_run(options, self.cfg, self.state.epoch) if self.main else None
         self.forward = distributed.wrap(self.model, self.device)
+        self.opening = math.nan  # loss of the first batches, known from then on
 
     def announce(self) -> None:
         """Print what is about to be trained, on what, and with -sr how long the sparsity needs."""
@@ -110,6 +111,8 @@ class Trainer:
         share = min(accumulate, batches - batch_i // accumulate * accumulate)  # the last step may be of fewer batches
         parts = self._backward(images, targets, share, last)
         self.state.sums += torch.stack(parts)
+        if epoch == 1 and batch_i + 1 == divergence.OPENING:
+            self.opening = float(self.state.sums.sum()) / divergence.OPENING
         self.model.seen += self.batches.sampler.images_per_step
         # reads the loss, which makes a GPU wait: not every step
         if self.device.type == "cpu" or batch_i % 10 == 9 or batch_i + 1 == batches:
@@ -156,7 +159,8 @@ class Trainer:
             row = {"epoch": epoch, **losses, **summary.score_row(result), **summary.gamma_row(gammas)}
             self.folder.add_row(row, curves=result is not None)
             print(f"epoch {epoch}/{self.options.steps.epochs}  {summary.describe_epoch(row)}",
-                  *self.sparsifier.describe(self.state.averaged, row), sep="\n", flush=True)
+                  *self.sparsifier.describe(self.state.averaged, row),
+                  *divergence.forgetting(self.opening, losses["loss"], epoch, self.options), sep="\n", flush=True)
             if self.options.output.tensorboard:
                 self.folder.write_tensorboard(row, torch.cat([gamma.detach().cpu() for gamma in gammas]))
 
