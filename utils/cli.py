@@ -19,7 +19,7 @@ TO_RUN = (
     "checkpoint (.pth), Darknet .weights, or a file of export.py (.onnx, .xml, .param, .torchscript, .tflite; --cfg is "
     "not read)"
 )
-CONF_THRES = 0.3  # of what is shown: the published nets have precision 0.9 from 0.25 to 0.28 on
+CONF_THRES = 0.3  # of what is shown: the published nets have precision 0.9 from 0.23 to 0.26 on
 NMS_HELP = "of two boxes of one class whose IoU is higher, the one with the lower score is dropped"
 DEFAULT_DATA = "config/oxfordhand.data"
 MOST_MESSAGE = 1200  # characters

@@ -7,6 +7,7 @@ from utils.parse_config import head_indices, integer, rebuild_heads
 
 COCO_CLASSES = 80
 STRIDE = 32  # coarsest grid of every base
+SMALL, SMALL_WIDTH = "yolov3-tiny", 0.5  # learns in hours on a CPU, and is there to be pruned
 
 V3_ANCHORS = "10,13,  16,30,  33,23,  30,61,  62,45,  59,119,  116,90,  156,198,  373,326"
 V4_ANCHORS = "12,16,  19,36,  40,28,  36,75,  76,55,  72,146,  142,110,  192,243,  459,401"

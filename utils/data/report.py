@@ -10,6 +10,7 @@ from utils.data.anchors import kmeans_anchors, mean_best_iou
 from utils.data.annotations import PARTS, Annotations
 from utils.data.duplicates import NEAR, near_duplicates
 from utils.data.labels import Entry
+from utils.families import SMALL, SMALL_WIDTH
 from utils.letterbox import fitting_scale
 from utils.output import ascii_table, markdown_table
 
@@ -75,7 +76,8 @@ def suggest(entries: list[Entry], folder: Path, name: str, classes: int) -> dict
     anchors = None
     if len(sizes) >= ANCHORS:
         anchors = kmeans_anchors(sizes, ANCHORS).round().clip(min=1).astype(int)
-    train = f"python train.py --data {shlex.quote(str(folder / f'{name}.yaml'))} --img_size {side}"
+    data = shlex.quote(str(folder / f"{name}.yaml"))
+    train = f"python train.py --data {data} --base {SMALL} --width {SMALL_WIDTH} --img_size {side}"
     return {"input_size": side, "anchors": None if anchors is None else anchors.tolist(),
             "mean_best_iou": None if anchors is None else round(mean_best_iou(sizes, anchors), 3),
             "commands": [train]}

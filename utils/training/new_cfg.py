@@ -13,14 +13,13 @@ from utils import torchrun
 from utils.data.anchors import mean_best_iou, sizes_at, used_anchors, with_fitted_anchors
 from utils.data.data_config import DataConfig, parse_data_config
 from utils.data.datasets import ListDataset
-from utils.families import build
+from utils.families import SMALL, SMALL_WIDTH, build
 from utils.loading import picture_defs
 from utils.output import counted
 from utils.parse_config import class_count, format_model_config, input_size, write_model_config
 from utils.training.args import Source, TrainOptions, train_options
 from utils.training.run_folder import refuse_existing, run_path
 
-BASE, WIDTH = "yolov3-tiny", 0.5  # learns in hours on a CPU, and is there to be pruned
 MOST_IMAGES = 2000  # whose boxes are clustered: each is decoded, since its header does not tell how it is turned
 PLAIN_NAMES = ("data", "dataset")  # of data files that only their folder tells apart
 
@@ -83,7 +82,7 @@ def _made(options: TrainOptions) -> NewCfg | None:
             class_count(picture_defs(Path(source.cfg))) == data.classes):
         return None
     # a base by itself is the public net; without one the small default
-    base, width = source.base or BASE, source.width or (1.0 if source.base else WIDTH)
+    base, width = source.base or SMALL, source.width or (1.0 if source.base else SMALL_WIDTH)
     size = (source.img_size, source.img_size) if source.img_size else (416, 416)
     defs, fitted = _fitted(build(base, data.classes, width, size), data, options.read.skip_bad)
     slim = "" if width == 1 else f"-w{100 * width:02.0f}"
