@@ -44,6 +44,8 @@ def main() -> None:
     order = Order(names, net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
     limits = Limits(args.max_drop, args.allow_slower)
     pictures = pictures_of(args, order) if args.precision == "int8" else None
+    if "darknet" in paths:
+        refuse_own_cfg(paths["darknet"].with_suffix(".cfg"), Path(cfg))
     for name, path in paths.items():
         if pictures:
             print(export_int8(net.model, name, path, order, pictures, limits))
@@ -52,6 +54,13 @@ def main() -> None:
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, for {path.with_suffix('.cfg')}; {words}")
         else:
             print(export_format(net.model, name, path, order))
+
+
+def refuse_own_cfg(written: Path, read: Path) -> None:
+    """Raise ValueError where the cfg of a Darknet pair would take the place of the one that is read, with its comments
+    and its input size."""
+    if written.exists() and written.samefile(read):
+        raise ValueError(f"--out: found {written}, the cfg that is read, expected another place; nothing was written")
 
 
 def pictures_of(args: argparse.Namespace, order):

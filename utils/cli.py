@@ -314,6 +314,9 @@ def run(main: Callable[[], int | None], several_processes: bool = False) -> None
     """Call a script's main and end the process with the status that it returns: wrong input is one line on stderr and
     status 2. Any other exception is a fault of the program: its traceback, how to report it, and status 1.
     several_processes: whether main can share its work among the processes that torchrun starts."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console may lack the letters of a name: no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
         if torchrun.world_size() > 1 and not several_processes:
             raise ValueError(f"found {torchrun.world_size()} processes (WORLD_SIZE, which torchrun sets), expected "

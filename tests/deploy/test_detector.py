@@ -163,6 +163,15 @@ def labels_of(names, rows, side=400):
     return drawn
 
 
+def test_results_of_a_list_with_paths_upwards_stay_below_out(tmp_path, monkeypatch):
+    for folder in ("work/c", "b"):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.chdir(tmp_path / "work")
+    Path("list.txt").write_text("../b/1.png\nc/1.png\n")
+    assert names_of(expand("list.txt", OUT)) == ["b/1", "work/c/1"]
+
+
 @pytest.mark.parametrize("name", ["hand", "рука", "χέρι", "Hände", "Ha\u0308nde"])
 def test_a_name_is_drawn_in_any_script_that_a_font_has(name):
     assert class_text([name], 0) in (name, "Hände")

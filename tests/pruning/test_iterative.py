@@ -63,3 +63,10 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
 def test_whatever_out_is_called_its_runs_have_names_that_train_py_takes(out):
     assert cli.run_name(f"{stages.run_name(Path(out))}-step12")
     assert stages.run_name(Path(out)) != stages.run_name(Path(out) / "other")
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_folder_without_a_name_of_its_own_gives_runs_a_name(out, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert cli.run_name(f"{stages.run_name(Path(out))}-step1")[0].isalnum()

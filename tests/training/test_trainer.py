@@ -859,6 +859,35 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
     assert rates["rewound"] == pytest.approx(rates["long"][-2:])
 
 
+@pytest.mark.parametrize("spoil", [lambda text: text.replace(",", ";"), lambda text: text[:-30]])
+def test_metrics_that_a_spreadsheet_has_saved_or_that_end_in_half_a_line_are_set_aside(arguments, capsys, spoil):
+    run_epochs(Trainer(arguments()), 1)
+    metrics = Path("logs/run/metrics.csv")
+    metrics.write_text(spoilt := spoil(metrics.read_text()))
+    run_epochs(Trainer(resuming("--resume", "logs/run", "--n_cpu", "0")), 3)
+    assert "metrics-unreadable.csv" in capsys.readouterr().out
+    assert Path("logs/run/metrics-unreadable.csv").read_text() == spoilt
+    assert [row["epoch"] for row in csv.DictReader(metrics.open())] == ["2", "3"]
+
+
+def test_a_byte_order_mark_before_metrics_is_no_matter(arguments):
+    run_epochs(Trainer(arguments()), 1)
+    metrics = Path("logs/run/metrics.csv")
+    metrics.write_bytes(b"\xef\xbb\xbf" + metrics.read_bytes())
+    run_epochs(Trainer(resuming("--resume", "logs/run", "--n_cpu", "0")), 3)
+    assert [row["epoch"] for row in csv.DictReader(metrics.open())] == ["1", "2", "3"]
+
+
+def test_a_run_goes_on_where_its_cfg_and_its_data_lie_elsewhere_by_now(arguments, tiny_cfg, tiny_data, tmp_path):
+    run_epochs(Trainer(arguments()), 1)
+    (tmp_path / "moved").mkdir()
+    cfg, data = (path.rename(tmp_path / "moved" / path.name) for path in (tiny_cfg, tiny_data))
+    with pytest.raises(FileNotFoundError, match="no such"):
+        Trainer(resuming("--resume", "logs/run", "--n_cpu", "0"))
+    there = resuming("--resume", "logs/run", "--n_cpu", "0", "--cfg", str(cfg), "--data", str(data))
+    assert run_epochs(Trainer(there), 2).state.epoch == 2
+
+
 def test_arguments_survive_a_checkpoint(arguments):
     run_epochs(Trainer(arguments("--lr", "0.004")), 1)
     options = resuming("--resume", "logs/run", "--n_cpu", "0", "--threads", "1")

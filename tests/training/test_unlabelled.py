@@ -1,5 +1,7 @@
 """Pictures that nobody labelled: pruned and tuned by the boxes and maps of the dense net."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import train
 from conftest import make_dataset, randomise
 from models import Darknet
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
+from utils.data.data_config import parse_data_config
 from utils.data.datasets import DataError, ListDataset
 from utils.deploy.detector import Detector
 from utils.evaluation.own_labels import SCORE, label_by
@@ -17,6 +20,7 @@ from utils.parse_config import parse_model_config, rebuild_heads, write_model_co
 from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.job import load
 from utils.pruning.plan import score_groups
+from utils.training.distillation import load_teacher
 
 NAMES = ["person", "bicycle", "car"]
 
@@ -101,3 +105,23 @@ def test_unlabelled_training_needs_a_teacher(capsys):
     with pytest.raises(SystemExit):
         train.parse_args(["--unlabelled"])
     assert "found no teacher" in capsys.readouterr().err
+
+
+def test_a_teacher_that_knows_the_classes_in_another_order_teaches_them_in_the_datas(net):
+    order = [2, 0, 1]
+    data = parse_data_config("set.yaml")
+    swapped = replace(data, names=tuple(NAMES[i] for i in order))
+    student = Darknet("net.cfg")
+    image = torch.rand(1, 3, 64, 64)
+    plain = load_teacher("net.cfg", "net.pth", student, data)(image)
+    taught = load_teacher("net.cfg", "net.pth", student, swapped)(image)
+    torch.testing.assert_close(taught[..., :5], plain[..., :5])
+    torch.testing.assert_close(taught[..., 5:], plain[..., 5:][..., order])
+
+
+def test_a_teacher_of_other_input_channels_is_refused(net, tmp_path):
+    grey = tmp_path / "grey.cfg"
+    text = Path("net.cfg").read_text()
+    grey.write_text(re.sub(r"(\[net\]\n)((?:channels=.*\n)?)", r"\1channels=1\n", text.replace("channels=3\n", "")))
+    with pytest.raises(ValueError, match="input channels than the student's"):
+        load_teacher("net.cfg", "net.pth", Darknet(grey), parse_data_config("set.yaml"))

@@ -68,7 +68,10 @@ def kept_net(wanted: tuple[str, ...], net: Callable, files: tuple[Path, Path], d
     model = net(defs)
     model.load_state_dict(state, assign=True)
     model.seen = whole.seen
-    print(f"{weights}: heads cut from {len(names)} to {len(kept)} classes: {', '.join(wanted)}")
+    how = "classes of the heads put in the data's order"
+    if len(kept) < len(names):
+        how = f"heads cut from {len(names)} to {len(kept)} classes"
+    print(f"{weights}: {how}: {', '.join(wanted)}")
     if any(integer(section_of(defs, i), "softmax") for i in head_indices(defs)):
         print("note: these heads share out a softmax: the same logits give other scores where fewer classes share it")
     return model, content, wanted

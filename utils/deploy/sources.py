@@ -56,13 +56,18 @@ def expand(source: str, out: Path) -> list[Item]:
         return [Item(source, Path(_live_name(source)), True)]
     path = Path(source)
     if path.is_dir():
-        base, files = path.absolute(), _files_below(path, out)
+        base, files = _whole(path), _files_below(path, out)
     else:
         files = _named_files(path, out)
-        base = Path(os.path.commonpath([file.absolute().parent for file in files])) if files else path
+        base = Path(os.path.commonpath([_whole(file).parent for file in files])) if files else path
     if not files:
         raise DataError(f"--source {source}: found no image, expected {EXPECTED}")
-    return [Item(str(file), file.absolute().relative_to(base).with_suffix(""), is_film(file)) for file in files]
+    return [Item(str(file), _whole(file).relative_to(base).with_suffix(""), is_film(file)) for file in files]
+
+
+def _whole(path: Path) -> Path:
+    """The path from the root, without "..", so that no result lands beside `out`; links stay."""
+    return Path(os.path.abspath(path))
 
 
 def _named_files(path: Path, out: Path) -> list[Path]:

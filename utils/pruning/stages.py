@@ -40,7 +40,7 @@ def sha256(weights: Path) -> str:
 def run_name(out: Path) -> str:
     """Name that the runs below `out` carry under logs/: its whole path, so that equal folder names are not taken for
     each other. As --name takes it (utils.cli.run_name): a path that is too long is told apart by its hash."""
-    path = "-".join(part for part in out.parts if part not in (out.anchor, ".", ".."))
+    path = "-".join(part for part in out.parts if part not in (out.anchor, ".", "..")) or out.resolve().name or "root"
     name = re.sub(r"[\\:*?\"<>|\x00-\x1f]", "-", path).lstrip(".")
     if len(name) <= LONGEST:
         return name

@@ -3,6 +3,7 @@ Chen et al. 2017,
 section 3: the teacher's objectness weighs its boxes and classes)."""
 
 from pathlib import Path
+from typing import Sequence
 
 from torch import Tensor, nn
 
@@ -10,31 +11,44 @@ from utils.boxes import complete_iou_loss
 from utils.checkpoint import load_weights
 from utils.data.data_config import DataConfig
 from utils.data.keep_classes import kept_net
-from utils.loading import defs_for_weights, resolve_cfg
+from utils.data.net_classes import given_names
+from utils.loading import defs_for_weights, resolve_cfg, stored_names
 from utils.loss import LossOptions, LossParts, binary_cross_entropy
-from utils.parse_config import class_count
+from utils.parse_config import class_count, head_indices, input_size
+from utils.shapes import layer_shapes
 
 SURE = 0.05  # teacher objectness under which a cell teaches no box and no class
 
 
 def load_teacher(cfg: str, weights: str, student: nn.Module, data: DataConfig | None = None) -> nn.Module:
     """The teacher, ready for inference on the student's device. One of more classes than the student teaches those of
-    `data` alone. Raises ValueError when its heads are not the student's."""
+    `data` alone, and one that knows them in another order teaches them in theirs. Raises ValueError when its heads or
+    its input are not the student's."""
     found = resolve_cfg(cfg)
     defs = defs_for_weights(found, weights)
-    if data and class_count(defs) > class_count(student.module_defs) == data.classes:
+    if data and (class_count(defs) > class_count(student.module_defs) == data.classes
+                 or _in_another_order(stored_names(found, weights), given_names(data))):
         teacher, _, _ = kept_net(data.names, type(student), (found, Path(weights)), data)
     else:
         teacher = type(student)(defs)
         load_weights(teacher, weights)
-    kinds = [
-        [(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()]
-        for net in (teacher, student)
-    ]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"{cfg}: found other heads (anchors, classes) than the student's, expected the net that it "
-                         "was pruned from")
+    if _kind_of(teacher) != _kind_of(student):
+        raise ValueError(f"{cfg}: found other heads (anchors, classes, grids) or input channels than the student's, "
+                         "expected the net that it was pruned from")
     return teacher.to(next(student.parameters()).device).optimize()
+
+
+def _in_another_order(names: Sequence[str] | None, own: Sequence[str] | None) -> bool:
+    return bool(names and own) and list(names) != list(own) and sorted(names) == sorted(own)
+
+
+def _kind_of(net: nn.Module) -> tuple:
+    """What a teacher and its student have in common: input channels and, of each head, what its map means."""
+    shapes = layer_shapes(net.module_defs, *input_size(net.module_defs))
+    grids = [[side / grid for side, grid in zip(input_size(net.module_defs), shapes[i][:0:-1])]
+             for i in head_indices(net.module_defs)]
+    heads = [(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()]
+    return net.channels, grids, heads
 
 
 def distillation_loss(raws: list[Tensor], taught: list[Tensor], heads: list, image_size: tuple[int, int],

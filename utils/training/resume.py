@@ -16,8 +16,8 @@ from utils.training.run_folder import is_published
 
 # about the machine, which may be another one by now: the command line's, typed or not
 MACHINE = ("device", "n_cpu", "threads")
-# what a resumed run may be given
-FREE = (*MACHINE, "cache_gb", "resume", "save_interval", "save_minutes", "save_on_signal")
+# what a resumed run may be given; files may lie elsewhere by now, and last.pth knows the net and what the data were
+FREE = (*MACHINE, "cfg", "data", "class_path", "cache_gb", "resume", "save_interval", "save_minutes", "save_on_signal")
 
 
 def locked(options: TrainOptions) -> ContextManager:

@@ -17,6 +17,7 @@ from utils.output import environment, one_step, settle, write_csv, write_json, w
 from utils.parse_config import explicit, input_size, parse_model_config
 from utils.plots import plot_training
 from utils.replaced import keep_replaced
+from utils.text import is_whole
 from utils.training.args import TrainOptions
 
 # what a published checkpoint holds of a run's last.pth
@@ -32,7 +33,7 @@ class RunFolder:
         self.lock = Lock(self.path / ".lock", str(path))
         self.metrics = self.path / "metrics.csv"
         if self.metrics.exists():
-            self._write_rows([row for row in self.rows() if int(row["epoch"]) <= epoch])
+            self._write_rows([row for row in self._sound_rows() if int(row["epoch"]) <= epoch])
 
     @classmethod
     def of_run(cls, options: TrainOptions, cfg: Path, epoch: int) -> "RunFolder":
@@ -63,8 +64,20 @@ class RunFolder:
 
     def rows(self) -> list[dict]:
         """Lines of metrics.csv, one per epoch, values as text."""
-        with open(self.metrics, newline="") as file:
+        with open(self.metrics, newline="", encoding="utf-8-sig") as file:
             return list(csv.DictReader(file))
+
+    def _sound_rows(self) -> list[dict]:
+        """`rows`; none, and the file set aside, where another program has written them otherwise: they are a log, and
+        no reason not to go on."""
+        rows = self.rows()
+        if all(is_whole(row.get("epoch") or "") and None not in row.values() and None not in row for row in rows):
+            return rows
+        aside = self.path / "metrics-unreadable.csv"
+        os.replace(self.metrics, aside)
+        print(f"warning: {self.metrics}: found lines that are not as train.py writes them (a spreadsheet's, or half a "
+              f"line); set aside as {aside}, metrics.csv begins anew")
+        return []
 
     def add_row(self, row: dict, curves: bool = False) -> None:
         """Add one epoch to metrics.csv; curves: draw curves.png anew as well."""

@@ -1,0 +1,32 @@
+# A deep cut of the quarter-width net on EgoHands, tuned at two rates, beside its shape from random weights. Run from the repository root; data/hands/egohands.data as in
+# ../2026-11-25_hands_slim. logs/q0-dense is the dense net of ../2026-11-26_gpu (q0-dense), logs/first-sparse was trained there as well, in bfloat16; the rest on a CPU, one thread.
+# Each step that is done is passed over, one that was stopped goes on.
+set -e
+export OMP_NUM_THREADS=1
+W25=config/yolov3-hand-w25.cfg
+DATA=data/hands/egohands.data
+train() { # NAME flags of train.py...
+    local name=$1; shift
+    [ -f "logs/$name.done" ] && return
+    if [ -f "logs/$name/last.pth" ]; then python train.py --resume "logs/$name" --threads 1 --n_cpu 0
+    else python train.py --data $DATA --batch_size 32 --n_cpu 0 --threads 1 --cache-gb 3 --no-publish --no-pictures --seed 0 --name "$name" "$@"; fi
+    touch "logs/$name.done"
+}
+cut() { # NAME WEIGHTS
+    [ -d "logs/$1" ] || python test_prune.py --cfg $W25 --weights "$2" --data $DATA --n_cpu 0 --threads 1 --batch_size 32 --repeats 0 --target-flops 0.12 --out "logs/$1"
+}
+[ -f logs/first-sparse/best.pth ] || train first-sparse --cfg $W25 -pre logs/q0-dense/best.pth -sr --target-flops 0.08 --epochs 16 --lr 1.5e-3 --bf16
+cut cut logs/first-sparse/best.pth
+SHAPE=logs/cut/prune_yolov3-hand-w25.cfg
+FROM="-pre logs/cut/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 32 --warmup 0.5"
+TUNE="--weight_decay 2.5e-4 --augment strong --mosaic 0.3 --evaluation_interval 8"
+train lr-4e-3 --cfg $SHAPE $FROM $TUNE --lr 4e-3
+train lr-1e-3 --cfg $SHAPE $FROM $TUNE --lr 1e-3
+train lr-4e-3-teacher --cfg $SHAPE $FROM $TUNE --lr 4e-3 --teacher-cfg $W25 --teacher-weights logs/q0-dense/best.pth
+train random-weights --cfg $SHAPE --weights none --epochs 98 --warmup 2 $TUNE --lr 4e-3 # told to stop after 18 epochs
+# sparse training with a penalty by FLOPs, and the same with gammas as trained and a first s a fifth as strong (FIRST, FIRST_STEPS = 0.5, 100000 in utils/training/strength.py)
+SPARSE="--cfg $W25 -pre logs/q0-dense/best.pth -sr --target-flops 0.12 --sparsity-weight flops --epochs 14 --lr 1.5e-3 --weight_decay 5e-4 --warmup 1 --evaluation_interval 5"
+train sparse $SPARSE
+train sparse-gradual $SPARSE --rescale none # told to stop after 8 epochs
+cut sparse-cut logs/sparse/best.pth
+train sparse-tuned --cfg logs/sparse-cut/prune_yolov3-hand-w25.cfg -pre logs/sparse-cut/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 8 --warmup 0.5 $TUNE --lr 1e-3
