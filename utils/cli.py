@@ -260,7 +260,7 @@ def add_keep_classes_flag(parser: argparse.ArgumentParser, words: str) -> None:
 def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:
     """--img_size, --batch_size, --n_cpu, --device, --threads."""
     parser.add_argument("--img_size", type=pixels, metavar="PX",
-                        help="square input size (default: the cfg's width and height)")
+                        help="square input size (default: that of a checkpoint's training, or the cfg's)")
     parser.add_argument("--batch_size", type=whole(1, limits.MOST_BATCH), default=batch_size, metavar="N",
                         help="images per batch")
     parser.add_argument("--n_cpu", type=processes, default=n_cpu, metavar="N",

@@ -35,7 +35,7 @@ def gif(path, count, duration=100):
 def video(path, count):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for i in range(count):
-        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+        writer.write(np.full((48, 64, 3), 40 * i % 256, np.uint8))
     writer.release()
     return path
 
@@ -161,6 +161,14 @@ def labels_of(names, rows, side=400):
     drawn = draw(ground, np.array(rows, float).reshape(-1, 6), names)
     assert (ground == 200).all() and drawn.shape == ground.shape and drawn.dtype == np.uint8
     return drawn
+
+
+def test_a_film_that_breaks_off_says_so(tmp_path, capsys):
+    whole, half = video(tmp_path / "whole.avi", 40), tmp_path / "half.avi"
+    assert sum(1 for _ in frames(Item(str(whole), Path("x"), True))) == 40 and not capsys.readouterr().out
+    half.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    count = sum(1 for _ in frames(Item(str(half), Path("x"), True)))
+    assert 0 < count < 38 and f"half.avi: {count} of 40 frames can be read" in capsys.readouterr().out
 
 
 def test_results_of_a_list_with_paths_upwards_stay_below_out(tmp_path, monkeypatch):

@@ -49,3 +49,9 @@ def test_a_batch_holds_no_more_images_than_there_are(trained):
 
 def test_where_the_system_does_not_say_all_is_tried(trained):
     assert trained(Memory(None, None), "--batch_size", "4", "--img_size", "64") == (0, "")
+
+
+def test_one_image_whose_last_map_is_one_cell_is_refused_and_two_are_trained(trained):
+    status, error = trained(Memory(None, None), "--batch_size", "1", "--img_size", "8")
+    assert status == 2 and error.count("\n") == 1 and "one value a channel" in error and "--img_size" in error
+    assert trained(Memory(None, None), "--batch_size", "2", "--img_size", "8") == (0, "")

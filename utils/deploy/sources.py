@@ -20,6 +20,7 @@ VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 VISUAL = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}
 _GLOB = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}  # part of a pattern -> regular expression
 PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later
+WHOLE = 0.95  # share of the frames that a header announces, which is a guess in some formats
 EXPECTED = ("an image, a video, a GIF, a folder or glob of them, a list of images (.txt), a camera number or the "
             "address of a stream (rtsp://..., http://...)")
 
@@ -172,7 +173,7 @@ def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
     capture, number = _open(item), 0
     if not capture.isOpened():
         raise DataError(f"--source {item.where}: {_why_closed(item)}")
-    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate, announced = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = rate if 1 <= rate <= 240 else 25.0  # streams may not know theirs
     try:
         while (step := capture.read())[0]:
@@ -182,6 +183,8 @@ def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
         capture.release()
     if not number:
         raise DataError(f"--source {item.where}: found no frame that can be read, expected a video")
+    if item.path and number < WHOLE * announced:
+        print(f"warning: {item.where}: {number} of {announced:.0f} frames can be read, the film breaks off there")
 
 
 def _open(item: Item) -> cv2.VideoCapture:
