@@ -50,3 +50,8 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_and_a_module_
     missing = cli.input_fault(ModuleNotFoundError("No module named 'cv2'", name="cv2"))
     assert missing == f"the package cv2 is not installed: python -m pip install -r {ROOT / 'requirements.txt'}"
     assert cli.input_fault(ModuleNotFoundError("No module named 'utils.gone'", name="utils.gone")) is None
+
+
+@pytest.mark.parametrize("names", [("person",), ("person, adult", "b"), ("a,b,c", "d", "e,")])
+def test_class_names_with_commas_are_handed_on_as_they_are(names):
+    assert cli.class_names(cli.joined_class_names(names)) == names

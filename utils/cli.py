@@ -171,11 +171,16 @@ def rescaling(text: str) -> str | float:
 
 
 def class_names(text: str) -> tuple[str, ...]:
-    """argparse type: names of classes, divided by commas."""
-    names = tuple(name.strip() for name in text.split(","))
+    """argparse type: names of classes, divided by commas; one within a name is written \\,."""
+    names = tuple(name.replace("\\,", ",").strip() for name in re.split(r"(?<!\\),", text))
     if not all(names):
         raise argparse.ArgumentTypeError(f"found {shown(text)}, expected names divided by commas: person,car")
     return tuple(dict.fromkeys(names))
+
+
+def joined_class_names(names: Iterable[str]) -> str:
+    """What `class_names` takes for these names."""
+    return ",".join(name.replace(",", "\\,") for name in names)
 
 
 def run_name(text: str) -> str:
@@ -254,7 +259,8 @@ def add_data_flags(parser: argparse.ArgumentParser, trained: bool = False) -> No
 
 def add_keep_classes_flag(parser: argparse.ArgumentParser, words: str) -> None:
     """--keep-classes."""
-    parser.add_argument("--keep-classes", type=class_names, default=(), metavar="NAMES", help=words)
+    parser.add_argument("--keep-classes", type=class_names, default=(), metavar="NAMES",
+                        help=f"{words}; a comma within a name is written \\,")
 
 
 def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:

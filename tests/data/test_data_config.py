@@ -134,3 +134,10 @@ def test_a_name_that_no_file_system_takes_is_one_that_is_not_there(tmp_path, key
         config.lists("train" if key != "valid" else "valid")
     except CfgError as error:
         assert str(error).startswith(str(tmp_path))
+
+
+def test_names_that_no_names_file_could_hold_are_put_on_one_line(tmp_path):
+    (tmp_path / "train.txt").write_text("")
+    path = tmp_path / "set.yaml"
+    path.write_text('train: train.txt\nval: train.txt\nnames: {0: "", 1: " car ", 2: "two\\nlines"}\n')
+    assert parse_data_config(path).names == ("class0", "car", "two lines")

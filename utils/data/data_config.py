@@ -202,7 +202,8 @@ def _names(data_file: Path, options: dict, bases: list[Path], class_path: str | 
         raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}")
     if count is not None and count != len(names):
         raise CfgError(f"{data_file}: found classes={count} but {len(names)} names, expected as many names as classes")
-    return tuple(names)
+    # on one line, and not empty, as a .names file beside the weights will hold them
+    return tuple(re.sub(r"\s*[\r\n]\s*", " ", name).strip() or f"class{i}" for i, name in enumerate(names))
 
 
 def _count(data_file: Path, value: object) -> int | None:

@@ -9,6 +9,7 @@ import torch
 
 from utils.batch_norm import gammas_by_layer
 from utils.checkpoint import save_checkpoint, weights_content
+from utils.cli import joined_class_names
 from utils.compare import Latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
@@ -68,7 +69,8 @@ def next_steps(job: Job, names: OutputNames) -> str:
     of a net that was narrow already is good for (Liu et al. 2019, Rethinking the Value of Network Pruning)."""
     some = len(job.data.written or ()) > job.data.classes
     kept = job.options.source.keep_classes or (job.data.names if some else ())
-    data = shlex.join(["--data", job.options.source.data, *(["--keep-classes", ",".join(kept)] if kept else [])])
+    few = ["--keep-classes", joined_class_names(kept)] if kept else []
+    data = shlex.join(["--data", job.options.source.data, *few])
     cfg = shlex.quote(str(names.cfg))
     return (f"next: python train.py --model_def {cfg} -pre {shlex.quote(str(names.checkpoint))} {data}\n"
             "to compare, its shape from random weights, with the epochs of the whole chain: "

@@ -9,6 +9,7 @@ from typing import Iterator
 
 from torch import nn
 
+from utils.cli import joined_class_names
 from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
 from utils.deploy.formats import out_paths, require_writer
@@ -120,7 +121,7 @@ class Road:
         """(cfg, weights) of the net whose heads were cut to --keep-classes."""
         folder, (cfg, weights), source = self.out / "heads", self.start, self.options.source
         prune(folder, ["--cfg", cfg, "--weights", weights, "--percent", 0, "--repeats", 0, "--no-eval",
-                       "--keep-classes", ",".join(source.keep_classes), *data_flags(self.options)])
+                       "--keep-classes", joined_class_names(source.keep_classes), *data_flags(self.options)])
         names = OutputNames.of(cfg, folder)
         return names.cfg, names.checkpoint
 

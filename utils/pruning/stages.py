@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Iterable
 
 from utils.checkpoint import read_checkpoint
+from utils.cli import joined_class_names
 from utils.origin import missing
 from utils.output import write_json
 from utils.pruning.args import PruneOptions
@@ -83,7 +84,7 @@ def training_flags(options: PruneOptions) -> list:
     source, flags = options.source, [*data_flags(options), *score_flags(options)]
     if options.unlabelled:
         flags += ["--unlabelled", "--teacher-cfg", source.cfg, "--teacher-weights", source.weights]
-    return flags + (["--keep-classes", ",".join(source.keep_classes)] if source.keep_classes else [])
+    return flags + (["--keep-classes", joined_class_names(source.keep_classes)] if source.keep_classes else [])
 
 
 def run(script: str, flags: list) -> None:

@@ -42,5 +42,5 @@ def _require_statistics(defs: list[dict], images: int, size: tuple[int, int], op
         if normed and shape[1:] == (1, 1) and layer_i >= options.steps.freeze:
             raise ValueError(
                 f"--batch_size {options.source.batch_size}: a batch of one image of {size[0]}x{size[1]} leaves the "
-                f"batch norm of layer {layer_i} one value a channel, expected two or more: take a larger --batch_size or "
-                "--img_size")
+                f"batch norm of layer {layer_i} one value a channel, expected two or more: take a larger --batch_size "
+                "or --img_size")
