@@ -32,7 +32,8 @@ def load_teacher(cfg: str, weights: str, student: nn.Module, data: DataConfig | 
     else:
         teacher = type(student)(defs)
         load_weights(teacher, weights)
-    if _kind_of(teacher) != _kind_of(student):
+    size = input_size(student.module_defs)
+    if _kind_of(teacher, size) != _kind_of(student, size):
         raise ValueError(f"{cfg}: found other heads (anchors, classes, grids) or input channels than the student's, "
                          "expected the net that it was pruned from")
     return teacher.to(next(student.parameters()).device).optimize()
@@ -42,11 +43,11 @@ def _in_another_order(names: Sequence[str] | None, own: Sequence[str] | None) ->
     return bool(names and own) and list(names) != list(own) and sorted(names) == sorted(own)
 
 
-def _kind_of(net: nn.Module) -> tuple:
-    """What a teacher and its student have in common: input channels and, of each head, what its map means."""
-    shapes = layer_shapes(net.module_defs, *input_size(net.module_defs))
-    grids = [[side / grid for side, grid in zip(input_size(net.module_defs), shapes[i][:0:-1])]
-             for i in head_indices(net.module_defs)]
+def _kind_of(net: nn.Module, size: tuple[int, int]) -> tuple:
+    """What a teacher and its student have in common: input channels and, of each head, its grid at an input of (width,
+    height) `size` and what its map means."""
+    shapes = layer_shapes(net.module_defs, *size)
+    grids = [shapes[i][1:] for i in head_indices(net.module_defs)]
     heads = [(type(head), head.anchors.tolist(), head.classes, head.new_coords, head.scale_xy) for head in net.heads()]
     return net.channels, grids, heads
 
