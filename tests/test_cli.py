@@ -1,6 +1,7 @@
 """Sizes and times to reach, as the command line takes them."""
 
 import argparse
+import io
 
 import pytest
 
@@ -55,3 +56,11 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_and_a_module_
 @pytest.mark.parametrize("names", [("person",), ("person, adult", "b"), ("a,b,c", "d", "e,")])
 def test_class_names_with_commas_are_handed_on_as_they_are(names):
     assert cli.class_names(cli.joined_class_names(names)) == names
+
+
+def test_a_console_without_the_letters_of_a_name_is_no_reason_to_end(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", console)
+    cli.run(lambda: print("\u884c.png: 2 found"))
+    console.flush()
+    assert console.buffer.getvalue().decode().splitlines() == ["\\u884c.png: 2 found"]

@@ -1,6 +1,7 @@
 """Every file that export.py writes does in its own runtime what the network does, and test.py and detect.py take it
 like a network."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -344,3 +345,13 @@ def test_export_offers_what_can_be_written():
     assert set(export_args.FORMATS) == set(FORMATS)
     assert {p for kind in FORMATS.values() for p in kind.precisions} >= set(export_args.PRECISIONS)
     assert (ROOT / "data" / "samples").is_dir()
+
+
+def test_a_darknet_pair_does_not_take_the_place_of_the_cfg_that_is_read(net, tiny_cfg, tmp_path, monkeypatch):
+    net.save_darknet_weights(tmp_path / "w.weights")
+    before, words = tiny_cfg.read_text(), ["--cfg", str(tiny_cfg), "--weights", str(tmp_path / "w.weights")]
+    for out, refused in ((tiny_cfg.with_suffix(".weights"), True), (tmp_path / "other.weights", False)):
+        monkeypatch.setattr("sys.argv", ["export.py", *words, "--format", "darknet", "--out", str(out)])
+        with pytest.raises(ValueError, match="the cfg that is read") if refused else contextlib.nullcontext():
+            export.main()
+        assert out.exists() != refused and tiny_cfg.read_text() == before
