@@ -24,8 +24,8 @@ class MaxPool(nn.Module):
     """Darknet's max pooling: `padding` pixels in all, the odd one at right and bottom, never winning.
 
     stride: one for both directions, or (down, right). Padding repeats the map's edge, of which every window that
-        reaches
-    it holds a pixel: the same as -inf, which other runtimes read as 0 (ncnn) and which leaves an 8-bit range no steps.
+    reaches it holds a pixel: the same as -inf, which other runtimes read as 0 (ncnn) and which leaves an 8-bit range
+    no steps.
     """
 
     def __init__(self, size: int, stride: int | tuple[int, int], padding: int):

@@ -131,10 +131,10 @@ class _Raw(nn.Module):
 
 class TorchPruning:
     """Cuts by Torch-Pruning: global ranking by one of its importances, heads left alone, one step. It leaves a layer
-    whole rather than empty it,
-    so that very high ratios remove less again: the mildest of RATIOS that is small enough is looked for first, then, in
-    steps of FINE, the mildest down to the ratio before it. GroupNorm weighs gammas against kernels, so it sees the net
-    with the scale of its gammas restored (mAP .69 instead of .31 at half of the FLOPs)."""
+    whole rather than empty it, so that very high ratios remove less again: the mildest of RATIOS that is small enough
+    is looked for first, then, in steps of FINE, the mildest down to the ratio before it. GroupNorm weighs gammas
+    against kernels, so it sees the net with the scale of its gammas restored (mAP .69 instead of .31 at half of the
+    FLOPs)."""
 
     RATIOS = [i / 50 for i in range(2, 50)]
     FINE = 1 / 400

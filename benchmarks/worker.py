@@ -83,8 +83,8 @@ class Contest:
 
     def go(self) -> dict:
         """Run once. A contestant that measures itself returns its seconds, a number; anything else is ignored.
-        idle_cpu: processor
-        seconds burnt since the last run ended: threads that spin on slow down the next contestant."""
+        idle_cpu: processor seconds burnt since the last run ended: threads that spin on slow down the next
+        contestant."""
         idle = None if self.finished is None else time.process_time() - self.finished
         started = time.perf_counter()
         own = self.run()
@@ -100,8 +100,7 @@ class Contest:
 
     def end(self) -> dict:
         """peak_mb: of the process's whole life; imports_mb: before anything was built, unless a process that it started
-        is larger;
-        run_mb: of the measured runs, where the system can tell."""
+        is larger; run_mb: of the measured runs, where the system can tell."""
         own, children = peaks_mb()
         now, known = max(own, children), self.setup_peak is not None
         return {"peak_mb": max(now, self.setup_peak or 0), "imports_mb": self.imports_mb if own >= children else None,

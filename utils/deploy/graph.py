@@ -13,9 +13,8 @@ from utils.shapes import largest_stride, layer_shapes
 class DeployGraph(nn.Module):
     """A copy of a Darknet for the converters: images (B, 3, H, W) RGB 0..1 -> (B, N, 5 + K), as Darknet in eval mode.
 
-    Grids are made from the maps' own shapes; pixels per cell are constants. half: weights
-    and maps in float16; input, decoding and output stay in float32, since a float16 coordinate over 256 is off by up to
-    1/8 pixel.
+    Grids are made from the maps' own shapes; pixels per cell are constants. half: weights and maps in float16; input,
+    decoding and output stay in float32, since a float16 coordinate over 256 is off by up to 1/8 pixel.
     """
 
     def __init__(self, model: nn.Module, size: tuple[int, int], half: bool = False):

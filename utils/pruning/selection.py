@@ -191,8 +191,7 @@ def strongest(levels: Sequence[float], holds: Callable[[float], bool]) -> float 
 
 def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:
     """What cutting `percent` of the channels by |gamma| would take, see describe_cut. Ties count as cut, so equal
-    gammas are called
-    what they are: not sparse. gammas: layer -> (C_i,) for graph.normalised."""
+    gammas are called what they are: not sparse. gammas: layer -> (C_i,) for graph.normalised."""
     scores = reduce_members(graph, {i: gamma.detach().abs() for i, gamma in gammas.items()})
     members = member_count(graph)
     free = candidates(graph, members).nonzero().flatten()

@@ -1,6 +1,5 @@
 """A trained dense net as teacher of its pruned self: soft targets for every cell (Hinton et al. 2015; for detectors,
-Chen et al. 2017,
-section 3: the teacher's objectness weighs its boxes and classes)."""
+Chen et al. 2017, section 3: the teacher's objectness weighs its boxes and classes)."""
 
 from pathlib import Path
 from typing import Sequence

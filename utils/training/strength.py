@@ -85,8 +85,8 @@ class Planner(Protocol):
 @dataclass(frozen=True)
 class Seen:
     """What a look sees. energy: of the cut that is planned now; threshold: its, as a share of the first; unused: see
-    PlannedCut; progress: share of the run that is done; loss: mean of the epoch so far, NaN while it is
-    of few batches."""
+    PlannedCut; progress: share of the run that is done; loss: mean of the epoch so far, NaN while it is of few
+    batches."""
 
     energy: float
     threshold: float
