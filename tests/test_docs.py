@@ -72,3 +72,8 @@ def test_every_command_of_a_page_is_one_that_its_script_takes(page, capsys):
 
 def test_the_pages_are_full_of_commands():
     assert sum(1 for page in PAGES for _ in commands_of(page)) > 40
+
+
+def test_the_page_of_results_lists_every_folder_of_them():
+    listed = re.findall(r"`(\d{4}-\d\d-\d\d_\w+)`", (ROOT / "results" / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(folder.name for folder in (ROOT / "results").iterdir() if folder.is_dir())
