@@ -18,6 +18,7 @@ from utils.letterbox import input_channels, to_input
 from utils.parse_config import head_indices, integer, layer_inputs, section_of
 
 SMALL = 0.01  # gammas under this share of the largest count as gone
+FREE = 1e-4  # share of the squared gammas up to which a cut goes unnoticed
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 
 

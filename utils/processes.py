@@ -87,6 +87,13 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def share_buffers(module: torch.nn.Module) -> None:
+    """Give every process the buffers of process 0, such as batch-norm statistics, in place."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def barrier() -> None:
     """Wait for the other processes."""
     if dist.is_initialized():

@@ -10,7 +10,7 @@ from utils.parse_config import parse_model_config
 from utils.pruning import importance
 from utils.pruning.blocks import remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
-from utils.pruning.importance import block_scores
+from utils.pruning.importance import block_scores, summed_over_blocks, summed_over_groups
 
 
 def test_residual_blocks_of_yolov3_and_none_of_tiny():
@@ -66,6 +66,17 @@ def test_blocks_are_scored_as_channels_are():
         "l1": kernel,
     }.items():
         assert torch.allclose(block_scores(kind, model, graph, blocks), expected), kind
+
+
+def test_what_a_block_and_a_group_take_with_them_is_summed_over_their_channels(tiny_cfg):
+    model = trained(tiny_cfg)
+    graph, (block,) = channel_graph(model.module_defs), residual_blocks(model.module_defs)
+    gamma = model.module_list[block.last][1].weight.data
+    gamma.zero_()[-2:] = 1
+    assert summed_over_blocks("gamma", model, graph, [block]).tolist() == [2]
+    members, scores = importance.member_count(graph), torch.rand(len(importance.member_count(graph)))
+    assert torch.equal(summed_over_groups("gamma", graph, scores), scores.square() * members)
+    assert torch.equal(summed_over_groups("taylor", graph, scores), scores.square())  # of all members at once
 
 
 def test_taylor_of_a_block_is_the_derivative_along_its_removal(tiny_cfg):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import conv_law, fake_score
+from conftest import ROOT, conv_law, fake_score, trained
+from utils.checkpoint import save_checkpoint, weights_content
 from utils.cli import Target
 from utils.deploy import net_time, onnx_runtimes
 from utils.deploy.layer_time import conv_specs
@@ -63,6 +64,16 @@ def test_a_residual_block_goes_as_a_whole_where_its_overhead_outweighs_it(job_of
     clock(conv_law(overhead=0.0))
     job, _, compact = slim_of(job_of("--target-latency 0.9"))
     assert not job.blocks and residual_blocks(compact.model.module_defs)
+
+
+def test_blocks_may_go_by_their_score_and_by_their_time(job_of, clock, tmp_path):
+    cfg = ROOT / "config" / "yolov3-hand-w25.cfg"
+    save_checkpoint(tmp_path / "deep.pth", weights_content(trained(cfg, zero_share=0.0).float(), str(cfg), "test"))
+    clock(conv_law(overhead=1e-3))
+    flags = f"--cfg {cfg} --weights {tmp_path / 'deep.pth'} --img_size 64 --target-latency 0.7 --layers 1"
+    job, _, compact = slim_of(job_of(flags))
+    assert 1 < len(job.blocks) == len({block.shortcut for block in job.blocks})
+    assert len(residual_blocks(compact.model.module_defs)) == 23 - len(job.blocks)
 
 
 def test_a_time_that_no_cut_takes_is_an_error_that_names_the_floor_and_what_it_is_made_of(job_of, clock):

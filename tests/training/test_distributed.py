@@ -13,7 +13,7 @@ from torch import nn
 import train
 from conftest import ROOT, launch, make_dataset, trained
 from models import Darknet
-from utils import torchrun
+from utils import processes, torchrun
 from utils.batch_norm import gammas_of
 from utils.checkpoint import read_checkpoint, save_checkpoint, weights_content
 from utils.pruning.channel_graph import prunable_layers
@@ -69,6 +69,9 @@ def normalised_by_two(rank, folder):
             out.backward(gradient[SHARES[rank]])
             found = [out.detach(), part.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
             torch.save(found, f"{folder}/{dtype}-{layout}-{rank}.pt")
+    norm.running_mean.fill_(rank + 1)  # as without synchronisation
+    processes.share_buffers(norm)
+    torch.save(norm.running_mean, f"{folder}/shared-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -86,6 +89,8 @@ def test_batch_norm_over_two_processes_of_unequal_shares_is_that_of_one(tmp_path
                      (first[4], norm.running_mean), (second[4], norm.running_mean), (second[5], norm.running_var)]
             for found, expected in pairs:
                 assert (found - expected).abs().max() <= limit * max(expected.abs().max(), 1)
+    shared = [torch.load(tmp_path / f"shared-{rank}.pt") for rank in range(2)]  # what processes score with
+    assert torch.equal(*shared) and torch.equal(shared[0], torch.ones(5))
 
 
 def test_synchronised_batch_norms_are_ordinary_ones_to_everyone_else(tiny_cfg):

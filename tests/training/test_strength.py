@@ -27,15 +27,15 @@ from utils.training.resume import resumed_options
 from utils.training.schedule import learning_rate
 from utils.training.sparsity import proximal_amount, soft_threshold
 from utils.training.strength import (
-    ALONE,
+    RELEASE_UNTIL,
     DECIDED,
     FREE,
-    LEFT,
+    LEAST_THRESHOLD,
     LOOKS,
     LOST,
-    PACE,
-    RANGE,
-    RATE,
+    FALL_LOOKS,
+    S_RANGE,
+    MOST_LOG_STEP,
     UNUSED,
     Aim,
     Course,
@@ -103,9 +103,9 @@ def test_whatever_is_seen_s_stays_in_its_range_and_moves_little_at_a_look(seen):
     course = Course(0.02, 0.02)
     for look in seen:
         now = follow(course, look)
-        assert 0.02 / RANGE <= now.s <= 0.02 * RANGE and 0 <= now.share <= 1
-        assert abs(math.log(now.s / course.s)) <= RATE + 1e-9
-        assert len(now.energies) <= PACE + 1
+        assert 0.02 / S_RANGE <= now.s <= 0.02 * S_RANGE and 0 <= now.share <= 1
+        assert abs(math.log(now.s / course.s)) <= MOST_LOG_STEP + 1e-9
+        assert len(now.energies) <= FALL_LOOKS + 1
         course = now
 
 
@@ -125,16 +125,17 @@ def test_channels_that_stay_are_pulled_less_the_later_it_is_the_freer_the_cut_an
     shares = [share_of(high, large, early), share_of(low, large, early), share_of(low, small, early),
               share_of(low, small, late)]
     assert shares == sorted(shares, reverse=True)
-    assert share_of(FREE, large, early) == share_of(high, 0.0, early) == share_of(high, large, max(ALONE, late)) == 0
-    assert share_of(max(DECIDED, high), max(LEFT, large), 0.0) == 1
+    assert share_of(FREE, large, early) == share_of(high, 0.0, early) == 0
+    assert share_of(high, large, max(RELEASE_UNTIL, late)) == 0
+    assert share_of(max(DECIDED, high), max(LEAST_THRESHOLD, large), 0.0) == 1
 
 
 def test_s_rises_where_the_energy_stands_still_stays_at_the_needed_pace_and_falls_beyond_it():
-    assert after([0.3, 0.3]).s == pytest.approx(math.exp(RATE))
+    assert after([0.3, 0.3]).s == pytest.approx(math.exp(MOST_LOG_STEP))
     pace = needed_fall(0.3, 0.2)
     assert after([0.3 * math.exp(pace), 0.3]).s == pytest.approx(1)
-    assert after([0.3 * math.exp(2 * pace), 0.3]).s == pytest.approx(math.exp(-RATE))
-    assert after([0.3 * math.exp(9 * pace), 0.3]).s == pytest.approx(math.exp(-RATE))
+    assert after([0.3 * math.exp(2 * pace), 0.3]).s == pytest.approx(math.exp(-MOST_LOG_STEP))
+    assert after([0.3 * math.exp(9 * pace), 0.3]).s == pytest.approx(math.exp(-MOST_LOG_STEP))
     assert needed_fall(0.3, 0.4) > pace  # less time is left
 
 
@@ -366,7 +367,7 @@ def test_a_run_that_is_too_short_says_so_and_how_much_longer_it_would_take():
 def test_a_cut_that_the_loss_does_not_give_says_so():
     assert "the loss holds these channels: ask for less" in verdict(after([0.3] * 9, 0.99), cut(0.3), 10)
     held = verdict(after([0.3] * LOOKS, 0.99), cut(0.3), 10)
-    assert f"the loss holds these channels against {RANGE:g} times the first s: ask for less" in held
+    assert f"the loss holds these channels against {S_RANGE:g} times the first s: ask for less" in held
 
 
 def test_a_resumed_run_goes_on_with_its_s_bit_for_bit(words):

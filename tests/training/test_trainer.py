@@ -30,7 +30,7 @@ from utils.pruning.channel_graph import channel_graph, prunable_layers
 from utils.pruning.importance import saved_macs
 from utils.pruning.prospect import Prospect
 from utils.pruning.selection import COSTLY, describe_sparsity
-from utils.training import sparsity
+from utils.training import run_state, sparsity
 from utils.training import trainer as trainer_module
 from utils.training.args import TrainOptions, train_options
 from utils.training.distillation import distillation_loss
@@ -324,9 +324,28 @@ def test_a_step_left_out_for_infinite_gradients_moves_no_gamma(arguments, kind):
     trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 127)
     images, targets = next(iter(trainer.batches.loader))
     trainer._backward(images, targets, 1, True)
-    optimiser_step(trainer.state, trainer.schedule, trainer.sparsifier, lambda norm: None)
+    optimiser_step(trainer.state, trainer.schedule, trainer.sparsifier, lambda norm: None, lambda: math.nan)
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.sparsifier.gammas))
     assert trainer.state.scaler.get_scale() < 2.0 ** 127
+    momentum = [state["momentum_buffer"] for state in trainer.state.optimizer.state.values()]
+    assert len(momentum) == len(list(trainer.model.parameters())) and not any(own.any() for own in momentum)
+
+
+def test_the_sparsity_sees_the_mean_loss_of_the_batches_so_far(arguments, monkeypatch):
+    monkeypatch.setattr(run_state, "FEW", 1)
+    trainer, seen = Trainer(arguments("-sr", "--accumulate", "3", "--batch_size", "2")), []
+    monkeypatch.setattr(trainer.sparsifier, "before_step", lambda progress, mean_loss: seen.append(mean_loss()))
+    losses = trainer.train_one_epoch(1)
+    assert len(trainer.batches) % 3 and len(seen) > 1  # the last step is of fewer batches
+    assert seen[-1] == pytest.approx(losses["loss"], rel=1e-6)
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(arguments):
+    run_epochs(Trainer(arguments()), 1)
+    last = Path("logs/run/last.pth")
+    torch.save({**torch.load(last, weights_only=False), "processes": 2}, last)
+    with pytest.raises(ValueError, match="found 1 process, expected 2.*by torchrun with 2"):
+        Trainer(resuming("--resume", "logs/run"))
 
 
 def test_schedule_and_weight_flags_reach_the_penalty(arguments):

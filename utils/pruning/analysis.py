@@ -93,8 +93,8 @@ def tradeoff(job: Job, count: int) -> list[Point]:
     points, cuts, last = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)], [], None
     for level in curve_levels(ranking.ranked, ranking.free, count):
         cut = cut_at(job, ranking, level)
-        if last is not None and torch.equal(cut.keep, last):  # every layer is down to what it must keep
-            break
+        if last is not None and torch.equal(cut.keep, last):  # all between the two is what layers must keep
+            continue
         last = cut.keep
         cuts.append(cut)
         points.append(point_of(job, ranking, cut))

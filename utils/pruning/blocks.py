@@ -6,6 +6,7 @@ same.
 """
 
 from dataclasses import dataclass
+from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -71,14 +72,18 @@ def silenced_state(state: dict[str, Tensor], blocks: list[Block]) -> dict[str, T
     return silent
 
 
+def new_places(defs: list[dict], blocks: Sequence[Block]) -> dict[int, int]:
+    """Layer -> its index in the net without the blocks, of every layer that stays."""
+    gone = {i for block in blocks for i in range(block.stream + 1, block.shortcut + 1)}
+    return {old: new for new, old in enumerate(i for i in range(len(defs) - 1) if i not in gone)}
+
+
 def remove_blocks(
     defs: list[dict], state: dict[str, Tensor], blocks: list[Block]
 ) -> tuple[list[dict], dict[str, Tensor]]:
     """(module_defs, state_dict) without the blocks, every reference to another layer renumbered."""
     stands_for = {block.shortcut: block.stream for block in blocks}
-    gone = {i for block in blocks for i in range(block.stream + 1, block.shortcut + 1)}
-    kept = [i for i in range(len(defs) - 1) if i not in gone]
-    place = {-1: -1} | {old: new for new, old in enumerate(kept)}
+    place = {-1: -1} | new_places(defs, blocks)
 
     def moved(old: int) -> int:
         """New index of the layer that now gives what layer `old` gave."""
@@ -87,7 +92,8 @@ def remove_blocks(
         return place[old]
 
     where_now = {i: moved(i) for i in range(-1, len(defs) - 1) if i in place or i in stands_for}
-    shallow = [defs[0].copy()] + [renumbered(section_of(defs, i), i, place[i], where_now) for i in kept]
+    shallow = [defs[0].copy()]
+    shallow += [renumbered(section_of(defs, i), i, place[i], where_now) for i in new_places(defs, blocks)]
     renamed = {}
     for key, value in state.items():
         layer_i, part = split_key(key)

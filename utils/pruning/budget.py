@@ -33,16 +33,18 @@ def within_budget(job: Job, pruned: Pruned) -> Pruned:
         return pruned
     require_something_to_lose(job)
     room = 0.0
-    for _ in range(ROUNDS):
+    for round_i in range(ROUNDS):
         try:
             pruned.compact.int8 = quantised(job, pruned.compact.model, job.rescale,
                                             int8_path(job.names.darknet_weights, job.options.int8))
-            return pruned
+            break
         except LosesTooMuch as error:
-            room, last = room_for(job, error, room), error
-        print(f"{last.finding}: a cut is looked for that leaves 8 bits {room:.4f} of --max-drop")
+            room = room_for(job, error, room)
+            if round_i == ROUNDS - 1:
+                raise PruneError(refusal(error, ways_to_lose_less(job))) from None
+            print(f"{error.finding}: a cut is looked for that leaves 8 bits {room:.4f} of --max-drop")
         pruned = prune_again(job, room)
-    raise PruneError(refusal(last, ways_to_lose_less(job)))
+    return pruned
 
 
 def room_for(job: Job, error: LosesTooMuch, room: float) -> float:

@@ -74,7 +74,7 @@ def taylor(model: nn.Module, graph: ChannelGraph, batches: Iterable, loss_of: Ca
     together, so they are summed first.
 
     batches: of (images, targets); loss_of(model, images, targets) -> scalar. The model is left as it was, without
-        gradients.
+    gradients.
     """
     def changes(norms: dict[int, nn.BatchNorm2d]) -> Tensor:
         """(G,) of one batch."""
@@ -165,6 +165,26 @@ def block_scores(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[
     elif kind == "random":
         score = torch.from_numpy(np.random.default_rng(seed).random(len(blocks)))
     return score
+
+
+def summed_over_groups(kind: str, graph: ChannelGraph, scores: Tensor) -> Tensor:
+    """(G,) the squares of group_scores `scores` (G,), summed over members: squared gammas, or squared changes of the
+    loss (Molchanov et al. 2019), of which a "taylor" score holds all members already. What a cut is said to take
+    (utils.pruning.selection.describe_cut)."""
+    return scores.square() * (1 if kind == "taylor" else member_count(graph))
+
+
+def summed_over_blocks(kind: str, model: nn.Module, graph: ChannelGraph, blocks: list[Block],
+                       first_order: Tensor | None = None) -> Tensor:
+    """(blocks,) float64, the same for residual blocks: over the channels that each adds to its stream. first_order: of
+    taylor_of_blocks, for "taylor"."""
+    if not blocks:
+        return torch.zeros(0, dtype=torch.float64)
+    if kind in ("gamma", "l1", "l2"):
+        values = channel_values(kind, model)
+        return torch.stack([values[block.last].double().square().sum().cpu() for block in blocks])
+    squared = block_scores(kind, model, graph, blocks, first_order).double().square()
+    return squared if kind == "taylor" else squared * torch.tensor([len(graph.outputs[b.last]) for b in blocks])
 
 
 def saved_macs(defs: list[dict], graph: ChannelGraph, size: tuple[int, int]) -> Tensor:

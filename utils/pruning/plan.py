@@ -15,7 +15,7 @@ from utils.evaluation.evaluate import evaluate
 from utils.letterbox import input_channels, to_input
 from utils.loss import yolo_loss
 from utils.pruning import importance, selection
-from utils.pruning.blocks import Block, remove_blocks, residual_blocks, silenced_state, weakest_blocks
+from utils.pruning.blocks import Block, new_places, remove_blocks, residual_blocks, silenced_state, weakest_blocks
 from utils.pruning.channel_graph import channel_graph
 from utils.pruning.job import Job, PruneError, compact_of, loaded, stays
 from utils.pruning.latency_choices import Offer, choose, chosen_blocks, with_tables
@@ -64,13 +64,13 @@ class Ranking:
 
 @dataclass
 class Plan:
-    """Which channels go. share: of prunable channels, actually cut; limit: share from which on a layer would be
-    empty; predicted: with --target-latency, the share of the dense net's time that was expected of the cut before it
-    was measured."""
+    """Which channels go. cut: by groups; masks: the same by layers, (C_i,) bool, True for those that stay; share: of
+    prunable channels, actually cut; limit_threshold, limit: the threshold, and the share of channels under it, from
+    which on a layer would be empty; predicted: with --target-latency, the share of the dense net's time that was
+    expected of the cut before it was measured."""
 
     cut: Cut
     masks: dict[int, torch.Tensor]
-    scores: torch.Tensor
     share: float
     limit_threshold: float
     limit: float
@@ -81,8 +81,10 @@ def remove_layers(job: Job) -> Job:
     """The job with the residual blocks of least --score, as many as --layers says, taken out of its model, and those
     whose time keeps more elsewhere, by --target-latency; checked against the net in which they add nothing."""
     rule = job.options.rule
-    blocks = residual_blocks(job.dense.module_defs)
-    found = weakest_blocks(blocks, score_blocks(job, blocks), rule.layers) if rule.layers else []
+    blocks, found = residual_blocks(job.dense.module_defs), []
+    if rule.layers:
+        scores = importance.block_scores(rule.score, job.model, job.graph, blocks, changes_by_blocks(job, blocks))
+        found = weakest_blocks(blocks, scores, rule.layers)
     gone = [block for block, _ in found]
     for block, score in found:
         print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {rule.score} {score:.3g}")
@@ -113,7 +115,9 @@ def without_blocks(job: Job, gone: list[Block]) -> Job:
 def without_slow_blocks(job: Job, left: list[Block]) -> Job:
     """The job without the residual blocks that a choice of widths and blocks for --target-latency takes out. left:
     those of its model, as blocks of the dense net."""
-    own = residual_blocks(job.model.module_defs)
+    place = new_places(job.dense.module_defs, job.blocks)
+    here = {block.shortcut: block for block in residual_blocks(job.model.module_defs)}
+    own = [here[place[block.shortcut]] for block in left]
     job, offer = calibrated(job, own)
     found = chosen_blocks(offer, choose(offer, job.pace.budget(job.pace.most), partial(stays, job)).choice)
     slow = [block for block, here in zip(left, own, strict=True) if here in found]
@@ -138,16 +142,12 @@ def calibrated(job: Job, blocks: list[Block]) -> tuple[Job, Offer]:
     return job, offer
 
 
-def score_blocks(job: Job, blocks: list[Block]) -> torch.Tensor:
-    """(blocks,) the --score of every residual block."""
-    kind, model = job.options.rule.score, job.model
-    if not blocks:
-        return torch.zeros(0)
-    first_order = None
-    if kind == "taylor":
-        batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
-        first_order = importance.taylor_of_blocks(model, blocks, batches, batch_loss)
-    return importance.block_scores(kind, model, job.graph, blocks, first_order)
+def changes_by_blocks(job: Job, blocks: list[Block]) -> torch.Tensor | None:
+    """(blocks,) what --score taylor makes of every residual block; None for other scores, which need no images."""
+    if job.options.rule.score != "taylor" or not blocks:
+        return None
+    batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
+    return importance.taylor_of_blocks(job.model, blocks, batches, batch_loss)
 
 
 def score_groups(job: Job) -> torch.Tensor:
@@ -178,7 +178,6 @@ def plan_cut(job: Job, room: float = 0.0) -> Plan:
     return Plan(
         cut,
         cut.masks(job.graph),
-        ranking.scores,
         share_of(ranking, cut),
         *percent_limit(job.graph, tied, ranking.members),
         predicted,
@@ -280,18 +279,13 @@ def strongest_of(job: Job, ranking: Ranking, levels: Sequence[float], room: floa
 
 
 def offer_of(job: Job, ranking: Ranking, blocks: list[Block], keep: torch.Tensor | None = None) -> Offer:
-    """What --target-latency chooses from, with measured tables: groups of `keep` (G,) bool (default: all), and blocks.
-
-    Importance that is summed is the square of --score, per member: squared gammas, or squared changes of the loss
-    (Molchanov et al. 2019), which is what a cut is said to take (utils.pruning.selection.describe_cut).
-    """
-    squared = ranking.scores.square() * ranking.members
-    squared = squared if keep is None else squared * keep
-    widths = torch.tensor([len(job.graph.outputs[block.last]) for block in blocks])
-    of_blocks = score_blocks(job, blocks).double().square()
-    of_blocks = of_blocks if job.options.rule.score == "taylor" else of_blocks * widths
-    rule = job.options.rule
-    offer = Offer(job.model.module_defs, job.graph, squared, job.size, rule.divisor, rule.layer_keep, tuple(blocks),
+    """What --target-latency chooses from, with measured tables: groups of `keep` (G,) bool (default: all), and
+    blocks."""
+    rule, graph = job.options.rule, job.graph
+    of_groups = importance.summed_over_groups(rule.score, graph, ranking.scores)
+    of_groups = of_groups if keep is None else of_groups * keep
+    of_blocks = importance.summed_over_blocks(rule.score, job.model, graph, blocks, changes_by_blocks(job, blocks))
+    offer = Offer(job.model.module_defs, graph, of_groups, job.size, rule.divisor, rule.layer_keep, tuple(blocks),
                   of_blocks.numpy())
     return with_tables(offer, job.pace.clock)
 
@@ -304,8 +298,6 @@ def random_net(job: Job, defs: list[dict]) -> nn.Module:
 def latency_cut(job: Job, ranking: Ranking, room: float = 0.0) -> tuple[Cut, float]:
     """(the widths of most importance that meet --target-latency, what the sizes of other targets take being gone; the
     share of the dense net's time that was expected of them). With --max-drop the fastest that keep their mAP."""
-    if job.pace is None:  # nobody asked for blocks to go
-        job, _ = calibrated(job, [])
     start = size_threshold(job, ranking)
     offer = offer_of(job, ranking, [], cut_at(job, ranking, start).keep if start else None)
     cut_of = lambda keep: Cut(keep, None, [])

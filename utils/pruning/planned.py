@@ -15,7 +15,7 @@ from utils.deploy.net_time import Stopwatch, usual_runtime
 from utils.deploy.onnx_runtimes import require_backend
 from utils.pruning.blocks import residual_blocks
 from utils.pruning.channel_graph import ChannelGraph
-from utils.pruning.importance import block_scores, member_count, reduce_members
+from utils.pruning.importance import member_count, reduce_members, summed_over_blocks, summed_over_groups
 from utils.pruning.latency_choices import Offer, Solution, choose, chosen_blocks, defs_of, with_tables
 from utils.pruning.latency_search import NEAR, OutOfReach, calibrate
 from utils.pruning.pace import Pace
@@ -109,12 +109,13 @@ class LatencyPlanner:
     def _weighed(self, offer: Offer, model: nn.Module) -> Offer:
         """The offer with the importance that groups and blocks have now."""
         scores = reduce_members(self.graph, gammas_by_layer(model))
-        groups = scores.square() * self.members
+        groups = summed_over_groups("gamma", self.graph, scores)
         if self.by_size:
             scores = self.by_size.scores(model)
             threshold, _ = self.by_size.threshold(scores, carried(model, self.graph))
             groups = groups * self.by_size.keep_at(scores, threshold)
-        return replace(offer, importance=groups, block_importance=of_blocks(model, self.graph, self.blocks))
+        blocks = summed_over_blocks("gamma", model, self.graph, self.blocks)
+        return replace(offer, importance=groups, block_importance=blocks.numpy())
 
     def planned(self, model: nn.Module) -> PlannedCut:
         """See utils.training.strength.Planner."""
@@ -134,14 +135,6 @@ class LatencyPlanner:
 
     def _what_stays(self, found: Solution) -> str:
         return f"{self.pace.share(found.seconds):.1%} of the time in {self.measured['runtime']}"
-
-
-def of_blocks(model: nn.Module, graph: ChannelGraph, blocks: tuple) -> np.ndarray:
-    """(B,) squared gammas that residual blocks add to their streams."""
-    if not blocks:
-        return np.zeros(0)
-    widths = torch.tensor([len(graph.outputs[block.last]) for block in blocks])
-    return (block_scores("gamma", model, graph, list(blocks)).double().square() * widths).numpy()
 
 
 def measure(offer: Offer, aim: Aim, net_of: Callable[[list[dict]], nn.Module], device: torch.device) -> dict:

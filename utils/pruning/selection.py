@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor
 
-from utils.batch_norm import SMALL
+from utils.batch_norm import FREE, SMALL
 from utils.pruning.channel_graph import ChannelGraph
 from utils.pruning.importance import axes, member_count, reduce_members
 
@@ -100,7 +100,7 @@ def obtain_filters_mask(graph: ChannelGraph, scores: Tensor, members: Tensor, th
                         divisor: int = 1) -> Cut:
     """Keep the groups that reach the threshold. A group of score 0 always goes, but every layer keeps its best
     channels: one, or a share `layer_keep` of them, in whole blocks of `divisor` (see in_blocks, whose scores belong
-        here then)."""
+    here then)."""
     keep = obtain_bn_mask(scores, threshold) | ~candidates(graph, members)
     rescued = []
     for layer_i in graph.prunable:
@@ -204,7 +204,7 @@ def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: f
 def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, name: str) -> tuple[float, str]:
     """The energy that a cut takes, and a line that says in words whether it is likely to be free.
 
-    The energy: the squared gammas of the groups `gone` (G,) bool as a share of all prunable ones. Below 1e-4 a cut goes
+    The energy: the squared gammas of the groups `gone` (G,) bool as a share of all prunable ones. Up to FREE a cut goes
     unnoticed; see COSTLY. gammas: layer -> (C_i,) for graph.normalised.
     """
     groups = torch.cat([graph.outputs[i] for i in graph.normalised])
@@ -215,7 +215,7 @@ def describe_cut(graph: ChannelGraph, gammas: dict[int, Tensor], gone: Tensor, n
     small, zero = (values < SMALL * values.max()).double().mean().item(), (values == 0).double().mean().item()
     verdict = (
         "it should cost nothing"
-        if energy < 1e-4
+        if energy <= FREE
         else "it may cost some mAP before fine-tuning"
         if energy < COSTLY
         else "it would cost mAP: go on training with -sr"

@@ -10,11 +10,11 @@ from utils.training.schedule import Schedule
 from utils.training.sparsity import Sparsifier
 
 
-def optimiser_step(state: RunState, schedule: Schedule, sparsifier: Sparsifier,
-                   check: Callable[[Tensor], None]) -> None:
+def optimiser_step(state: RunState, schedule: Schedule, sparsifier: Sparsifier, check: Callable[[Tensor], None],
+                   mean_loss: Callable[[], float]) -> None:
     """Take the step that the gradients of `state.model` ask for. check: raises where their norm is not finite, before
     any weight is changed; half precision leaves such a step out, and a GPU is not asked, since reading a number makes
-    it wait."""
+    it wait; mean_loss: of the epoch so far, see Sparsifier.before_step."""
     options, rate, progress = schedule.options, schedule.rate(state.step), schedule.progress(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
@@ -22,13 +22,14 @@ def optimiser_step(state: RunState, schedule: Schedule, sparsifier: Sparsifier,
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), options.clip or math.inf)
     if norm.device.type == "cpu" and not state.scaler.is_enabled():
         check(norm)
-    sparsifier.before_step(progress, lambda: state.mean_loss(options.accumulate))
-    scale = state.scaler.get_scale()
+    sparsifier.before_step(progress, mean_loss)
+    penalised = bool(sparsifier.gammas)
+    scale = state.scaler.get_scale() if penalised else 0.0  # which a GPU waits for
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     # it falls when a gradient was infinite and the step left out: no penalty without a step
-    if state.scaler.get_scale() >= scale:
+    if penalised and state.scaler.get_scale() >= scale:
         sparsifier.after_step(progress, rate, options.momentum)
     state.step += 1
     if state.ema:

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import ContextManager
 
-from utils import torchrun
+from utils import processes, torchrun
 from utils.checkpoint import read_checkpoint
 from utils.data.data_config import DataConfig
 from utils.data.datasets import ListDataset
@@ -96,9 +96,15 @@ def _refuse_changes(given: dict, typed: dict[str, str], stored: dict, last: Path
     raise ValueError(f"{last}: found {found}: {way_out}")
 
 
-def require_same_data(checkpoint: dict, data: DataConfig, train_set: ListDataset) -> None:
+def require_same_batches(checkpoint: dict, data: DataConfig, train_set: ListDataset) -> None:
     """Raise ValueError where `data` has other classes, or other training images by their number, than when the run of
-    `checkpoint` began: its batches would not be those of an unbroken run, its heads not those of the data."""
+    `checkpoint` began, or as many processes do not share them: its batches would not be those of an unbroken run, its
+    heads not those of the data."""
+    now = processes.world_size()
+    if (then := checkpoint.get("processes", now)) != now:
+        start = "without torchrun" if then == 1 else f"by torchrun with {then}"
+        raise ValueError(f"found {counted(now, 'process', 'processes')}, expected {then}, as when the run of --resume "
+                         f"began: start train.py {start}, or begin another run with its best.pth as -pre")
     names = checkpoint.get("names")
     began = ((", ".join(names) if names else class_count(checkpoint["module_defs"]),
               ", ".join(data.names) if names else data.classes, "classes"),

@@ -32,7 +32,7 @@ class RunState:
     best: float = -1.0  # mAP
     under_way: int = 0  # the epoch that the next three are of
     batch: int = 0  # how many of its batches are behind
-    sums: Tensor = field(default_factory=lambda: torch.zeros(3))  # of the loss parts of these batches
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3))  # of their loss parts, means over all processes
     seconds: float = 0.0  # that these batches took
 
     @classmethod
@@ -42,6 +42,8 @@ class RunState:
         device = next(model.parameters()).device
         optimizer = torch.optim.SGD(parameter_groups(model, options.weight_decay), lr=options.lr,
                                     momentum=options.momentum, nesterov=options.momentum > 0, fused=True)
+        if options.momentum:
+            _begin_momentum(optimizer)
         # bfloat16 has the range of float32
         scaler = torch.amp.GradScaler(device.type, enabled=is_half(options, device) and not options.bf16)
         ema = ModelEma(model, options.ema) if options.ema else None
@@ -52,12 +54,9 @@ class RunState:
         """The weights to evaluate, save and prune: the average where there is one."""
         return self.ema.model if self.ema else self.model
 
-    def mean_loss(self, accumulate: int) -> float:
-        """Of the epoch so far, before a step of so many batches is counted; NaN while it is of few. Of several
-        processes it is the sum, and all of them are to ask."""
-        batches = self.batch + accumulate
-        total = processes.summed(self.sums.clone()).sum()
-        return total.item() / batches if batches >= FEW else math.nan
+    def mean_loss(self, batches: int) -> float:
+        """Of the epoch's first so many batches, which are all that were seen of it; NaN while they are few."""
+        return self.sums.sum().item() / batches if batches >= FEW else math.nan
 
     def weights(self, cfg: str, run: str, **about) -> dict:
         """Content of a checkpoint of the averaged weights. about: what else it says of them."""
@@ -78,6 +77,7 @@ class RunState:
             "under_way": self.under_way,
             "batch": self.batch,
             "sums": self.sums.cpu(),
+            "processes": processes.world_size(),
             "seconds": self.seconds,
         }
 
@@ -102,3 +102,11 @@ class RunState:
         if "batch" in checkpoint:  # of versions that saved between epochs alone there is none
             self.under_way, self.batch, self.seconds = (checkpoint[key] for key in ("under_way", "batch", "seconds"))
             self.sums = checkpoint["sums"].to(self.sums.device)
+
+
+def _begin_momentum(optimizer: torch.optim.SGD) -> None:
+    """Momentum of 0. A fused SGD leaves what it would begin with as it lies in memory where its first step is left out,
+    as float16 often asks for."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

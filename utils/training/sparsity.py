@@ -124,8 +124,8 @@ class Sparsifier:
         run. Raises ValueError where -sr finds no gamma that is trained, or an aim that no cut reaches."""
         self.model, self.options, self.schedule = model, options, schedule
         self.prospect = prospect(model.module_defs, options.strategy)
-        self.prunable = self.gammas_of(model)
-        self.layers = [i for i, gamma in zip(self.prospect.layers, self.prunable) if gamma.requires_grad]
+        prunable = zip(self.prospect.layers, self.gammas_of(model))
+        self.layers = [i for i, gamma in prunable if gamma.requires_grad]  # those that --freeze leaves free
         self.gammas = gammas_of(model, self.layers) if options.sr else []
         if options.sr and not self.gammas:
             raise ValueError("-sr: found no batch norm to penalise (of prunable layers that --freeze leaves free), "
@@ -150,7 +150,7 @@ class Sparsifier:
 
     def before_step(self, progress: float, mean_loss: Callable[[], float]) -> None:
         """Between clipping and the optimiser's step. progress: share of the run that is done, 0 to 1; mean_loss: of the
-        epoch so far, asked for now and then, by all processes at once."""
+        epoch so far, asked for now and then."""
         if self.strength and self.strength.due(progress):
             self.strength.look(self.planner.planned(self.model), progress, mean_loss())
         self._penalty_now().add_gradient(self.gammas, progress)
@@ -190,7 +190,7 @@ class Sparsifier:
         if self.strength:
             return [f"sparsity: {self.options.sparsity} on {counted(len(self.gammas), 'layer')} "
                     f"({self.options.strategy}) for {self.aim.words}; s begins at {self.strength.course.first:.3g}"]
-        return describe_budget(self.prunable, self.options, self.schedule.options, self.schedule.rates())
+        return describe_budget(self.gammas, self.options, self.schedule.options, self.schedule.rates())
 
 
 def describe_budget(gammas: list[Tensor], options: SparsityOptions, steps: StepOptions,

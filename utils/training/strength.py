@@ -15,23 +15,23 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from utils.batch_norm import FREE
 from utils.cli import Target, size_target, time_target
 from utils.training.args import SparsityOptions
 
 LOOKS = 100  # at the gammas, in a run
 FIRST, FIRST_STEPS = 0.1, 80  # the first s takes the threshold to 0 in this share of the run, or steps, unresisted
 GOAL = 3e-5  # energy of a free cut, with some room below FREE
-FREE = 1e-4  # energy up to which a cut goes unnoticed (utils.pruning.selection)
 DECIDED = 1e-2  # energy from which on the channels that stay are let go of
-LEFT = 0.25  # of the first threshold: below it they are let go of, too, or more would go than was planned
+LEAST_THRESHOLD = 0.25  # of the first threshold: below it they are let go of, too, or more would go than was planned
 UNUSED = 0.05  # of the aim's size: where so many gammas are 0 too many, none is pulled until some come back
 LOST = 3.0  # times the lowest loss so far
-ALIKE, ALONE = 0.3, 0.5  # shares of the run between which they are let go of in any case
-BY = 0.6  # share of the run after which the cut is to be free
-SOON = 0.1  # later than that: the share of the run in which it is to be
-PACE = 5  # looks over which the fall of the energy is measured
-RATE = 0.12  # of ln s per look, at most
-RANGE = 100.0  # s stays within this factor of the first
+RELEASE_FROM, RELEASE_UNTIL = 0.3, 0.5  # shares of the run between which they are let go of in any case
+FREE_BY = 0.6  # share of the run after which the cut is to be free
+LEAST_TIME = 0.1  # later than that: the share of the run in which it is to be
+FALL_LOOKS = 5  # looks over which the fall of the energy is measured
+MOST_LOG_STEP = 0.12  # of ln s per look, at most
+S_RANGE = 100.0  # s stays within this factor of the first
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,17 @@ def follow(course: Course, seen: Seen, warm: float = 0.0) -> Course:
     """The course after a look. warm: share of the run at which the learning rate is at its highest, before which s does
     not move.
 
-    s rises by a factor e^RATE where the energy stands still, stays where it falls at the pace that is needed, and falls
-    as much where it is twice as fast or more; within RANGE of the first. A net that has lost its way (LOST), as at too
-    high a learning rate, ranks nothing: until it is back no gamma is pulled.
+    s rises by a factor e^MOST_LOG_STEP where the energy stands still, stays where it falls at the pace that is needed,
+    and falls as much where it is twice as fast or more; within S_RANGE of the first. A net that has lost its way
+    (LOST), as at too high a learning rate, ranks nothing: until it is back no gamma is pulled.
     """
     energy, progress = seen.energy, seen.progress
-    energies = (*course.energies, energy)[-PACE - 1:]
+    energies = (*course.energies, energy)[-FALL_LOOKS - 1:]
     free, calm, s = energy <= FREE, min(course.calm, seen.loss), course.s  # min of a number and NaN: the number
     lost = course.lost if math.isnan(seen.loss) else seen.loss > LOST * calm
     if not free and not lost and progress >= warm and len(energies) > 1:
-        s = s * math.exp(RATE * max(-1.0, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
-        s = max(course.first / RANGE, min(course.first * RANGE, s))
+        s = s * math.exp(MOST_LOG_STEP * max(-1.0, min(1.0, 1 - _fall(energies) / needed_fall(energy, progress))))
+        s = max(course.first / S_RANGE, min(course.first * S_RANGE, s))
     since = (progress if course.free_since is None else course.free_since) if free else None
     return replace(course, s=s, look=int(progress * LOOKS), pull=float(seen.unused <= UNUSED and not lost),
                    share=0.0 if lost else share_of_staying(seen), energies=energies, free_since=since, calm=calm,
@@ -144,7 +144,7 @@ def follow(course: Course, seen: Seen, warm: float = 0.0) -> Course:
 
 def needed_fall(energy: float, progress: float) -> float:
     """By how much the logarithm of the energy is to fall per look."""
-    return math.log(energy / GOAL) / (LOOKS * max(BY - progress, SOON))
+    return math.log(energy / GOAL) / (LOOKS * max(FREE_BY - progress, LEAST_TIME))
 
 
 def _fall(energies: tuple[float, ...]) -> float:
@@ -153,9 +153,10 @@ def _fall(energies: tuple[float, ...]) -> float:
 
 
 def share_of_staying(seen: Seen) -> float:
-    """Share of s, 0 to 1, on channels that would stay: 1 at first, 0 once the cut is free, and from ALONE on."""
+    """Share of s, 0 to 1, on channels that would stay: 1 at first, 0 once the cut is free and from RELEASE_UNTIL on."""
     by_energy = math.log(max(seen.energy, FREE) / FREE) / math.log(DECIDED / FREE)
-    return max(0.0, min(1.0, by_energy, seen.threshold / LEFT, (ALONE - seen.progress) / (ALONE - ALIKE)))
+    by_time = (RELEASE_UNTIL - seen.progress) / (RELEASE_UNTIL - RELEASE_FROM)
+    return max(0.0, min(1.0, by_energy, by_time, seen.threshold / LEAST_THRESHOLD))
 
 
 def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
@@ -174,8 +175,8 @@ def verdict(course: Course, cut: PlannedCut, epochs: int) -> str:
     elif fall * epochs > math.log(cut.energy / FREE) / 2:
         more = max(1, math.ceil(math.log(cut.energy / FREE) / fall))
         why = f"its gammas are still falling: the run is too short, try --epochs {epochs + more}"
-    elif course.s > 0.99 * course.first * RANGE:
-        why = f"the loss holds these channels against {RANGE:g} times the first s: ask for less"
+    elif course.s > 0.99 * course.first * S_RANGE:
+        why = f"the loss holds these channels against {S_RANGE:g} times the first s: ask for less"
     else:
         why = f"the loss holds these channels: ask for less, or give it longer (--epochs {2 * epochs})"
     return f"{found} is not free ({cut.energy:.2g} of the squared gammas, expected at most {FREE:g}): {why}"
@@ -188,7 +189,8 @@ class Strength:
         """cut: of the net as it begins; rates: learning rate of every step of the run; measured: of its planner, kept
         for the state alone."""
         self.measured = measured or {}
-        self.size = max(cut.threshold, LEFT * cut.typical, 1e-30)  # a net that is sparse already has a threshold near 0
+        # a net that is sparse already has a threshold near 0
+        self.size = max(cut.threshold, LEAST_THRESHOLD * cut.typical, 1e-30)
         first = first_strength(self.size, rates, momentum)
         self.course, self.gone = Course(first, first), cut.gone
         self._factors: Tensor | None = None

@@ -25,7 +25,7 @@ from utils.training.batches import Batches
 from utils.training.half import bf16_words, half_precision
 from utils.training.objective import Objective
 from utils.training.optimisation import optimiser_step
-from utils.training.resume import require_same_data
+from utils.training.resume import require_same_batches
 from utils.training.room import require_room
 from utils.training.run_folder import RunFolder, publish
 from utils.training.run_state import RunState
@@ -64,7 +64,7 @@ class Trainer:
         self.objective = Objective(self.model, options, self.data, self.batches)
         self.state = RunState.of(self.model, options.steps, self.start.rescale, self.sparsifier.strength)
         if checkpoint:
-            require_same_data(checkpoint, self.data, self.batches.train_set)
+            require_same_batches(checkpoint, self.data, self.batches.train_set)
             self.state.restore(checkpoint)
         self.folder = RunFolder.of_run(options, self.cfg, self.state.epoch) if self.main else None
         self.forward = distributed.wrap(self.model, self.device)
@@ -99,8 +99,7 @@ class Trainer:
                         saved = time.perf_counter()
                     if ending.number:
                         break
-        means = processes.summed(state.sums.clone()) / (batches * self.world_size)
-        return summary.epoch_row(means.tolist(), self.schedule.rate(state.step - 1), state.seconds,
+        return summary.epoch_row((state.sums / batches).tolist(), self.schedule.rate(state.step - 1), state.seconds,
                                  batches * self.batches.images_per_batch)
 
     def _train_batch(self, epoch: int, batch_i: int, images: Tensor, targets: Tensor) -> bool:
@@ -110,7 +109,7 @@ class Trainer:
         last = (batch_i + 1) % accumulate == 0 or batch_i + 1 == batches
         share = min(accumulate, batches - batch_i // accumulate * accumulate)  # the last step may be of fewer batches
         parts = self._backward(images, targets, share, last)
-        self.state.sums += torch.stack(parts)
+        self.state.sums += processes.summed(torch.stack(parts)) / self.world_size
         if epoch == 1 and batch_i + 1 == divergence.OPENING:
             self.opening = float(self.state.sums.sum()) / divergence.OPENING
         self.model.seen += self.batches.sampler.images_per_step
@@ -119,7 +118,7 @@ class Trainer:
             self._check_finite(self.state.sums.sum(), epoch, batch_i, f"the loss is not finite ({parts.describe()})")
         if last:
             check = lambda norm: self._check_finite(norm, epoch, batch_i, "a gradient is not finite")
-            optimiser_step(self.state, self.schedule, self.sparsifier, check)
+            optimiser_step(self.state, self.schedule, self.sparsifier, check, lambda: self.state.mean_loss(batch_i + 1))
         return last
 
     def _backward(self, images: Tensor, targets: Tensor, share: int, last: bool) -> LossParts:
@@ -145,6 +144,7 @@ class Trainer:
         """Score the averaged weights when this epoch's turn has come; the main process has the result."""
         if epoch % self.options.output.evaluation_interval and epoch != self.options.steps.epochs:
             return None
+        processes.share_buffers(self.state.averaged)  # statistics that each process took of its own images
         try:
             return evaluate(self.state.averaged, self.batches.valid_loader, self.data.names, self.options.scoring)
         except BaseException as error:  # a picture that cannot be read shall not cost the epoch
