@@ -165,6 +165,7 @@ class YOLOLayer(nn.Module):
     """
 
     objectness_entry = 4  # among the channels of an anchor
+    softmax = False  # whether the classes of a box share one softmax
 
     def __init__(self, section: dict):
         super().__init__()
@@ -421,7 +422,7 @@ class Darknet(nn.Module):
         return raws
 
     def forward(self, images: Tensor) -> list[Tensor] | Tensor:
-        """(B, 3, H, W) -> raw maps in train mode, (B, N, 5 + K) in eval mode; see the class."""
+        """(B, C, H, W) -> raw maps in train mode, (B, N, 5 + K) in eval mode; see the class."""
         raws = self.raw_maps(images)
         if self.training:
             return raws

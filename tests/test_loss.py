@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.ops import box_convert, box_iou, complete_box_iou_loss
 
-from models import Darknet, YOLOLayer
+from models import Darknet, GaussianYOLOLayer, RegionLayer, YOLOLayer
 from nets import TINY_YOLO
 from utils.boxes import complete_iou_loss, cxcywh_to_xyxy
 from utils.loss import LossOptions, assign_targets, ignored, yolo_loss
@@ -129,7 +130,7 @@ def test_perfect_answers_cost_next_to_nothing(model):
             cell[2:4] = (torch.tensor([w, h]) / anchors[head_i][a]).log()
             cell[4:6] = 12.0
     for box in ("ciou", "mse"):
-        parts = yolo_loss(raws, model.heads(), targets, SIZE, LossOptions(box=box))
+        parts = yolo_loss(raws, model.heads(), targets, SIZE, LossOptions(box=box, several_iou=1.0))
         assert max(float(part) for part in parts) < 0.02
 
 
@@ -259,3 +260,35 @@ def test_a_step_at_sides_that_vanish_leaves_finite_weights(model, box):
         nn.utils.clip_grad_norm_(model.parameters(), 500.0)
         optimiser.step()
     assert torch.isfinite(loss) and all(torch.isfinite(p).all() for p in model.parameters())
+
+
+HEADS = {
+    "yolo": (YOLOLayer, {}, 5),
+    "region": (RegionLayer, {}, 5),
+    "region of one softmax": (RegionLayer, {"softmax": "1"}, 5),
+    "gaussian": (GaussianYOLOLayer, {}, 9),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_student_that_scores_as_its_teacher_does_has_nothing_to_learn(kind):
+    layer, more, entries = HEADS[kind]
+    head = layer({"type": "yolo", "anchors": "2,2, 3,4", "num": "2", "mask": "0,1", "classes": "3"} | more)
+    torch.manual_seed(0)
+    taught = torch.randn(1, 2 * (entries + 3), 4, 4)
+    raw = taught.clone().requires_grad_()
+    distillation_loss([raw], [taught], [head], (64, 64)).total().backward()
+    of_scores = raw.grad.view(2, entries + 3, 4, 4)[:, head.objectness_entry:]
+    assert of_scores.abs().max() < 1e-5
+    other = (taught + 0.5 * torch.randn_like(taught)).requires_grad_()
+    distillation_loss([other], [taught], [head], (64, 64)).total().backward()
+    assert other.grad.view(2, entries + 3, 4, 4)[:, head.objectness_entry:].abs().max() > 0.01
+
+
+def test_classes_of_one_softmax_are_learnt_by_its_cross_entropy():
+    head = RegionLayer({"type": "region", "anchors": "2,2", "num": "1", "classes": "3", "softmax": "1"})
+    torch.manual_seed(0)
+    raw = torch.randn(2, 8, 4, 4)
+    targets = targets_of((0, 2, 0.3, 0.6, 0.5, 0.5), (1, 0, 0.9, 0.1, 0.5, 0.5))
+    expected = F.cross_entropy(torch.stack([raw[0, 5:, 2, 1], raw[1, 5:, 0, 3]]), torch.tensor([2, 0]), reduction="sum")
+    assert yolo_loss([raw], [head], targets, (64, 64)).classes.item() == pytest.approx(expected.item() / 2, rel=1e-5)

@@ -2,7 +2,7 @@
 
 A header (major, minor, revision: int32; images seen: int64, or int32 in files older than 0.2), then float32s, layer by
 layer: with batch norm beta, gamma, running mean, running variance, else the bias; then the kernel (out, in, height,
-    width).
+width).
 Source: darknet parser.c, load_weights_upto and load_convolutional_weights. PyTorch ports
 (eriklindernoren/PyTorch-YOLOv3 and its forks) write version 0.0.0 with five int32s all the same, the last two being a
 count and 0.

@@ -22,7 +22,7 @@ class LossOptions:
 
     box: str = "ciou"  # or "mse": the reference's squared error on offsets and log sizes
     # an anchor whose shape has at least this IoU with a box is positive as well; 1: the best only
-    several_iou: float = 1.0
+    several_iou: float = 0.4
     ignore_iou: float = 0.7  # a prediction that overlaps any box by more is not taught "nothing here"
     box_gain: float = 2.0
     objectness_gain: float = 1.0
@@ -97,7 +97,8 @@ def assign_targets(targets: Tensor, anchors: list[Tensor], grids: list[tuple[int
 
 
 def ignored(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], ignore_iou: float) -> Tensor:
-    """(B, N) bool: predicted boxes (B, N, 4) that overlap a target of their image by more than ignore_iou."""
+    """(B, N) bool: predicted boxes (B, N, 4) in input pixels that overlap a target of their image by more than
+    ignore_iou. targets: (T, 6) image, class, cx, cy, w, h relative; image_size: (width, height)."""
     hits, boxes = boxes.new_zeros(boxes.shape[:2]), cxcywh_to_xyxy(boxes)
     truth = cxcywh_to_xyxy(targets[:, 2:6] * values(image_size * 2, targets))
     # target by target, not image by image: how many an image has is a question that makes a GPU wait
@@ -145,7 +146,15 @@ def _head_loss(raw: Tensor, head, pos: Positives, frame: Frame, targets: Tensor,
         labels = torch.ones_like(own[:, 5:])
     else:
         labels = F.one_hot(pos.label, head.classes).to(own.dtype)
-    return box, objectness, options.class_gain * binary_cross_entropy(head, own[:, 5:], labels).sum()
+    return box, objectness, options.class_gain * class_cross_entropy(head, own[:, 5:], labels).sum()
+
+
+def class_cross_entropy(head, t: Tensor, truth: Tensor) -> Tensor:
+    """(P,) cross entropy of raw class scores t (P, K) against probabilities truth (P, K): of one softmax where the head
+    has one, else the sum of K binary ones."""
+    if head.softmax:
+        return -(truth * t.log_softmax(dim=1)).sum(1)
+    return binary_cross_entropy(head, t, truth).sum(1)
 
 
 def binary_cross_entropy(head, t: Tensor, truth: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ _SHAPE_OF = {"convolutional": _conv, "maxpool": _pool, "local_avgpool": _pool, "
 def layer_costs(defs: list[dict], width: int | None = None, height: int | None = None) -> list[LayerCost]:
     """Cost of every layer. Parameters: weights and biases, gamma and beta (running statistics are not learned).
     MACs: one per weight and output position of a convolution; batch norm is counted as folded away, other layers as
-        0."""
+    0."""
     shapes = layer_shapes(defs, width, height)
     costs = []
     for layer_i, section in enumerate(defs[1:]):

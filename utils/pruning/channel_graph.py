@@ -28,11 +28,10 @@ STRATEGIES = ("group", "skip")
 class ChannelGraph:
     """Groups of channels.
 
-    outputs: for each layer (C_i,) long, the group of each of its output channels; image: (3,) those of the input
-    image. normalised: layers that are convolutions with batch norm. frozen: (n_groups,) bool, cannot be cut. All on the
-    CPU.
+    outputs: for each layer (C_i,) long, the group of each of its output channels; image: (C,) those of the input
+    image. normalised: layers that are convolutions with batch norm. frozen: (G,) bool, cannot be cut. All on the CPU.
     reasons: layer -> why channels of it cannot be cut, for the convolutions where this is so of all or of some ("3 of 8
-        channels: ...").
+    channels: ...").
     """
 
     outputs: list[Tensor]

@@ -20,7 +20,7 @@ TOLERANCE_DOUBLE = 1e-9
 class Compact:
     """A verified compact net. deviation: largest difference from the masked net, relative to the largest raw value;
     by_layer: the same of each convolution's output, with an inexact --fold; folded: its score before statistics were
-        taken anew, in that case; int8: the net in 8-bit numbers, with --int8."""
+    taken anew, in that case; int8: the net in 8-bit numbers, with --int8."""
 
     model: nn.Module
     surgery: Surgery

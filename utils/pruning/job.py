@@ -50,7 +50,8 @@ class PruneError(ValueError):
 
 @dataclass(frozen=True)
 class OutputNames:
-    """The files of one pruning."""
+    """The files of one pruning. cfg, checkpoint and weights are read back by this program, the two of Darknet by every
+    other."""
 
     cfg: Path
     checkpoint: Path

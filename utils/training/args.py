@@ -8,6 +8,7 @@ from utils import cli
 from utils.data.args import ReadOptions
 from utils.evaluation.args import ScoreOptions
 from utils.families import BASES
+from utils.loss import LossOptions
 
 DEFAULT_WEIGHTS = "weights/yolov3.weights"
 
@@ -234,10 +235,10 @@ def _add_training_flags(t) -> None:
 def _add_loss_flags(loss) -> None:
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou",
                       help="ciou: complete IoU; mse: squared errors of x, y, w, h as in Darknet")
-    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU",
+    loss.add_argument("--several_iou", type=cli.ratio, default=LossOptions.several_iou, metavar="IOU",
                       help="every anchor whose IoU with a box is higher learns it; 1: the best anchor alone, as in "
                       "YOLOv3")
-    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU",
+    loss.add_argument("--ignore_iou", type=cli.ratio, default=LossOptions.ignore_iou, metavar="IOU",
                       help="predictions above this IoU with any box are ignored in the objectness loss")
 
 

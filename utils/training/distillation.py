@@ -12,7 +12,7 @@ from utils.data.data_config import DataConfig
 from utils.data.keep_classes import kept_net
 from utils.data.net_classes import given_names
 from utils.loading import defs_for_weights, resolve_cfg, stored_names
-from utils.loss import LossOptions, LossParts, binary_cross_entropy
+from utils.loss import LossOptions, LossParts, binary_cross_entropy, class_cross_entropy
 from utils.parse_config import class_count, head_indices, input_size
 from utils.shapes import layer_shapes
 
@@ -64,13 +64,14 @@ def distillation_loss(raws: list[Tensor], taught: list[Tensor], heads: list, ima
 def _head_terms(raw: Tensor, taught: Tensor, head, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     width, height = image_size
     own = head.split(raw).flatten(1, 3)  # (B, A H W, 5 + K), the order of decode
-    soft = head.decode(taught, width, height)
-    scores = soft[..., 4:].clamp(0, 1)  # new_coords heads without a logistic activation may leave this range
+    # not decode's, whose objectness may hold an uncertainty that no raw score has;
+    # new_coords heads without a logistic activation may leave 0..1
+    scores = head.probabilities(head.split(taught).flatten(1, 3)[..., 4:]).clamp(0, 1)
     objectness = binary_cross_entropy(head, own[..., 4], scores[..., 0]).sum()
     sure = (scores[..., 0] > SURE).nonzero(as_tuple=True)  # asked once: each time makes a GPU wait
-    weight, truth, scores = scores[..., 0][sure], soft[..., :4][sure], scores[sure]
+    weight, truth, scores = scores[..., 0][sure], head.decode(taught, width, height)[..., :4][sure], scores[sure]
     boxes = head.decode(raw, width, height)[..., :4][sure]
     small = 2 - (truth[:, 2] * truth[:, 3] / (width * height)).clamp(max=1)
     off = complete_iou_loss(boxes, truth)
-    classes = binary_cross_entropy(head, own[..., 5:][sure], scores[:, 1:]).sum(1)
+    classes = class_cross_entropy(head, own[..., 5:][sure], scores[:, 1:])
     return (weight * small * off).sum(), objectness, (weight * classes).sum()

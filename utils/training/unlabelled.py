@@ -6,12 +6,12 @@ from utils.data.datasets import ListDataset
 from utils.evaluation.own_labels import SCORE, label_by
 
 
-def by_teacher_alone(asked: bool, teacher: nn.Module | None, train_set: ListDataset, valid_set: ListDataset,
-                     quiet: bool = False) -> bool:
-    """Whether a run learns from its teacher alone: when --unlabelled asks for it, or no training image has a box.
+def settle_labels(asked: bool, teacher: nn.Module | None, train_set: ListDataset, valid_set: ListDataset,
+                  quiet: bool = False) -> bool:
+    """Give validation images the teacher's boxes where none has any, or where --unlabelled asks for it. Returns whether
+    the run learns from its teacher alone: when it was asked for, or no training image has a box.
 
-    Validation images without any box, and all of them where it was asked for, get those that the teacher finds. Without
-    a teacher, raises DataError where training or validation images have no box.
+    Without a teacher, raises DataError where training or validation images have no box.
     """
     if teacher is None:
         train_set.require_boxes()
