@@ -8,6 +8,7 @@ from utils.compare import probe_image
 from utils.pruning import report
 from utils.pruning.compact import compact_and_verify, masked_model, prune_and_eval, recalibrate_and_eval
 from utils.pruning.plan import plan_cut
+from utils.shapes import total_cost
 
 
 def test_an_inexact_fold_is_reported_by_layer_and_in_map_whatever_is_recalibrated_after(job_of):
@@ -41,3 +42,13 @@ def test_a_pruning_that_does_not_score_runs_without_labels(job_of, tiny_data):
     compact = compact_and_verify(job, plan)
     assert recalibrate_and_eval(job, compact) is None
     assert 0 < plan.share < 0.6 and prune_and_eval(job, plan) == (None, None)
+
+
+def test_what_carriers_take_is_said_where_it_is_much(job_of, capsys):
+    macs, said = {}, {}
+    for fold in ("exact", "bias"):
+        job = job_of(f"--percent 0.8 --fold {fold}")
+        compact = compact_and_verify(job, plan_cut(job))
+        macs[fold], said[fold] = total_cost(compact.model.module_defs, *job.size).macs, capsys.readouterr().out
+    assert f"take {1 - macs['bias'] / macs['exact']:.0%} of its FLOPs" in said["exact"]
+    assert "its channels are carriers" not in said["bias"]

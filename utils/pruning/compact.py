@@ -11,9 +11,11 @@ from utils.evaluation.metrics import EvalResult
 from utils.pruning.int8 import Int8
 from utils.pruning.job import Job, PruneError, compact_of, eval_model, loaded
 from utils.pruning.plan import Plan
-from utils.pruning.surgery import Surgery, compact_net, masked_state
+from utils.pruning.surgery import Surgery, compact_net, masked_state, narrow_defs
+from utils.shapes import total_cost
 
 TOLERANCE_DOUBLE = 1e-9
+MANY = 0.05  # of the FLOPs, on carriers, which is worth a word
 
 
 @dataclass
@@ -64,7 +66,16 @@ def compact_and_verify(job: Job, plan: Plan) -> Compact:
           if rule.exact else
           f"--fold {rule.fold}: the compact net differs from the masked one by up to {worst:.2g} of the largest raw "
           "value")
+    if rule.divisor == 1 and (share := carriers_share(job, plan, surgery)) > MANY:
+        print(f"note: {sum(surgery.carriers.values())} of its channels are carriers of constants and take {share:.0%} "
+              "of its FLOPs; --fold bias does without them, at a small loss before fine-tuning")
     return Compact(model, surgery, worst, {} if rule.exact else layer_deviations(job, plan, model, surgery))
+
+
+def carriers_share(job: Job, plan: Plan, surgery: Surgery) -> float:
+    """Share of the compact net's FLOPs that are there for its carriers alone (utils.pruning.surgery)."""
+    bare = narrow_defs(job.model.module_defs, job.graph, plan.cut.keep)
+    return 1 - total_cost(bare, *job.size).macs / total_cost(surgery.module_defs, *job.size).macs
 
 
 def recalibrate_and_eval(job: Job, compact: Compact) -> EvalResult | None:
