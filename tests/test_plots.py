@@ -69,6 +69,14 @@ def test_two_nets_share_one_plot_of_precision_and_recall(figure):
     assert axis.texts[0].get_text() == "no detections" and "\n" in axis.get_title()
 
 
+@pytest.mark.parametrize("name, begins", [
+    ("a.PDF", b"%PDF"), ("a.svg", b"<?xml"), ("a.jpeg", b"\xff\xd8"), ("a.png", b"\x89PNG"), ("curve", b"\x89PNG"),
+])
+def test_a_picture_is_of_the_format_that_it_is_named_for(tmp_path, name, begins):
+    plots.plot_training(rows(2), tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
 def test_the_histogram_of_gammas_shows_the_threshold_and_who_is_cut_kept_or_a_carrier(figure):
     (axis,) = figure(plots.plot_gammas, {"kept": [0.5, 0.6], "carrier": [0.01], "cut": [0.0, 0.02]}, 0.1)
     words = [text.get_text() for text in axis.get_legend().get_texts()]

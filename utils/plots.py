@@ -1,4 +1,4 @@
-"""Pictures of numbers, as PNG or JPG files."""
+"""Pictures of numbers, in the format that a file is named for (.png, .jpg, .pdf, .svg), else as PNG."""
 
 import itertools
 import math
@@ -19,7 +19,8 @@ MOST_TICKS = 30  # classes that can be named, and counted, beside each other
 
 def _save(figure, path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="jpg" if path.suffix == ".jpg" else "png")
+        kind = path.suffix[1:].lower()
+        figure.savefig(temporary, dpi=110, format=kind if kind in figure.canvas.get_supported_filetypes() else "png")
     plt.close(figure)
 
 

@@ -882,10 +882,12 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
 def test_metrics_that_a_spreadsheet_has_saved_or_that_end_in_half_a_line_are_set_aside(arguments, capsys, spoil):
     run_epochs(Trainer(arguments()), 1)
     metrics = Path("logs/run/metrics.csv")
+    Path("logs/run/metrics-unreadable.csv").write_text("of an earlier time")
     metrics.write_text(spoilt := spoil(metrics.read_text()))
     run_epochs(Trainer(resuming("--resume", "logs/run", "--n_cpu", "0")), 3)
-    assert "metrics-unreadable.csv" in capsys.readouterr().out
-    assert Path("logs/run/metrics-unreadable.csv").read_text() == spoilt
+    assert "metrics-unreadable1.csv" in capsys.readouterr().out
+    assert Path("logs/run/metrics-unreadable1.csv").read_text() == spoilt
+    assert Path("logs/run/metrics-unreadable.csv").read_text() == "of an earlier time"
     assert [row["epoch"] for row in csv.DictReader(metrics.open())] == ["2", "3"]
 
 

@@ -1,6 +1,7 @@
 """A run's own folder, logs/<run>/: args.json, metrics.csv, last.pth, best.pth and its pictures."""
 
 import csv
+import itertools
 import os
 import time
 from contextlib import nullcontext
@@ -73,7 +74,8 @@ class RunFolder:
         rows = self.rows()
         if all(is_whole(row.get("epoch") or "") and None not in row.values() and None not in row for row in rows):
             return rows
-        aside = self.path / "metrics-unreadable.csv"
+        names = (self.path / f"metrics-unreadable{number or ''}.csv" for number in itertools.count())
+        aside = next(name for name in names if not name.exists())
         os.replace(self.metrics, aside)
         print(f"warning: {self.metrics}: found lines that are not as train.py writes them (a spreadsheet's, or half a "
               f"line); set aside as {aside}, metrics.csv begins anew")
