@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded; a process forked beside its threads hangs
 import cv2
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ HANG = 900  # seconds after which a process of a test is taken to hang; never a 
 # no test fails because the machine is busy: no deadline for an example, nor for making examples
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
-torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)

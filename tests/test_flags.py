@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
+import subprocess
 import sys
 
 import pytest
 
 import detect
-from conftest import ROOT
+from conftest import HANG, ROOT
 from utils import cli, loading
 from utils.deploy.args import parse_export_args
 from utils.origin import RECIPES, missing, origin
@@ -248,3 +249,12 @@ def test_a_script_ends_with_the_status_that_its_main_returns():
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: 2)
     assert end.value.code == 2 and cli.run(lambda: 0) is None
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py", "test_prune.py", "detect.py", "export.py"])
+def test_a_command_line_is_read_before_torch_is_loaded(script):
+    """So that --help and a mistyped flag answer at once."""
+    code = f"import runpy, sys\nsys.argv = ['{script}', '--no-such-flag']\ntry:\n    runpy.run_path('{script}', "
+    code += "run_name='__main__')\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANG)
+    assert run.stdout.split() == ["2", "False"], run.stderr

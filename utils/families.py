@@ -3,8 +3,6 @@
 At 80 classes and width 1 every base has the layers of the public cfg of that name, so the public weights load.
 """
 
-from utils.parse_config import head_indices, integer, rebuild_heads
-
 COCO_CLASSES = 80
 STRIDE = 32  # coarsest grid of every base
 SMALL, SMALL_WIDTH = "yolov3-tiny", 0.5  # learns in hours on a CPU, and is there to be pruned
@@ -166,11 +164,13 @@ BASES = {"yolov3": yolov3, "yolov3-tiny": yolov3_tiny, "yolov3-spp": yolov3_spp,
 
 def build(base: str, classes: int = 1, width: float = 1.0, size: tuple[int, int] = (416, 416)) -> list[dict]:
     """module_defs of a base: filters times `width`, heads for `classes`, input `size` (width, height) in pixels."""
+    from utils.parse_config import rebuild_heads  # not above: command lines list the bases before torch is loaded
     return rebuild_heads(scale_width([net(*size), *BASES[base]()], width), classes)
 
 
 def scale_width(defs: list[dict], width: float) -> list[dict]:
     """Copies of module_defs, filters of all convolutions but the heads' times `width`: a multiple of 8, at least 8."""
+    from utils.parse_config import head_indices, integer
     fresh = [section.copy() for section in defs]
     heads = head_indices(defs)  # defs[i] is the convolution before layer i, as [net] is defs[0]
     for defs_i, section in enumerate(fresh):

@@ -17,7 +17,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Iterator
 
-import torch
 from terminaltables import AsciiTable, GithubFlavoredMarkdownTable
 
 
@@ -222,6 +221,7 @@ def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
 
 def environment() -> dict:
     """What a number was measured on: versions, processor, threads, git commit."""
+    import torch  # not above: command lines are read before it is loaded
     try:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                                 cwd=Path(__file__).parent, check=True).stdout.strip()

@@ -23,7 +23,7 @@ from utils.darknet_weights import file_bytes
 from utils.data.datasets import DataError
 from utils.deploy.darknet_export import export_darknet
 from utils.deploy.detector import Detector
-from utils.loss import LossParts
+from utils.loss import LossOptions, LossParts
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
 from utils.parse_config import CfgError, parse_model_config, rebuild_heads
 from utils.pruning.channel_graph import channel_graph, prunable_layers
@@ -285,6 +285,14 @@ def test_flag_s_is_not_read_as_sr(capsys):
     assert train.parse_args(["-sr", "--s", "0.03"]).sr and not capsys.readouterr().out
     train.parse_args(["--percent", "0.5", "--rescale", "none"])
     assert "warning: --rescale and --percent without -sr" in capsys.readouterr().out
+
+
+def test_of_several_processes_the_first_alone_warns(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, times in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        train.parse_args(["--s", "0.02"])
+        assert capsys.readouterr().out.count("without -sr") == times
 
 
 # ---- sparsity
@@ -811,6 +819,13 @@ def test_the_teacher_computes_in_the_precision_of_the_student(arguments, tiny_cf
     taught.objective.teacher.module_list[0].register_forward_hook(lambda *given: seen.append(given[-1].dtype))
     run_epochs(taught, 1)
     assert set(seen) == {dtype}
+
+
+def test_the_losses_of_train_and_of_taylor_scores_are_one():
+    options = train_options(vars(train.parse_args([]))).loss
+    usual = LossOptions()
+    assert options.box_loss == usual.box
+    assert (options.several_iou, options.ignore_iou) == (usual.several_iou, usual.ignore_iou)
 
 
 def test_each_term_of_the_teacher_teaches_what_it_is_about(tiny_cfg):

@@ -4,11 +4,10 @@ import argparse
 from dataclasses import dataclass
 from typing import Callable, Mapping
 
-from utils import cli
+from utils import cli, torchrun
 from utils.data.args import ReadOptions
 from utils.evaluation.args import ScoreOptions
 from utils.families import BASES
-from utils.loss import LossOptions
 
 DEFAULT_WEIGHTS = "weights/yolov3.weights"
 
@@ -171,7 +170,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     args.typed = p.typed(argv)
     _check_aim(p, args)
     if not args.resume:  # which has the partner from the run that it goes on with
-        if not args.sr and (idle := [args.typed[name] for name in OF_SPARSITY if name in args.typed]):
+        idle = [args.typed[name] for name in OF_SPARSITY if name in args.typed]
+        if idle and not args.sr and torchrun.rank() == 0:
             print(f"warning: {' and '.join(idle)} without -sr: this run will not push any gamma to zero")
         p.require_partner(args.typed, ["distill_gain"], "--teacher-cfg", bool(args.teacher_cfg))
     if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
@@ -235,10 +235,10 @@ def _add_training_flags(t) -> None:
 def _add_loss_flags(loss) -> None:
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou",
                       help="ciou: complete IoU; mse: squared errors of x, y, w, h as in Darknet")
-    loss.add_argument("--several_iou", type=cli.ratio, default=LossOptions.several_iou, metavar="IOU",
+    loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU",
                       help="every anchor whose IoU with a box is higher learns it; 1: the best anchor alone, as in "
                       "YOLOv3")
-    loss.add_argument("--ignore_iou", type=cli.ratio, default=LossOptions.ignore_iou, metavar="IOU",
+    loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU",
                       help="predictions above this IoU with any box are ignored in the objectness loss")
 
 
