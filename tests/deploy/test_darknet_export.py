@@ -50,6 +50,23 @@ def test_defaults_that_readers_do_not_share_are_written_out(tmp_path, text, caps
     assert defs == explicit(defs) and len(defs) == len(model.module_defs)
 
 
+REGION = HEAD.replace("[yolo]\nmask=0,1\nanchors=4,6, 10,12\n", "[region]\nanchors=1,1, 2,3\ncoords=4\nsoftmax=1\n")
+OF_YOLOV2 = {"alone": NET + conv() + REGION,
+             "before a yolo": NET + conv() + REGION + "[route]\nlayers=0\n" + conv("activation=mish\n") + HEAD}
+
+
+@pytest.mark.parametrize("text", OF_YOLOV2.values(), ids=OF_YOLOV2)
+def test_a_region_head_whose_opencv_layer_has_no_number_is_written_and_compared(tmp_path, text, capsys):
+    words = export_darknet(net_of(tmp_path, text), 1.0, tmp_path / "out.weights", (64, 64))
+    assert "OpenCV computes the same" in words and "warning" not in capsys.readouterr().out
+
+
+def test_the_layer_that_opencv_computes_otherwise_is_named_in_a_net_with_a_region_head(tmp_path, capsys):
+    several = conv() + conv() + conv() + "[shortcut]\nfrom=-2,-3\nactivation=linear\n"
+    export_darknet(net_of(tmp_path, NET + several + REGION), 1.0, tmp_path / "out.weights", (64, 64))
+    assert "from layer 3 [shortcut] on" in capsys.readouterr().out
+
+
 def test_a_pair_is_written_without_opencvs_word_where_its_version_reads_no_darknet_files(tmp_path, monkeypatch, capsys):
     monkeypatch.delattr(cv2.dnn, "readNetFromDarknet")  # as in 5.0
     words = export_darknet(net_of(tmp_path, NET + conv() + HEAD), 1.0, tmp_path / "out.weights", (64, 64))

@@ -106,9 +106,14 @@ def _off(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _last_layers(net: cv2.dnn.Net) -> dict[int, str]:
     """cfg layer index -> name of the last of the layers that OpenCV made of it: of conv_3, bn_3, leaky_4 (sic) the
-    activation."""
-    named = [(name, *name.rsplit("_", 1)) for name in net.getLayerNames()]
-    return {int(number) - (kind in ACTIVATIONS): name for name, kind, number in named}
+    activation; of permute_3, detection_out, what a [region] becomes, the latter."""
+    last, layer_i = {}, 0
+    for name in net.getLayerNames():  # in the order of the cfg
+        kind, _, number = name.rpartition("_")
+        if number.isdecimal():
+            layer_i = int(number) - (kind in ACTIVATIONS)
+        last[layer_i] = name
+    return last
 
 
 def _first_off(cfg: Path, weights: Path, model: nn.Module, image: torch.Tensor) -> str:
