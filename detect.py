@@ -51,15 +51,15 @@ def net_files(cfg: str | None, weights: str | None) -> tuple[Path, str]:
 
 
 def main() -> None:
-    """Load -> for each picture: detect, draw, write -> JSON of all."""
+    """Load -> for each picture and film: detect, draw, write -> JSON of all."""
     args = parse_args()
-    from utils.deploy.detector import run, write_results
+    from utils.deploy.detector import run
     from utils.deploy.runtimes import is_exported
     from utils.deploy.sources import expand
 
     items = [item for source in args.source for item in expand(source, args.out)]
     detector = of_file(args) if is_exported(args.weights) else of_net(args, items)
-    write_results(run(detector, items, args.out, args.max_frames, args.skip_bad), args.out)
+    run(detector, items, args.out, args.max_frames, args.skip_bad)
 
 
 def of_net(args: argparse.Namespace, items: list):

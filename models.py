@@ -456,8 +456,8 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
 
     weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
     training, else the cfg's); thresholds: conf_thres and nms_thres. Returns a utils.deploy.detector.Detector:
-    detect(image) takes (H, W, 3) RGB uint8 or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score, class; names
-    are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
+    detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score,
+    class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
     """
     from utils.deploy.detector import Detector
     from utils.loading import load_net, numbered_names, resolve_cfg, select_device

@@ -5,9 +5,8 @@ Before the files get their names they are read back and run beside the network, 
 
 import copy
 import re
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from torch import nn
 
 from utils.batch_norm import usual_scale
 from utils.compare import TOLERANCE, deviation, probe_image
+from utils.deploy.opencv_log import quiet_opencv
 from utils.layers import ACTIVATIONS
 from utils.output import one_step, replacing, write_text
 from utils.parse_config import CfgError, explicit, format_model_config, integers, resized, section_of
@@ -81,7 +81,7 @@ def opencv_complaint(cfg: Path, weights: Path, model: nn.Module, size: tuple[int
     image of (width, height) `size`; "" where it computes the same."""
     image = probe_image(model, size)
     try:
-        with _quiet_opencv():
+        with quiet_opencv():
             net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
             net.setInput(image.numpy())
             last = _last_layers(net)
@@ -143,14 +143,3 @@ def _reason(error: Exception) -> str:
     """The words of an OpenCV error without its place in OpenCV's source."""
     text = " ".join(str(error).split())
     return re.sub(r"^OpenCV\(.*?\).*?error: (\(.*?\) )?", "", text).strip()
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Without OpenCV's own log on stderr."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

@@ -14,6 +14,7 @@ from PIL import Image, ImageSequence
 from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
 from utils.data.decoding import TooLargeError, require_size
 from utils.data.folders import files_below
+from utils.deploy.opencv_log import quiet_opencv
 from utils.text import is_whole
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}
@@ -189,15 +190,11 @@ def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
 
 def _open(item: Item) -> cv2.VideoCapture:
     """OpenCV's reader of a film. What it and FFmpeg print about one that fails is left to our one line."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with quiet_opencv():
         if is_camera(item.where):
             return cv2.VideoCapture(int(item.where))
         patience = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE_MS]
         return cv2.VideoCapture(item.where) if item.path else cv2.VideoCapture(item.where, cv2.CAP_FFMPEG, patience)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def _why_closed(item: Item) -> str:
