@@ -14,7 +14,7 @@ import torch
 import detect
 import export
 import test as scoring
-from conftest import FAMILIES, ROOT, trained
+from conftest import FAMILIES, ROOT, small_disk, trained
 from models import Darknet
 from nets import ADD, MIXED, ODD, cfg_text
 from utils.deploy import args as export_args
@@ -26,6 +26,7 @@ from utils.deploy.metadata import BuiltInNms, metadata_of
 from utils.deploy.onnx_export import write_onnx
 from utils.deploy.runtimes import open_exported
 from utils.evaluation.nms import non_max_suppression
+from utils.output import OutputError
 
 SIZE = (64, 64)
 PACKAGES = {
@@ -188,6 +189,21 @@ def test_a_file_that_computes_something_else_is_not_written(net, tiny_cfg, tmp_p
     )
     with pytest.raises(ExportError, match="nothing was written"):
         export_format(net, name, tmp_path / "out" / f"net{FORMATS[name].suffix}", Order(None, SIZE, "float32", None))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "litert"])
+def test_on_a_full_disk_the_error_names_the_file_and_nothing_is_left(net, tmp_path, monkeypatch, name):
+    need(name)
+    kind = FORMATS[name]
+
+    def write(model, path, metadata):
+        with small_disk():
+            kind.write(model, path, metadata)
+    monkeypatch.setitem(formats.FORMATS, name, replace(kind, write=write))
+    path = tmp_path / "out" / f"net{kind.suffix}"
+    with pytest.raises(OutputError, match=f"{path.name}: cannot be written .*nothing was left there"):
+        export_format(net, name, path, Order(None, SIZE, "float32", None))
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -40,22 +40,45 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         return
     step, temporary = _step.get(), _temporary_name(path)
     try:
-        make_folder(path.parent)
-        _remove_leftovers(path)
-        yield temporary
-        if step is None:
-            note_made(path)
-            os.replace(temporary, path)
-        else:
-            step.append((temporary, path))
-    except OSError as error:
-        _remove(temporary)
-        if isinstance(error, OutputError) or error.errno not in _NOT_WRITTEN:
-            raise
-        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)}); {_what_is_left(path)}") from error
+        with naming(path):
+            make_folder(path.parent)
+            require_no_folder(path)
+            _remove_leftovers(path)
+            yield temporary
+            if step is None:
+                note_made(path)
+                os.replace(temporary, path)
+            else:
+                step.append((temporary, path))
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where the disk is full or refuses in this block, OutputError says so of `path`, which was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError) or error.errno not in _NOT_WRITTEN:
+            raise
+        reason = error.strerror or os.strerror(error.errno)
+        left = "the file that was there before is whole" if path.exists() else "nothing was left there"
+        raise OutputError(f"{path}: cannot be written ({reason}); {left}") from error
+
+
+def require_no_folder(path: Path) -> None:
+    """Raise OutputError where a folder has the name of a file that is to be written."""
+    if path.is_dir():
+        raise OutputError(f"{path}: found a folder, expected the name of a file to write")
+
+
+def require_folder(path: Path) -> None:
+    """Raise OutputError where a file stands in the way of a folder that is to be written to."""
+    found = next((one for one in (path, *path.parents) if one.exists()), path)
+    if found.exists() and not found.is_dir():
+        raise OutputError(f"{found}: found a file, expected a folder to write to")
 
 
 @contextmanager
@@ -89,7 +112,9 @@ def note_made(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were not there, the outermost first."""
+    """Make a folder and those above it; returns those that were not there, the outermost first. Raises OutputError
+    where one is a file."""
+    require_folder(folder)
     missing = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
     for one in missing:
         note_made(one)
@@ -145,10 +170,6 @@ def _take_places(pending: list[tuple[Path, Path]]) -> None:
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _what_is_left(path: Path) -> str:
-    return "the file that was there before is whole" if path.exists() else "nothing was left there"
-
-
 def _temporary_name(path: Path, kind: str = "tmp") -> Path:
     """A name beside `path` that says whose it is: no other process, here or on a machine that shares the folder, takes
     it."""
@@ -174,6 +195,8 @@ def _is_alive(process: int, thread: int) -> bool:
     """Whether a file in the making has somebody who makes it."""
     if process == os.getpid():  # in a container every program may have the same number
         return thread in {_short(one.ident) for one in threading.enumerate()}
+    if platform.system() == "Windows":  # which has no signal to ask with: 0 is Ctrl-C there
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -195,7 +218,7 @@ def _remove(path: Path) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike, content) -> None:
@@ -204,18 +227,21 @@ def write_json(path: str | os.PathLike, content) -> None:
 
 
 @contextmanager
-def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder inside `folder` to write several files to: they take their places, of the same names, in one step when
-    the block ends (data before the .param, .xml or .cfg that describes it), and all are removed when it raises."""
-    folder = Path(folder)
-    temporary = _temporary_name(folder / "unfinished")
-    make_folder(folder)
-    _remove_leftovers(folder / "unfinished")
-    _remove(temporary)
-    temporary.mkdir()
+def replacing_all(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `path` to write it and what belongs to it: all take their places, of the same names, in one step
+    when the block ends (data before the .param, .xml or .cfg that describes it), and are removed when it raises. Raises
+    OutputError where the disk is full or refuses."""
+    path = Path(path)
+    folder, temporary = path.parent, _temporary_name(path.with_name("unfinished"))
     try:
-        yield temporary
-        _take_places([(path, folder / path.name) for path in sorted(temporary.iterdir())])
+        with naming(path):
+            make_folder(folder)
+            require_no_folder(path)
+            _remove_leftovers(folder / "unfinished")
+            _remove(temporary)
+            temporary.mkdir()
+            yield temporary
+            _take_places([(one, folder / one.name) for one in sorted(temporary.iterdir())])
     finally:
         _remove(temporary)
 
@@ -248,7 +274,7 @@ def user_cache() -> Path:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Rows of equal keys as a CSV file."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import signal
 import socket
 from collections import Counter
@@ -19,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import small_disk
 from utils import signals
 from utils.data.datasets import DataError
 from utils.deploy import detector, drawing
@@ -192,16 +192,12 @@ def test_a_film_holds_every_frame_at_any_rate(tmp_path, rate):
 def test_a_film_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_stays(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"old")
     noise = np.random.default_rng(0)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OutputError, match=r"a.mp4: cannot be written: 0 of 60 frames can be read back"):
         with film(tmp_path / "a.mp4") as writer:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-            try:
+            with small_disk(20_000):
                 for _ in range(60):
                     writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8), 10)
                 writer.close()
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
@@ -231,7 +227,8 @@ def test_a_box_wholly_in_the_border_or_thinner_than_the_results_can_say_is_none(
 
 def test_detect_takes_what_holds_a_picture_and_says_so_of_anything_else(tmp_path):
     seen = []
-    net = Detector(torch.nn.Linear(1, 1), ["hand"], (64, 64), lambda images: seen.append(images) or torch.zeros(1, 0, 6))
+    note = lambda images: seen.append(images) or torch.zeros(1, 0, 6)
+    net = Detector(torch.nn.Linear(1, 1), ["hand"], (64, 64), note)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for image in (pixels, Image.fromarray(pixels), Image.fromarray(pixels).convert("RGBA")):
         net.detect(image)

@@ -58,7 +58,8 @@ def write_pair(model: nn.Module, rescale: float, cfg: Path, weights: Path, size:
     """Write a Darknet (in eval mode, on the CPU) as a pair of files, not checked; returns the net that reading them
     gives."""
     usual_scale(model, rescale).save_darknet_weights(weights)
-    cfg.write_text(format_model_config(explicit(resized(model.module_defs, *size))), encoding="utf-8")
+    cfg.write_text(format_model_config(explicit(resized(model.module_defs, *size))), encoding="utf-8",
+                   newline="\n")
     read = type(model)(cfg, initialise=False).eval()
     read.load_darknet_weights(weights)
     return read

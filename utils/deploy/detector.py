@@ -175,7 +175,7 @@ def film(path: Path) -> Iterator["FilmWriter"]:
     """What writes an MP4 file beside `path`, which gets that name when the block ends. Raises OutputError where frames
     are missing in it, as on a full disk, of which OpenCV says nothing."""
     # OpenCV tells the kind of a film by the end of its name, so that it is the folder which has another
-    with replacing_all(path.parent) as folder:
+    with replacing_all(path) as folder:
         writer = FilmWriter(folder / path.name, path)
         try:
             yield writer
@@ -209,8 +209,8 @@ class FilmWriter:
         with quiet_opencv():
             self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
         if not self.writer.isOpened():
-            raise OutputError(f"{self.where}: cannot be written as a film of {size[0]}x{size[1]} pixels, {rate:g} frames "
-                              "per second; nothing was written")
+            raise OutputError(f"{self.where}: cannot be written as a film of {size[0]}x{size[1]} pixels, {rate:g} "
+                              "frames per second; nothing was written")
 
     def close(self) -> None:
         """Finish the file."""

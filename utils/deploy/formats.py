@@ -133,7 +133,7 @@ def export_format(model: nn.Module, name: str, path: Path, order: Order) -> str:
     """
     model = copy.deepcopy(model).cpu().float().eval()
     metadata = describe(model, name, order)
-    with replacing_all(path.parent) as folder:
+    with replacing_all(path) as folder:
         FORMATS[name].write(model, folder / path.name, metadata)
         words = check_file(model, folder / path.name, metadata, str(path))
     files = [
@@ -154,7 +154,7 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
         raise ValueError("--nms --precision int8: found both, expected one: a file that is cut at --conf_thres cannot "
                          "be scored")
     model = copy.deepcopy(model).cpu().float().eval()
-    with tempfile.TemporaryDirectory() as measured, replacing_all(path.parent) as folder:
+    with tempfile.TemporaryDirectory() as measured, replacing_all(path) as folder:
         even = balanced(model, pictures.sample(input_channels(model)))
         reference = float32_file(model, name, Path(measured) / path.name, order, str(path), even)
         made = quantise(even, reference, folder / path.name, pictures, limits, path)
