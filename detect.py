@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="square input size (default: that of the training, else the cfg's)")
     cli.add_device_flags(p)
     cli.add_backend_flag(p)
-    p.add_argument("--out", type=Path, default=Path("output"), metavar="DIR",
+    p.add_argument("--out", type=cli.out_folder, default=Path("output"), metavar="DIR",
                    help="folder for the drawn pictures and detections.json")
     p.add_argument("--max-frames", type=cli.count, default=0, metavar="N",
                    help="end a film, camera or stream after N frames; 0: never")

@@ -20,10 +20,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_run_flags(p, batch_size=8)
     cli.add_score_flags(p)
     cli.add_backend_flag(p)
-    p.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    p.add_argument("--pr", type=Path, metavar="PNG", help="precision-recall curve (default: output/pr_STEM.png)")
-    p.add_argument("--mistakes", type=Path, metavar="JPG", help="draw the 16 images with the most mistakes: missed "
-                                                               "boxes in red, false alarms in orange")
+    p.add_argument("--json", type=cli.out_file, metavar="FILE", help="write all numbers there")
+    p.add_argument("--pr", type=cli.out_file, metavar="PNG",
+                   help="precision-recall curve (default: output/pr_STEM.png)")
+    p.add_argument("--mistakes", type=cli.out_file, metavar="JPG",
+                   help="draw the 16 images with the most mistakes: missed boxes in red, false alarms in orange")
     return p.parse_args(argv)
 
 

@@ -45,7 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--size", type=pixel_size, default="416", metavar="PX", help="input size, SIDE or WIDTHxHEIGHT")
     p.add_argument("--anchors-from", type=Path, metavar="LIST",
                    help="image list or folder, YOLO labels beside it: cluster the anchors from their boxes")
-    p.add_argument("--out", type=Path, metavar="FILE", help="cfg to write; else named by base and width, in config/")
+    p.add_argument("--out", type=cli.out_file, metavar="FILE",
+                   help="cfg to write; else named by base and width, in config/")
     return p.parse_args(argv)
 
 

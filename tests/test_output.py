@@ -14,7 +14,6 @@ from models import Darknet
 from utils.checkpoint import save_checkpoint
 from utils.lock import Lock
 from utils.output import (
-    OutputError,
     _is_alive,
     one_step,
     replacing,
@@ -23,6 +22,7 @@ from utils.output import (
     write_json,
     write_text,
 )
+from utils.places import OutputError
 
 NET = [{"type": "net", "width": "32", "height": "32", "channels": "3"},
        {"type": "convolutional", "filters": "64", "size": "3", "activation": "linear"}]
@@ -94,6 +94,14 @@ def test_a_folder_in_the_place_of_a_file_and_a_file_in_that_of_a_folder_are_name
     with pytest.raises(OutputError, match="/file: found a file, expected a folder to write to"):
         write(tmp_path / "file" / "new" / "a.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.xml", "file"]
+
+
+@pytest.mark.parametrize("block, name", [(replacing, ""), (replacing_all, "a.xml")])
+@pytest.mark.parametrize("error", [lambda path: ValueError(f"{path}: a fault"), lambda path: OSError(2, "no", path)])
+def test_an_error_about_a_file_in_the_making_names_its_place(tmp_path, block, name, error):
+    with pytest.raises((ValueError, OSError)) as raised, block(tmp_path / "a.xml") as temporary:
+        raise error(str(temporary / name))
+    assert str(tmp_path / "a.xml") in str(raised.value) and "tmp" not in str(raised.value).replace(str(tmp_path), "")
 
 
 def test_a_table_is_utf8_where_the_systems_own_letters_are_others(tmp_path):

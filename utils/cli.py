@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterable, Mapping, NamedTuple, NoReturn
 
 from utils import limits, signals, torchrun
+from utils.places import require_file, require_folder
 from utils.text import shown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,6 +191,24 @@ def run_name(text: str) -> str:
         raise argparse.ArgumentTypeError(f"found {shown(text)}, expected a name for a folder, or GROUP/NAME; none that "
                                          "begins with a dot")
     return text
+
+
+def out_file(text: str) -> Path:
+    """argparse type: a file to write. Found now, not after hours of work, that it cannot be."""
+    return _place(text, require_file)
+
+
+def out_folder(text: str) -> Path:
+    """argparse type: a folder to write to."""
+    return _place(text, require_folder)
+
+
+def _place(text: str, check: Callable[[Path], None]) -> Path:
+    try:
+        check(Path(text))
+    except OSError as error:  # a name that is too long as well
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 class Target(NamedTuple):

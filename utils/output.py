@@ -20,10 +20,7 @@ from typing import Iterator
 import torch
 from terminaltables import AsciiTable, GithubFlavoredMarkdownTable
 
-
-class OutputError(OSError):
-    """A file could not be written; what was there before is whole."""
-
+from utils.places import OutputError, require_folder, require_no_folder
 
 _OURS = re.compile(r"-(\d+)-(\d+)\.(?:tmp|old)$")  # ends the names of files and folders in the making
 _made: ContextVar[list[Path] | None] = ContextVar("made", default=None)  # in a block of `provisional`
@@ -40,7 +37,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         return
     step, temporary = _step.get(), _temporary_name(path)
     try:
-        with naming(path):
+        with _speaking_of(path, temporary, path):
             make_folder(path.parent)
             require_no_folder(path)
             _remove_leftovers(path)
@@ -56,29 +53,22 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Where the disk is full or refuses in this block, OutputError says so of `path`, which was to be written."""
+def _speaking_of(path: Path, temporary: Path, place: Path) -> Iterator[None]:
+    """What is raised in this block speaks of `place` where it names `temporary`; where the disk is full or refuses it
+    becomes an OutputError of `path`, which was to be written."""
     try:
         yield
-    except OSError as error:
-        if isinstance(error, OutputError) or error.errno not in _NOT_WRITTEN:
+    except Exception as error:
+        spoken = lambda value: value.replace(str(temporary), str(place)) if isinstance(value, str) else value
+        error.args = tuple(map(spoken, error.args))
+        if not isinstance(error, OSError) or isinstance(error, OutputError):
+            raise
+        error.filename = spoken(error.filename)
+        if error.errno not in _NOT_WRITTEN:
             raise
         reason = error.strerror or os.strerror(error.errno)
         left = "the file that was there before is whole" if path.exists() else "nothing was left there"
         raise OutputError(f"{path}: cannot be written ({reason}); {left}") from error
-
-
-def require_no_folder(path: Path) -> None:
-    """Raise OutputError where a folder has the name of a file that is to be written."""
-    if path.is_dir():
-        raise OutputError(f"{path}: found a folder, expected the name of a file to write")
-
-
-def require_folder(path: Path) -> None:
-    """Raise OutputError where a file stands in the way of a folder that is to be written to."""
-    found = next((one for one in (path, *path.parents) if one.exists()), path)
-    if found.exists() and not found.is_dir():
-        raise OutputError(f"{found}: found a file, expected a folder to write to")
 
 
 @contextmanager
@@ -234,7 +224,7 @@ def replacing_all(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     folder, temporary = path.parent, _temporary_name(path.with_name("unfinished"))
     try:
-        with naming(path):
+        with _speaking_of(path, temporary, folder):
             make_folder(folder)
             require_no_folder(path)
             _remove_leftovers(folder / "unfinished")

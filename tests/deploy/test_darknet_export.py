@@ -95,7 +95,7 @@ def test_a_net_that_opencv_cannot_read_is_written_with_a_warning(tmp_path, capfd
 def test_a_file_that_reads_back_as_another_net_is_never_written(tmp_path, monkeypatch):
     model = net_of(tmp_path, NET + conv() + HEAD)
     monkeypatch.setattr(Darknet, "load_darknet_weights", lambda self, path: randomise(self, 0.0))
-    with pytest.raises(ValueError, match="nothing was written"):
+    with pytest.raises(ValueError, match="it was not written"):
         export_darknet(model, 1.0, tmp_path / "out.weights", (64, 64), ["a"])
     assert [path.name for path in tmp_path.iterdir()] == ["net.cfg"]
 

@@ -25,7 +25,7 @@ from utils.deploy import detector, drawing
 from utils.deploy.detector import Detector, expected_images, film, run
 from utils.deploy.drawing import class_text, draw, place_labels
 from utils.deploy.sources import Item, expand, frame_count, frames, is_live, read_picture
-from utils.output import OutputError
+from utils.places import OutputError
 
 OUT = Path("output")
 

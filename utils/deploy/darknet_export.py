@@ -43,7 +43,7 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
         worst = deviation(model, read, small)
         if not worst <= TOLERANCE:  # NaN as well
             raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at "
-                             f"most {TOLERANCE:g}; nothing was written")
+                             f"most {TOLERANCE:g}; it was not written")
         words = f"checked: read back it is within {worst:.1e} of the network's largest raw value"
         if not hasattr(cv2.dnn, "readNetFromDarknet"):
             words += f"; not compared with OpenCV, whose version {cv2.__version__} reads no Darknet files (4.x does)"

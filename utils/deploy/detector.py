@@ -27,7 +27,8 @@ from utils.deploy.sources import Item, frame_count, frames, read_picture
 from utils.evaluation.nms import non_max_suppression
 from utils.letterbox import input_channels, input_device, letterbox, planes, to_input
 from utils.loading import numbered_names, read_names
-from utils.output import OutputError, counted, replacing, replacing_all, write_json
+from utils.output import counted, replacing, replacing_all, write_json
+from utils.places import OutputError
 
 LEAST_SIDE_PX = 0.01  # of a box in its picture: detections.json has hundredths
 

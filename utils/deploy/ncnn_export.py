@@ -31,8 +31,8 @@ def write_ncnn(model: nn.Module, path: Path, metadata: Metadata) -> None:
         made = Path(folder) / "net.ncnn.param"
         if done.returncode or not made.is_file():
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            raise ExportError(f"{path}: pnnx could not convert the net (status {done.returncode}: {last}); nothing was "
-                              "written")
+            raise ExportError(f"{path}: pnnx could not convert the net (status {done.returncode}: {last}); it was "
+                              "not written")
         path.write_bytes(made.read_bytes())
         path.with_suffix(".bin").write_bytes(made.with_suffix(".bin").read_bytes())
     write_json(path.with_suffix(".json"), metadata.to_text())

@@ -64,12 +64,16 @@ class Exported:
 
     def files(self) -> list[Path]:
         """The files that a device needs."""
-        weights = self.path.with_suffix(".bin")
-        return [self.path] + ([weights] if self.path.suffix in (".xml", ".param") else [])
+        return files_of(self.path)
 
     def bytes(self) -> int:
         """Their size."""
         return sum(path.stat().st_size for path in self.files())
+
+
+def files_of(path: Path) -> list[Path]:
+    """An exported file, and its weights where they lie beside it."""
+    return [path] + ([path.with_suffix(".bin")] if path.suffix.lower() in (".xml", ".param") else [])
 
 
 def is_exported(path) -> bool:
@@ -85,7 +89,7 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     """
     path = Path(path)
     runtimes = RUNTIMES[path.suffix.lower()]
-    for needed in [path] + ([path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else []):
+    for needed in files_of(path):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed}: no such file" + ("" if needed == path else f"; {path} needs it beside "
                                                                                            "it"))
@@ -123,7 +127,7 @@ def int8_files(model: nn.Module, size: tuple[int, int], folders: Iterable[Path])
     mark = net_hash(model).encode()
     for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-            if path.suffix in INT8_SUFFIXES and _holds(path, mark):
+            if path.suffix.lower() in INT8_SUFFIXES and _holds(path, mark):
                 try:
                     file = open_exported(path, size=size)
                 except (ValueError, FileNotFoundError):
