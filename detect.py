@@ -53,8 +53,8 @@ def net_files(cfg: str | None, weights: str | None) -> tuple[Path, str]:
 def main() -> None:
     """Load -> for each picture and film: detect, draw, write -> JSON of all."""
     args = parse_args()
+    from utils.checkpoint import is_exported
     from utils.deploy.detector import run
-    from utils.deploy.runtimes import is_exported
     from utils.deploy.sources import expand
 
     items = [item for source in args.source for item in expand(source, args.out)]

@@ -32,8 +32,8 @@ def main() -> None:
     """Load -> evaluate -> print the table -> write curve and numbers."""
     args = parse_args()
     from utils import processes
+    from utils.checkpoint import is_exported
     from utils.data.datasets import evaluation_loader
-    from utils.deploy.runtimes import is_exported
     from utils.evaluation.evaluate import ScoreOptions, detect_all, score_detections
     from utils.plots import plot_pr_curves
 

@@ -23,7 +23,7 @@ from utils.deploy.formats import (
 )
 from utils.deploy.processor import ABILITIES, instructions
 from utils.deploy.quantisation import Limits, Pictures, quantise_unscored
-from utils.deploy.runtimes import RUNTIMES, is_exported, open_exported
+from utils.deploy.runtimes import RUNTIMES, open_exported
 from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
 from utils.evaluation.evaluate import evaluate
 from utils.loading import load_net, resolve_cfg, select_device

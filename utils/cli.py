@@ -328,7 +328,7 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the network; auto: on a CPU an int8 file that export.py made of these very weights (beside "
         "them or in output/), where the processor has instructions for it; bfloat16, where it has those, "
-        "test.py scored it as no worse and it is the faster; else onnxruntime or openvino, if it is installed "
+        "test.py scored it as no worse and it is the faster; else openvino or onnxruntime, if it is installed "
         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
         "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes "
         "in bfloat16: score it before use",

@@ -125,12 +125,12 @@ def test_auto_takes_the_first_that_is_installed_where_there_is_work_enough(net, 
     gone = set()
     for module in (backends, onnx_runtimes):
         monkeypatch.setattr(module, "missing_packages", lambda name: [name] if name in gone else [])
-    assert make_backend("auto", net, SIZE) == ("onnxruntime", "onnxruntime's")
-    assert make_backend("auto", net, SIZE, images=239)[0] == "torch"
-    assert make_backend("auto", net, SIZE, images=240)[0] == "onnxruntime"
-    gone.add("onnxruntime")
     assert make_backend("auto", net, SIZE) == ("openvino", "openvino's")
+    assert make_backend("auto", net, SIZE, images=239)[0] == "torch"
+    assert make_backend("auto", net, SIZE, images=240)[0] == "openvino"
     gone.add("openvino")
+    assert make_backend("auto", net, SIZE) == ("onnxruntime", "onnxruntime's")
+    gone.add("onnxruntime")
     assert make_backend("auto", net, SIZE)[0] == "torch"
 
 

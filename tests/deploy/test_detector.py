@@ -24,7 +24,7 @@ from utils.data.datasets import DataError
 from utils.deploy import detector, drawing
 from utils.deploy.detector import Detector, expected_images, film, run
 from utils.deploy.drawing import class_text, draw, place_labels
-from utils.deploy.sources import Item, expand, frame_count, frames, is_live, read_picture
+from utils.deploy.sources import Item, expand, frame_count, frames, is_live, masked, read_picture
 from utils.places import OutputError
 
 OUT = Path("output")
@@ -250,11 +250,53 @@ def test_a_source_without_images_says_what_can_be_named(tmp_path):
 
 
 @pytest.mark.parametrize("address, name", [("rtsp://me:secret@10.0.0.7:554/door/1?token=x", "10.0.0.7-554-door-1"),
+                                           ("rtsp://10.0.0.7/user=me&password=secret&channel=1/0.sdp",
+                                            "10.0.0.7-user-password-channel-1-0.sdp"),
                                            ("http://host/a.mp4", "host-a.mp4"), ("0", "camera0")])
 def test_a_stream_is_named_after_its_address_without_its_password(address, name):
     (item,) = expand(address, OUT)
     assert names_of([item]) == [name] and item.is_film and frame_count(item) == math.inf
     assert not is_live("C:\\pictures") and not is_live("a/b.mp4")
+
+
+@pytest.mark.parametrize("address, shown", [
+    ("rtsp://me:secret@10.0.0.7:554/door/1", "rtsp://***@10.0.0.7:554/door/1"),
+    ("rtsp://me:s@cret@10.0.0.7/@door", "rtsp://***@10.0.0.7/@door"),
+    ("http://host/cam.cgi?user=me&pwd=secret", "http://host/cam.cgi?***"),
+    ("rtsp://10.0.0.7/user=me&password=secret&channel=1", "rtsp://10.0.0.7/user=***&password=***&channel=1"),
+    ("rtsp://10.0.0.7:554/door", "rtsp://10.0.0.7:554/door"), ("0", "0"), ("a@b/c?.mp4", "a@b/c?.mp4")])
+def test_no_password_of_a_stream_is_shown_or_written(tmp_path, monkeypatch, capsys, address, shown):
+    assert masked(address) == shown
+    if is_live(address):
+        monkeypatch.setattr(detector, "frames", lambda item: iter([(np.full((48, 64, 3), 90, np.uint8), 25.0)]))
+        [result] = run(OneBox(), expand(address, OUT), tmp_path / "out")
+        written = "".join(path.name + path.read_text(errors="replace") for path in (tmp_path / "out").iterdir())
+        assert result["source"] == shown and "cret" not in written + capsys.readouterr().out
+
+
+def test_an_error_about_a_stream_shows_no_password():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://me:secret@127.0.0.1:{closed.getsockname()[1]}/x?token=secret"
+    with pytest.raises(DataError) as error:
+        list(frames(Item(address, Path("x"), True)))
+    assert "secret" not in str(error.value) and "127.0.0.1" in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["**/[ab]1.png", "**/[a-b]1.png", "**/[!c]1.png", "**/[]ab]1.png", "**/[ab^]?.png",
+                                     "d/**[ab]1.png", "[de]/**/[ab]1.png"])
+def test_sets_of_letters_mean_the_same_behind_two_stars(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    for name in ("d/a1.png", "d/e/b1.png", "d/c1.png", "d/[ab]1.png"):
+        picture(tmp_path / name)
+    found = expand(pattern, OUT)
+    assert [item.path.name for item in found] == ["a1.png", "b1.png"]
+
+
+def test_a_set_in_which_nothing_is_finds_nothing(tmp_path):
+    picture(tmp_path / "d/a1.png")
+    with pytest.raises(DataError, match="found no image"):
+        expand(str(tmp_path / "**" / "[b-a]1.png"), OUT)
 
 
 def test_a_dead_stream_is_an_error_that_names_it():

@@ -143,7 +143,7 @@ def _run_image(detector: Detector, item: Item, out: Path, taken: set[Path]) -> d
     suffix = ".png" if item.path.suffix.lower() in (".png", ".bmp", ".gif") else ".jpg"
     target = _free_path(out / f"{item.name}{suffix}", taken)
     write_picture(target, draw(image, rows, detector.names))
-    print(f"{item.where}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {target}")
+    print(f"{item.shown}: {len(rows)} found in {1e3 * seconds:.0f} ms -> {target}")
     return _result(item, image, rows, detector.names)
 
 
@@ -167,7 +167,7 @@ def _run_film(detector: Detector, item: Item, out: Path, max_frames: int, taken:
             if notice.number is not None:
                 break
     rate = len(results) / (time.perf_counter() - started)
-    print(f"{item.where}: {counted(len(results), 'frame')}, {rate:.1f} per second -> {target}")
+    print(f"{item.shown}: {counted(len(results), 'frame')}, {rate:.1f} per second -> {target}")
     return results
 
 
@@ -231,7 +231,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 def _result(item: Item, image: np.ndarray, rows: np.ndarray, names: list[str]) -> dict:
     boxes = [{"box_xyxy_px": [round(float(x), 2) for x in row[:4]], "score": round(float(row[4]), 5),
               "class": int(row[5]), "name": names[int(row[5])]} for row in rows]
-    source = item.path.as_posix() if item.path else item.where
+    source = item.path.as_posix() if item.path else item.shown
     return {"source": source, "width": image.shape[1], "height": image.shape[0], "detections": boxes}
 
 

@@ -6,7 +6,7 @@ from typing import Callable
 import numpy as np
 import torch
 
-FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
+FROM_ONNX = ("openvino", "onnxruntime")  # the faster on CPUs first (results/2026-11-26_deploy)
 BF16 = "openvino-bf16"  # openvino, computing in bfloat16
 
 

@@ -76,11 +76,6 @@ def files_of(path: Path) -> list[Path]:
     return [path] + ([path.with_suffix(".bin")] if path.suffix.lower() in (".xml", ".param") else [])
 
 
-def is_exported(path) -> bool:
-    """Whether a --weights file is one that export.py wrote for a runtime."""
-    return path is not None and Path(path).suffix.lower() in RUNTIMES
-
-
 def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = None) -> Exported:
     """The file with what runs it, on images of (width, height) `size` alone (default: the metadata's).
 
