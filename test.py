@@ -124,7 +124,8 @@ def note_score(run: Run, result, options) -> None:
     computes in bfloat16."""
     from dataclasses import asdict
 
-    from utils.deploy.backends import BF16, FLOATS
+    from utils.deploy.backends import FLOATS
+    from utils.deploy.onnx_runtimes import BF16
     from utils.deploy.processor import computes_bf16
     from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
 

@@ -16,6 +16,7 @@ from benchmarks import materials, run_deploy
 from benchmarks.contest import Contestant, Item, Outcome
 from benchmarks.output import duration, megabytes, over_imports, shorten
 from models import Darknet
+from utils.checkpoint import is_exported
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import ListDataset, evaluation_loader
 from utils.deploy.formats import (

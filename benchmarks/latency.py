@@ -11,7 +11,6 @@ of this process alone (with one thread), for a machine that others use as well.
 import argparse
 import shlex
 import time
-from pathlib import Path
 
 from torch import nn
 

@@ -363,6 +363,22 @@ def test_wrong_files_sizes_and_flags_are_one_line(net, tiny_data, tmp_path, monk
         out_paths(tmp_path / "x.onnx", ["ncnn"], "float32")
 
 
+@pytest.mark.parametrize("error, kind, words", [
+    (RuntimeError("the network\nhas a fault"), ValueError, r"net.torchscript: torch cannot read it \(the network\)"),
+    (ValueError("no net"), ValueError, r"net.torchscript: torch cannot read it \(no net\), expected a file as export"),
+    (ImportError("libx.so"), ValueError, r"net.torchscript: its runtime does not work here \(libx.so\)"),
+    (PermissionError(13, "no"), ValueError, r"net.torchscript: cannot be read \(.*no\)"),
+    (MemoryError("full"), MemoryError, "full")])
+def test_a_file_is_blamed_for_its_own_faults_alone(net, tmp_path, monkeypatch, error, kind, words):
+    path = written(net, "torchscript", tmp_path)
+
+    def fails(*_, **__):
+        raise error
+    monkeypatch.setattr(torch.jit, "load", fails)
+    with pytest.raises(kind, match=words):
+        open_exported(path)
+
+
 def test_int8_needs_the_data_and_no_suppression(net, tiny_cfg, tiny_data, tmp_path, monkeypatch):
     net.save_darknet_weights(tmp_path / "net.weights")
     words = ("--cfg", tiny_cfg, "--weights", tmp_path / "net.weights", "--precision", "int8", "--out", tmp_path / "net")

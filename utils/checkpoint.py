@@ -39,7 +39,7 @@ from utils.parse_config import (
     rebuild_heads,
     section_of,
 )
-from utils.text import shown
+from utils.text import first_line, shown
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
@@ -177,8 +177,7 @@ def _unpickled(path: Path, mapped: bool) -> Mapping:
             raise CheckpointError(f"{path}: holds a pickled object of the class {found[1]}, expected a state_dict: "
                                   "nothing but tensors is unpickled; save it with torch.save(model.state_dict(), FILE) "
                                   "where that class is at hand") from None
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = "a TorchScript archive" if "TorchScript" in str(error) else first
+        reason = "a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}), expected a state_dict saved by "
                               "torch.save") from None
     if not isinstance(content, Mapping):

@@ -14,7 +14,8 @@ from nets import FOREIGN, MIXED, cfg_text
 from utils import cli
 from utils.deploy import backends, onnx_export, onnx_runtimes
 from utils.deploy.backends import make_backend
-from utils.deploy.onnx_export import ExportError, export_onnx
+from utils.deploy.check import ExportError
+from utils.deploy.onnx_export import export_onnx
 from utils.evaluation.evaluate import evaluate
 
 SIZE = (64, 64)

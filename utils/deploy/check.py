@@ -3,17 +3,17 @@ pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from utils.boxes import box_iou
 from utils.deploy.metadata import BuiltInNms
+from utils.deploy.onnx_runtimes import Predict
 from utils.evaluation.nms import non_max_suppression
 from utils.letterbox import input_channels, letterbox, planes, to_input
 
-Predict = Callable[[Tensor], Tensor]
 THRESHOLDS = BuiltInNms()  # of the boxes that are compared
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "data" / "samples"
 

@@ -20,8 +20,8 @@ from utils.cli import CONF_THRES
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import DataError
 from utils.data.net_classes import data_for_net
-from utils.deploy.backends import Predict
 from utils.deploy.drawing import draw
+from utils.deploy.onnx_runtimes import Predict
 from utils.deploy.opencv_log import quiet_opencv
 from utils.deploy.sources import Item, frame_count, frames, read_picture
 from utils.evaluation.nms import non_max_suppression

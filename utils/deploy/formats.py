@@ -17,8 +17,9 @@ from utils.deploy.graph import takes_any_size
 from utils.deploy.litert_export import write_litert
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
 from utils.deploy.ncnn_export import write_ncnn
-from utils.deploy.onnx_export import require_packages, write_onnx
+from utils.deploy.onnx_export import write_onnx
 from utils.deploy.openvino_export import write_openvino
+from utils.deploy.packages import require_packages
 from utils.deploy.quantisation import Limits, Pictures, quantise
 from utils.deploy.runtimes import Exported, files_of, open_exported
 from utils.deploy.torchscript_export import write_torchscript

@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.deploy.check import ExportError
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages
+from utils.deploy.packages import require_packages
 from utils.deploy.torchscript_export import torchscript_bytes
 from utils.output import write_json
 

@@ -25,7 +25,8 @@ from utils.compare import measured_alternately
 from utils.data.datasets import evaluation_loader
 from utils.deploy.carriers import costly_layers
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages, with_short_names
+from utils.deploy.onnx_export import with_short_names
+from utils.deploy.packages import require_packages
 from utils.deploy.processor import int8_words
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
