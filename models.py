@@ -250,7 +250,7 @@ class RegionLayer(YOLOLayer):
         return self.anchors.to(stride.dtype) * stride
 
     def sizes_px(self, stride: tuple[float, float]) -> list[tuple[float, float]]:
-        """As [yolo]'s."""
+        """(width, height) of the anchors in input pixels, as numbers. stride: of a cell in input pixels."""
         return [(width * stride[0], height * stride[1]) for width, height in self.sizes]
 
     def probabilities(self, t: Tensor) -> Tensor:
@@ -279,7 +279,7 @@ class GaussianYOLOLayer(YOLOLayer):
         return self.without_uncertainties(self.entries(raw))
 
     def start(self, bias: Tensor) -> None:
-        """As [yolo]'s, and uncertainties of 1 %."""
+        """Set the (A (9 + K),) biases before an untrained head: an objectness and uncertainties of 1 %."""
         super().start(bias)
         bias.view(len(self.anchors), -1)[:, [i + 1 for i in self.ENTRIES]] = -4.6
 

@@ -51,19 +51,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build, fit the anchors if asked to, write. Returns the exit code."""
+    """Build, fit the anchors if asked to, write. Returns the exit code; raises OSError or ValueError on wrong input."""
     args = parse_args(argv)
     out = args.out or default_out(args.base, args.classes, args.width)
     out = out if out.suffix == ".cfg" else out.with_name(out.name + ".cfg")
     defs = build(args.base, args.classes, args.width, args.size)
-    try:
-        if args.anchors_from:
-            defs = fit_anchors(defs, args.anchors_from)
-        layer_shapes(defs)  # raises where the net is larger than can be built
-        write_model_config(out, defs)
-    except (OSError, ValueError) as error:
-        print(f"create_hand_model.py: error: {error}", file=sys.stderr)
-        return 2
+    if args.anchors_from:
+        defs = fit_anchors(defs, args.anchors_from)
+    layer_shapes(defs)  # raises where the net is larger than can be built
+    write_model_config(out, defs)
     print(f"wrote {out}: {len(defs) - 1} layers, {args.classes} class{'es' if args.classes > 1 else ''}")
     return 0
 
