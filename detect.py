@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="square input size (default: that of the training, else the cfg's)")
     cli.add_device_flags(p)
     cli.add_backend_flag(p)
-    p.add_argument("--out", type=Path, default=Path("output"), metavar="DIR",
+    p.add_argument("--out", type=cli.out_folder, default=Path("output"), metavar="DIR",
                    help="folder for the drawn pictures and detections.json")
     p.add_argument("--max-frames", type=cli.count, default=0, metavar="N",
                    help="end a film, camera or stream after N frames; 0: never")
@@ -51,15 +51,15 @@ def net_files(cfg: str | None, weights: str | None) -> tuple[Path, str]:
 
 
 def main() -> None:
-    """Load -> for each picture: detect, draw, write -> JSON of all."""
+    """Load -> for each picture and film: detect, draw, write -> JSON of all."""
     args = parse_args()
-    from utils.deploy.detector import run, write_results
-    from utils.deploy.runtimes import is_exported
+    from utils.checkpoint import is_exported
+    from utils.deploy.detector import run
     from utils.deploy.sources import expand
 
     items = [item for source in args.source for item in expand(source, args.out)]
     detector = of_file(args) if is_exported(args.weights) else of_net(args, items)
-    write_results(run(detector, items, args.out, args.max_frames, args.skip_bad), args.out)
+    run(detector, items, args.out, args.max_frames, args.skip_bad)
 
 
 def of_net(args: argparse.Namespace, items: list):

@@ -25,15 +25,18 @@ def main() -> None:
     from models import Darknet
     from utils.deploy.darknet_export import export_darknet
     from utils.deploy.detector import class_names
-    from utils.deploy.formats import Order, export_format, export_int8, out_paths
+    from utils.deploy.formats import Order, export_format, export_int8, out_name, out_paths
     from utils.deploy.metadata import BuiltInNms
     from utils.deploy.quantisation import Limits
     from utils.loading import default_weights, load_net, resolve_cfg, select_device
+    from utils.places import require_file
 
     select_device("cpu", args.threads)
     cfg = resolve_cfg(args.cfg)
     weights = Path(args.weights or default_weights(cfg))
-    paths = out_paths(args.out or Path("output") / cfg.stem, args.format, args.precision)
+    paths = out_paths(out_name(args.out, cfg), args.format, args.precision)
+    for path in paths.values():
+        require_file(path)
     if args.nms and "onnx" not in paths:
         raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx: the others end with the predictions")
     net = load_net(cfg, weights, Darknet, args.img_size)

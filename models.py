@@ -251,7 +251,7 @@ class RegionLayer(YOLOLayer):
         return self.anchors.to(stride.dtype) * stride
 
     def sizes_px(self, stride: tuple[float, float]) -> list[tuple[float, float]]:
-        """As [yolo]'s."""
+        """(width, height) of the anchors in input pixels, as numbers. stride: of a cell in input pixels."""
         return [(width * stride[0], height * stride[1]) for width, height in self.sizes]
 
     def probabilities(self, t: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class GaussianYOLOLayer(YOLOLayer):
         return self.without_uncertainties(self.entries(raw))
 
     def start(self, bias: Tensor) -> None:
-        """As [yolo]'s, and uncertainties of 1 %."""
+        """Set the (A (9 + K),) biases before an untrained head: an objectness and uncertainties of 1 %."""
         super().start(bias)
         bias.view(len(self.anchors), -1)[:, [i + 1 for i in self.ENTRIES]] = -4.6
 
@@ -457,8 +457,8 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", i
 
     weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
     training, else the cfg's); thresholds: conf_thres and nms_thres. Returns a utils.deploy.detector.Detector:
-    detect(image) takes (H, W, 3) RGB uint8 or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score, class; names
-    are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
+    detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score,
+    class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
     """
     from utils.deploy.detector import Detector
     from utils.loading import load_net, numbered_names, resolve_cfg, select_device

@@ -20,10 +20,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_run_flags(p, batch_size=8)
     cli.add_score_flags(p)
     cli.add_backend_flag(p)
-    p.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    p.add_argument("--pr", type=Path, metavar="PNG", help="precision-recall curve (default: output/pr_STEM.png)")
-    p.add_argument("--mistakes", type=Path, metavar="JPG", help="draw the 16 images with the most mistakes: missed "
-                                                               "boxes in red, false alarms in orange")
+    p.add_argument("--json", type=cli.out_file, metavar="FILE", help="write all numbers there")
+    p.add_argument("--pr", type=cli.out_file, metavar="PNG",
+                   help="precision-recall curve (default: output/pr_STEM.png)")
+    p.add_argument("--mistakes", type=cli.out_file, metavar="JPG",
+                   help="draw the 16 images with the most mistakes: missed boxes in red, false alarms in orange")
     return p.parse_args(argv)
 
 
@@ -31,8 +32,8 @@ def main() -> None:
     """Load -> evaluate -> print the table -> write curve and numbers."""
     args = parse_args()
     from utils import processes
+    from utils.checkpoint import is_exported
     from utils.data.datasets import evaluation_loader
-    from utils.deploy.runtimes import is_exported
     from utils.evaluation.evaluate import ScoreOptions, detect_all, score_detections
     from utils.plots import plot_pr_curves
 
@@ -123,7 +124,8 @@ def note_score(run: Run, result, options) -> None:
     computes in bfloat16."""
     from dataclasses import asdict
 
-    from utils.deploy.backends import BF16, FLOATS
+    from utils.deploy.backends import FLOATS
+    from utils.deploy.onnx_runtimes import BF16
     from utils.deploy.processor import computes_bf16
     from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
 

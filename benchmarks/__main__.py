@@ -48,12 +48,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     o = p.add_argument_group("output")
     o.add_argument(
         "--out",
-        type=Path,
+        type=cli.out_folder,
         default=Path("output/benchmarks"),
         metavar="DIR",
         help="for results.json, table.md and a PNG per item",
     )
-    o.add_argument("--json", type=Path, metavar="FILE", help="write results.json there too")
+    o.add_argument("--json", type=cli.out_file, metavar="FILE", help="write results.json there too")
     args = p.parse_args(argv)
     if bool(args.dense) != bool(args.pruned):
         p.error("--dense and --pruned belong together; found one of them")

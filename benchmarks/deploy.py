@@ -16,6 +16,7 @@ from benchmarks import materials, run_deploy
 from benchmarks.contest import Contestant, Item, Outcome
 from benchmarks.output import duration, megabytes, over_imports, shorten
 from models import Darknet
+from utils.checkpoint import is_exported
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import ListDataset, evaluation_loader
 from utils.deploy.formats import (
@@ -23,7 +24,7 @@ from utils.deploy.formats import (
 )
 from utils.deploy.processor import ABILITIES, instructions
 from utils.deploy.quantisation import Limits, Pictures, quantise_unscored
-from utils.deploy.runtimes import RUNTIMES, is_exported, open_exported
+from utils.deploy.runtimes import RUNTIMES, open_exported
 from utils.deploy.score_note import BFLOAT16, FLOAT32, ScoreNote
 from utils.evaluation.evaluate import evaluate
 from utils.loading import load_net, resolve_cfg, select_device

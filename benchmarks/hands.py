@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--file", action="append", default=[], metavar="FILE", help="a file of export.py; repeatable")
     p.add_argument("--palm", type=Path, metavar="PATH", help="MediaPipe's palm detector")
     cli.add_threads_flag(p)
-    p.add_argument("--out", type=Path, metavar="DIR", help="for hands.csv and hands.md (default: none)")
+    p.add_argument("--out", type=cli.out_folder, metavar="DIR", help="for hands.csv and hands.md (default: none)")
     return p.parse_args(argv)
 
 

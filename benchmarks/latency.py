@@ -11,7 +11,6 @@ of this process alone (with one thread), for a machine that others use as well.
 import argparse
 import shlex
 import time
-from pathlib import Path
 
 from torch import nn
 
@@ -36,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rounds", type=cli.positive_int, default=3, metavar="N", help="measurements of each cut")
     p.add_argument("--repeats", type=cli.positive_int, default=60, metavar="N", help="forward passes per measurement")
     p.add_argument("--cpu-time", action="store_true", help="seconds of this process alone, for a machine in use")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="for table.csv and profiles")
+    p.add_argument("--out", type=cli.out_folder, required=True, metavar="DIR", help="for table.csv and profiles")
     return p.parse_args(argv)
 
 

@@ -4,7 +4,6 @@ scores them, too."""
 import json
 import time
 from pathlib import Path
-from typing import Callable
 
 import cv2
 import numpy as np
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from models import Darknet
 from utils.deploy.backends import make_backend
+from utils.deploy.onnx_runtimes import Predict
 from utils.deploy.runtimes import open_exported
 
-Predict = Callable[[Tensor], Tensor]
 PLAIN, OPENCV, LITERT = "plain PyTorch", "OpenCV DNN", "LiteRT"
 PALMS = ("palm_detection_full.tflite", "palm_detection_lite.tflite")
 PACKED = "hands_solution_packed_assets"  # of npm's @mediapipe/hands: .data, and what lies where in it in _loader.js

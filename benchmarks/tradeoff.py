@@ -75,7 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                                                      "spread over them")
     cli.add_threads_flag(p)
     p.add_argument("--no-timing", action="store_true", help="leave the latency column empty")
-    p.add_argument("--out", type=Path, default=Path("output/tradeoff"), help="folder for nets, table and picture")
+    p.add_argument("--out", type=cli.out_folder, default=Path("output/tradeoff"),
+                   help="folder for nets, table and picture")
     return p.parse_args(argv)
 
 

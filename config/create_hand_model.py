@@ -45,24 +45,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--size", type=pixel_size, default="416", metavar="PX", help="input size, SIDE or WIDTHxHEIGHT")
     p.add_argument("--anchors-from", type=Path, metavar="LIST",
                    help="image list or folder, YOLO labels beside it: cluster the anchors from their boxes")
-    p.add_argument("--out", type=Path, metavar="FILE", help="cfg to write; else named by base and width, in config/")
+    p.add_argument("--out", type=cli.out_file, metavar="FILE",
+                   help="cfg to write; else named by base and width, in config/")
     return p.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build, fit the anchors if asked to, write. Returns the exit code."""
+    """Build, fit the anchors if asked to, write. Returns the exit code; raises OSError or ValueError on wrong input."""
     args = parse_args(argv)
     out = args.out or default_out(args.base, args.classes, args.width)
     out = out if out.suffix == ".cfg" else out.with_name(out.name + ".cfg")
     defs = build(args.base, args.classes, args.width, args.size)
-    try:
-        if args.anchors_from:
-            defs = fit_anchors(defs, args.anchors_from)
-        layer_shapes(defs)  # raises where the net is larger than can be built
-        write_model_config(out, defs)
-    except (OSError, ValueError) as error:
-        print(f"create_hand_model.py: error: {error}", file=sys.stderr)
-        return 2
+    if args.anchors_from:
+        defs = fit_anchors(defs, args.anchors_from)
+    layer_shapes(defs)  # raises where the net is larger than can be built
+    write_model_config(out, defs)
     print(f"wrote {out}: {len(defs) - 1} layers, {args.classes} class{'es' if args.classes > 1 else ''}")
     return 0
 

@@ -250,7 +250,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     here = Path(__file__).resolve().parent
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=here, help="folder with hand_dataset/ or oxford/hand_dataset/")
-    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help="folder to write to (default: --root)")
+    parser.add_argument("--out", type=cli.out_folder, default=argparse.SUPPRESS,
+                        help="folder to write to (default: --root)")
     parser.add_argument("--copy", action="store_true", help="copy the images instead of hard-linking them")
     parser.add_argument("--skip-bad", action="store_true", help="leave out damaged images, and count them")
     args = parser.parse_args(argv)

@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked and typed."""
     p = cli.Parser(description=__doc__)
     p.add_argument("source", type=Path, metavar="SOURCE", help="folder or annotation file to import")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    p.add_argument("--out", type=cli.out_folder, required=True, metavar="DIR", help="folder to write to")
     p.add_argument("--name", metavar="NAME", help="name of the .data, .yaml and .names files (default: the folder's)")
     add_source_flags(p.add_argument_group("source"))
     add_box_flags(p.add_argument_group("boxes"))

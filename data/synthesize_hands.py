@@ -217,7 +217,7 @@ def _start_worker() -> None:
 def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "demo",
+    parser.add_argument("--out", type=cli.out_folder, default=Path(__file__).resolve().parent / "demo",
                         help="folder to write hand_dataset/ into")
     parser.add_argument("--train", type=cli.count, default=800, help="training images")
     parser.add_argument("--valid", type=cli.count, default=200, help="validation images (converted as training images)")
@@ -231,7 +231,8 @@ def parse_args(argv=None) -> argparse.Namespace:
                         help="smallest share of a hand that is neither covered nor cut off")
     parser.add_argument("--seed", type=cli.seed, default=0, help="seed of the whole set")
     parser.add_argument("--workers", type=cli.processes, default=os.cpu_count() or 1, help="processes that draw")
-    parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="also write a grid of samples with boxes")
+    parser.add_argument("--contact-sheet", type=cli.out_file, metavar="FILE",
+                        help="also write a grid of samples with boxes")
     args = parser.parse_args(argv)
     if args.size < 32 or args.workers < 1:
         parser.error("--size must be at least 32, --workers at least 1")

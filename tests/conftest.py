@@ -1,8 +1,10 @@
 """What the tests share: data that may be missing, tiny nets, a tiny data set."""
 
+import contextlib
 import importlib.util
 import math
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,17 @@ def denormal_numbers():
     """Some runtimes switch denormal numbers off in the whole process when they are loaded; no test depends on which ran
     before it."""
     torch.set_flush_denormal(False)
+
+
+@contextlib.contextmanager
+def small_disk(most: int = 2000):
+    """In this block no file can grow past so many bytes: what a full disk does, with another errno."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 FAMILIES = ("yolov3", "yolov3-tiny", "yolov3-spp", "yolov4", "yolov4-tiny")

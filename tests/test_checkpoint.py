@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from conftest import randomise
-from models import Darknet
+from models import Darknet, load
+from nets import FOREIGN, TINY, cfg_text
 from utils.checkpoint import (
+    EXPORTED,
     CheckpointError,
     load_weights,
     read_checkpoint,
@@ -18,6 +20,7 @@ from utils.checkpoint import (
     weights_classes,
     weights_content,
 )
+from utils.deploy.runtimes import RUNTIMES
 from utils.parse_config import parse_model_config, rebuild_heads
 from utils.training.args import parse_train_args, train_options
 from utils.training.resume import resumed_options
@@ -160,9 +163,25 @@ def test_a_wrong_checkpoint_is_one_line_and_changes_nothing(tiny_cfg, net, tmp_p
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
 
 
+@pytest.mark.parametrize("ending", [".onnx", ".XML", ".ncnn.param", ".torchscript", ".tflite"])
+def test_a_file_for_a_runtime_is_named_as_such_by_whoever_wants_weights(tiny_cfg, tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(b"PK, or whatever it holds")
+    for read in (lambda: load(tiny_cfg, path), lambda: load_weights(Darknet(tiny_cfg), path, strict=False),
+                 lambda: read_checkpoint(path), lambda: weights_classes(path, parse_model_config(tiny_cfg))):
+        with pytest.raises(CheckpointError, match="found a file for a runtime, expected a checkpoint .* detect.py and"):
+            read()
+
+
+def test_whoever_runs_files_knows_the_endings_of_all_that_are_refused_as_weights():
+    assert set(RUNTIMES) == set(EXPORTED)
+
+
+@pytest.mark.parametrize("layers", [TINY, FOREIGN], ids=["yolo", "Gaussian_yolo"])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_the_class_count_is_that_of_the_weights_whatever_the_kind_of_file(tiny_cfg, tmp_path, wrapped):
-    defs = parse_model_config(tiny_cfg)
+def test_the_class_count_is_that_of_the_weights_whatever_the_kind_of_file(tmp_path, wrapped, layers):
+    (tmp_path / "a.cfg").write_text(cfg_text(layers))
+    defs = parse_model_config(tmp_path / "a.cfg")
     source = Darknet(rebuild_heads(defs, 5))
     save_checkpoint(tmp_path / "a.pth", weights_content(source, "a.cfg", "r") if wrapped else source.state_dict())
     source.save_darknet_weights(tmp_path / "a.weights")

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +15,19 @@ import torch
 import detect
 import export
 import test as scoring
-from conftest import FAMILIES, ROOT, trained
+from conftest import FAMILIES, ROOT, small_disk, trained
 from models import Darknet
 from nets import ADD, MIXED, ODD, cfg_text
 from utils.deploy import args as export_args
 from utils.deploy import formats
 from utils.deploy.check import TOLERANCES, ExportError, compare_boxes
-from utils.deploy.formats import FORMATS, Order, export_format, out_paths
+from utils.deploy.formats import FORMATS, Order, export_format, out_name, out_paths
 from utils.deploy.graph import DeployGraph, takes_any_size
 from utils.deploy.metadata import BuiltInNms, metadata_of
 from utils.deploy.onnx_export import write_onnx
 from utils.deploy.runtimes import open_exported
 from utils.evaluation.nms import non_max_suppression
+from utils.places import OutputError
 
 SIZE = (64, 64)
 PACKAGES = {
@@ -186,8 +188,23 @@ def test_a_file_that_computes_something_else_is_not_written(net, tiny_cfg, tmp_p
     monkeypatch.setitem(
         formats.FORMATS, name, replace(FORMATS[name], write=lambda model, path, metadata: write(other, path, metadata))
     )
-    with pytest.raises(ExportError, match="nothing was written"):
+    with pytest.raises(ExportError, match="it was not written"):
         export_format(net, name, tmp_path / "out" / f"net{FORMATS[name].suffix}", Order(None, SIZE, "float32", None))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name != "litert"])
+def test_on_a_full_disk_the_error_names_the_file_and_nothing_is_left(net, tmp_path, monkeypatch, name):
+    need(name)
+    kind = FORMATS[name]
+
+    def write(model, path, metadata):
+        with small_disk():
+            kind.write(model, path, metadata)
+    monkeypatch.setitem(formats.FORMATS, name, replace(kind, write=write))
+    path = tmp_path / "out" / f"net{kind.suffix}"
+    with pytest.raises(OutputError, match=f"{path.name}: cannot be written .*nothing was left there"):
+        export_format(net, name, path, Order(None, SIZE, "float32", None))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -205,7 +222,7 @@ def test_a_box_that_moves_or_goes_missing_is_noticed():
     missing[0, 1, 4] = 0
     extra[0, 2, 4:] = torch.tensor([0.7, 1.0])
     for wrong in (moved, weaker, missing, extra):
-        with pytest.raises(ExportError, match="nothing was written"):
+        with pytest.raises(ExportError, match="it was not written"):
             compare(wrong)
 
 
@@ -238,11 +255,39 @@ def test_the_graph_equals_the_net_in_any_shape(net):
             {"openvino": "x.xml", "ncnn": "x.ncnn.param", "torchscript": "x.torchscript"},
         ),
         ("x.onnx", ["onnx", "openvino"], "float16", {"onnx": "x-float16.onnx", "openvino": "x-float16.xml"}),
+        ("X.ONNX", None, "float32", {"onnx": "X.onnx"}),
+        ("x.ncnn.param", None, "float32", {"ncnn": "x.ncnn.param"}),
+        ("x.param", None, "float32", {"ncnn": "x.param"}),
+        ("x.Ncnn.Param", ["ncnn", "openvino"], "float32", {"ncnn": "x.ncnn.param", "openvino": "x.xml"}),
+        ("x.ncnn.param", ["ncnn", "onnx"], "float16", {"ncnn": "x-float16.ncnn.param", "onnx": "x-float16.onnx"}),
     ],
 )
 def test_files_are_named_by_out_and_format(tmp_path, out, formats_, precision, expected):
     found = out_paths(tmp_path / out, formats_, precision)
     assert found == {name: tmp_path / path for name, path in expected.items()}
+
+
+@pytest.mark.parametrize("out, expected", [("made", "made/hand"), ("new/", "new/hand"), ("new", "new"),
+                                           ("made.v2", "made.v2"), (None, "output/hand")])
+def test_files_go_into_a_folder_that_is_named(tmp_path, monkeypatch, out, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    assert out_name(out, Path("config/hand.cfg")) == Path(expected)
+
+
+@pytest.mark.parametrize("blocked", ["out/net.xml", "out"])
+def test_a_place_where_nothing_can_be_written_is_said_before_the_net_is_read(tmp_path, monkeypatch, blocked):
+    (tmp_path / blocked).mkdir(parents=True) if "." in blocked else (tmp_path / blocked).write_text("a file")
+    with pytest.raises(OutputError, match=f"{blocked}: found a (file|folder), expected"):
+        run(export, monkeypatch, "--cfg", "none.cfg", "--out", tmp_path / "out" / "net", "--format", "openvino")
+
+
+def test_files_are_opened_whatever_the_case_of_their_endings(net, tmp_path):
+    path = written(net, "openvino", tmp_path)
+    for file in open_exported(path).files():
+        file.rename(tmp_path / file.name.replace(".xml", ".XML"))
+    assert_equal(net, tmp_path / "net.XML")
+    assert [file.name for file in open_exported(tmp_path / "net.XML").files()] == ["net.XML", "net.bin"]
 
 
 def run(module, monkeypatch, *words):
@@ -316,6 +361,22 @@ def test_wrong_files_sizes_and_flags_are_one_line(net, tiny_data, tmp_path, monk
         out_paths(tmp_path / "x", ["ncnn"], "int8")
     with pytest.raises(ValueError, match="leave the suffix out"):
         out_paths(tmp_path / "x.onnx", ["ncnn"], "float32")
+
+
+@pytest.mark.parametrize("error, kind, words", [
+    (RuntimeError("the network\nhas a fault"), ValueError, r"net.torchscript: torch cannot read it \(the network\)"),
+    (ValueError("no net"), ValueError, r"net.torchscript: torch cannot read it \(no net\), expected a file as export"),
+    (ImportError("libx.so"), ValueError, r"net.torchscript: its runtime does not work here \(libx.so\)"),
+    (PermissionError(13, "no"), ValueError, r"net.torchscript: cannot be read \(.*no\)"),
+    (MemoryError("full"), MemoryError, "full")])
+def test_a_file_is_blamed_for_its_own_faults_alone(net, tmp_path, monkeypatch, error, kind, words):
+    path = written(net, "torchscript", tmp_path)
+
+    def fails(*_, **__):
+        raise error
+    monkeypatch.setattr(torch.jit, "load", fails)
+    with pytest.raises(kind, match=words):
+        open_exported(path)
 
 
 def test_int8_needs_the_data_and_no_suppression(net, tiny_cfg, tiny_data, tmp_path, monkeypatch):

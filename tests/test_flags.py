@@ -94,6 +94,31 @@ def test_a_flag_that_would_say_nothing_is_refused(capsys, parse, words, complain
     assert ended.value.code == 2 and complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words, said", [
+    ("--warmup 100 --epochs 2", "warning: --warmup 100 with --epochs 2: in this run the learning rate only rises"),
+    ("--rewind 5 --epochs 10", "warning: --rewind 5 with --epochs 10: it says nothing"),
+    ("--rewind 10 --epochs 10", "warning: --rewind 10 with --epochs 10: it says nothing"),
+    ("--warmup 2 --epochs 2", ""), ("--rewind 100 --epochs 30 --warmup 40", ""), ("--epochs 1", "")])
+def test_a_learning_rate_that_will_not_go_as_the_flags_suggest_is_said(words, said, capsys):
+    parse_train_args("", words.split())
+    found = capsys.readouterr().out
+    assert said in found and bool(found) == bool(said)
+
+
+@pytest.mark.parametrize("script, flag", [("detect", "--out"), ("test", "--mistakes"), ("test", "--json"),
+                                          ("test", "--pr"), ("test_prune", "--out")])
+def test_a_place_where_nothing_can_be_written_is_said_before_the_work(script, flag, tmp_path, capsys):
+    parse = parse_args_of(script)
+    (tmp_path / "file").touch()
+    kind, blocked = ("file", tmp_path / "file") if flag == "--out" else ("folder", tmp_path)
+    for place, found in ((blocked, f"{blocked}: found a {kind}"), (tmp_path / "file" / "x", "file: found a file")):
+        with pytest.raises(SystemExit) as ended:
+            parse([flag, str(place)])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and f"argument {flag}: " in error and found in error and error.count("\n") == 1
+    assert getattr(parse([flag, str(tmp_path / "new" / "x")]), flag[2:]) == tmp_path / "new" / "x"
+
+
 @pytest.mark.parametrize("parse, words", [
     (parse_train_args, "-sr --s 0.01 --percent 0.5"),
     (parse_train_args, "--resume logs/run --s 0.01"),  # the run says whether it is sparse

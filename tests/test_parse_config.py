@@ -137,6 +137,24 @@ def test_of_two_training_keys_the_first_counts_and_a_note_says_so(tmp_path, caps
     assert "a second 'jitter'" in words
 
 
+@pytest.mark.parametrize("line", ["policy=", "scales =", "steps= # none", "policy", "of_another_program="])
+def test_a_training_key_without_a_value_is_as_if_it_were_not_there(tmp_path, tiny_cfg, capsys, line):
+    expected = parse_model_config(tiny_cfg)
+    path = tmp_path / "empty.cfg"
+    path.write_text(tiny_cfg.read_text().replace("[net]\n", f"[net]\n{line}\n", 1))
+    assert parse_model_config(path) == expected
+    key = line.partition("#")[0].strip()
+    assert f"note: {path}:2: '{key}' has no value: as if it were not there, as in Darknet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["width=", "channels", "80,90", "=3"])
+def test_a_key_that_decides_and_has_no_value_is_an_error(tmp_path, tiny_cfg, line):
+    path = tmp_path / "empty.cfg"
+    path.write_text(tiny_cfg.read_text().replace("[net]\n", f"[net]\n{line}\n", 1))
+    with pytest.raises(CfgError, match=f"empty.cfg:2: found '{line}', expected key=value"):
+        parse_model_config(path)
+
+
 def test_a_key_said_twice_alike_is_no_error(tmp_path):
     assert read(tmp_path, NET + "[convolutional]\nfilters=8\npad=1\npad=1\n")[1]["pad"] == "1"
 

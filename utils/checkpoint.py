@@ -34,11 +34,12 @@ from utils.parse_config import (
     class_count,
     explicit,
     head_anchors,
+    head_entries,
     head_indices,
     rebuild_heads,
     section_of,
 )
-from utils.text import shown
+from utils.text import first_line, shown
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}
@@ -66,6 +67,10 @@ _VALUES = {"seen": ("a count of images", lambda seen: 0 <= seen < 1 << 63),
 # of weights; a complex one, or one of a type that not every machine computes with, is another program's
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.int16,
            torch.int8, torch.uint8}
+
+
+# endings of what export.py writes for a runtime
+EXPORTED = (".onnx", ".xml", ".param", ".torchscript", ".tflite")
 
 
 class CheckpointError(ValueError):
@@ -117,11 +122,25 @@ def weights_content(model: nn.Module, cfg: str, run: str, **more) -> dict:
             **more}
 
 
+def is_exported(path: str | os.PathLike | None) -> bool:
+    """Whether a --weights file is one that export.py wrote for a runtime, by its ending."""
+    return path is not None and Path(path).suffix.lower() in EXPORTED
+
+
 def is_torch_file(path: str | os.PathLike) -> bool:
-    """Whether a file was written by torch.save (told by its first bytes, not by its name)."""
+    """Whether a file was written by torch.save (told by its first bytes, not by its name). Raises CheckpointError for
+    one that export.py wrote, which holds no weights to go on with."""
+    _require_weights(path)
     with open(path, "rb") as file:
         head = file.read(2)
     return head == b"PK" or head[:1] == b"\x80"
+
+
+def _require_weights(path: str | os.PathLike) -> None:
+    if is_exported(path):
+        raise CheckpointError(f"{path}: found a file for a runtime, expected a checkpoint (.pth) or Darknet .weights: "
+                              "what export.py wrote can be run by detect.py and test.py, without a cfg, but not be "
+                              "trained, pruned or exported again")
 
 
 def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
@@ -134,6 +153,7 @@ def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
     path = Path(path)
     if not path.is_file():
         raise missing(path, "checkpoint")
+    _require_weights(path)
     content = _unpickled(path, mapped and torch_archive.is_zip(path))
     if "module_defs" in content:
         _check_own(path, content)
@@ -157,8 +177,7 @@ def _unpickled(path: Path, mapped: bool) -> Mapping:
             raise CheckpointError(f"{path}: holds a pickled object of the class {found[1]}, expected a state_dict: "
                                   "nothing but tensors is unpickled; save it with torch.save(model.state_dict(), FILE) "
                                   "where that class is at hand") from None
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = "a TorchScript archive" if "TorchScript" in str(error) else first
+        reason = "a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}), expected a state_dict saved by "
                               "torch.save") from None
     if not isinstance(content, Mapping):
@@ -243,8 +262,9 @@ def weights_classes(path: str | os.PathLike, defs: list[dict]) -> int | None:
     for head_i in head_indices(defs):
         kernel = content["model"].get(state_key(head_i - 1, "conv.weight"))
         rows = len(kernel) if kernel is not None and kernel.ndim else 0
-        values, rest = divmod(rows, len(head_anchors(section_of(defs, head_i))))
-        counts.add(values - 5 if not rest else 0)
+        section = section_of(defs, head_i)
+        entries, rest = divmod(rows, len(head_anchors(section)))
+        counts.add(entries - head_entries({**section, "classes": 0}) if not rest else 0)
     return counts.pop() if len(counts) == 1 and min(counts) > 0 else None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterable, Mapping, NamedTuple, NoReturn
 
 from utils import limits, signals, torchrun
+from utils.places import require_file, require_folder
 from utils.text import shown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,6 +193,24 @@ def run_name(text: str) -> str:
     return text
 
 
+def out_file(text: str) -> Path:
+    """argparse type: a file to write. Found now, not after hours of work, that it cannot be."""
+    return _place(text, require_file)
+
+
+def out_folder(text: str) -> Path:
+    """argparse type: a folder to write to."""
+    return _place(text, require_folder)
+
+
+def _place(text: str, check: Callable[[Path], None]) -> Path:
+    try:
+        check(Path(text))
+    except OSError as error:  # a name that is too long as well
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
+
+
 class Target(NamedTuple):
     """A size to reach: a ratio of the dense net's, or an absolute value."""
 
@@ -309,7 +328,7 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the network; auto: on a CPU an int8 file that export.py made of these very weights (beside "
         "them or in output/), where the processor has instructions for it; bfloat16, where it has those, "
-        "test.py scored it as no worse and it is the faster; else onnxruntime or openvino, if it is installed "
+        "test.py scored it as no worse and it is the faster; else openvino or onnxruntime, if it is installed "
         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
         "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes "
         "in bfloat16: score it before use",

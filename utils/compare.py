@@ -86,7 +86,7 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:
-    """(1, 3, height, width) a fixed random image of the net's type, on its device."""
+    """(1, channels, height, width) a fixed random image of the net's type, on its device."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(1, model.channels, size[1], size[0], generator=generator).to(next(model.parameters()))
 

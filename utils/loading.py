@@ -12,7 +12,7 @@ from utils.darknet_weights import file_classes
 from utils.limits import MOST_NAMES_BYTES
 from utils.origin import missing
 from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads, resized
-from utils.text import TextError, is_whole, read_lines
+from utils.text import TextError, first_line, is_whole, read_lines
 
 
 def picture_defs(cfg: Path) -> list[dict]:
@@ -142,8 +142,7 @@ def select_device(name: str, threads: int = 0):
         # sums of scores and rescaling are in double precision, which mps has not
         torch.empty(1, dtype=torch.float64, device=device)
     except Exception as error:  # torch raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--device {name}: not usable here ({reason}); use --device cpu") from None
+        raise ValueError(f"--device {name}: not usable here ({first_line(error)}); use --device cpu") from None
     return device
 
 

@@ -63,7 +63,10 @@ class Lock:
     def release(self) -> None:
         """Let others in, and leave nothing behind."""
         if self.file:
-            self.path.unlink(missing_ok=True)
+            if fcntl is None:  # Windows removes no file that is open; elsewhere the next one finds that it is gone
+                self.file.close()
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
             self.file.close()
         for folder in reversed(self.made):  # where nothing came of it
             with contextlib.suppress(OSError):

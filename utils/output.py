@@ -19,10 +19,7 @@ from typing import Iterator
 
 from terminaltables import AsciiTable, GithubFlavoredMarkdownTable
 
-
-class OutputError(OSError):
-    """A file could not be written; what was there before is whole."""
-
+from utils.places import OutputError, require_folder, require_no_folder
 
 _OURS = re.compile(r"-(\d+)-(\d+)\.(?:tmp|old)$")  # ends the names of files and folders in the making
 _made: ContextVar[list[Path] | None] = ContextVar("made", default=None)  # in a block of `provisional`
@@ -39,22 +36,38 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         return
     step, temporary = _step.get(), _temporary_name(path)
     try:
-        make_folder(path.parent)
-        _remove_leftovers(path)
-        yield temporary
-        if step is None:
-            note_made(path)
-            os.replace(temporary, path)
-        else:
-            step.append((temporary, path))
-    except OSError as error:
-        _remove(temporary)
-        if isinstance(error, OutputError) or error.errno not in _NOT_WRITTEN:
-            raise
-        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)}); {_what_is_left(path)}") from error
+        with _speaking_of(path, temporary, path):
+            make_folder(path.parent)
+            require_no_folder(path)
+            _remove_leftovers(path)
+            yield temporary
+            if step is None:
+                note_made(path)
+                os.replace(temporary, path)
+            else:
+                step.append((temporary, path))
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def _speaking_of(path: Path, temporary: Path, place: Path) -> Iterator[None]:
+    """What is raised in this block speaks of `place` where it names `temporary`; where the disk is full or refuses it
+    becomes an OutputError of `path`, which was to be written."""
+    try:
+        yield
+    except Exception as error:
+        spoken = lambda value: value.replace(str(temporary), str(place)) if isinstance(value, str) else value
+        error.args = tuple(map(spoken, error.args))
+        if not isinstance(error, OSError) or isinstance(error, OutputError):
+            raise
+        error.filename = spoken(error.filename)
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        reason = error.strerror or os.strerror(error.errno)
+        left = "the file that was there before is whole" if path.exists() else "nothing was left there"
+        raise OutputError(f"{path}: cannot be written ({reason}); {left}") from error
 
 
 @contextmanager
@@ -88,7 +101,9 @@ def note_made(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were not there, the outermost first."""
+    """Make a folder and those above it; returns those that were not there, the outermost first. Raises OutputError
+    where one is a file."""
+    require_folder(folder)
     missing = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
     for one in missing:
         note_made(one)
@@ -144,10 +159,6 @@ def _take_places(pending: list[tuple[Path, Path]]) -> None:
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _what_is_left(path: Path) -> str:
-    return "the file that was there before is whole" if path.exists() else "nothing was left there"
-
-
 def _temporary_name(path: Path, kind: str = "tmp") -> Path:
     """A name beside `path` that says whose it is: no other process, here or on a machine that shares the folder, takes
     it."""
@@ -173,6 +184,8 @@ def _is_alive(process: int, thread: int) -> bool:
     """Whether a file in the making has somebody who makes it."""
     if process == os.getpid():  # in a container every program may have the same number
         return thread in {_short(one.ident) for one in threading.enumerate()}
+    if platform.system() == "Windows":  # which has no signal to ask with: 0 is Ctrl-C there
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -194,7 +207,7 @@ def _remove(path: Path) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a UTF-8 file."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike, content) -> None:
@@ -203,18 +216,21 @@ def write_json(path: str | os.PathLike, content) -> None:
 
 
 @contextmanager
-def replacing_all(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder inside `folder` to write several files to: they take their places, of the same names, in one step when
-    the block ends (data before the .param, .xml or .cfg that describes it), and all are removed when it raises."""
-    folder = Path(folder)
-    temporary = _temporary_name(folder / "unfinished")
-    make_folder(folder)
-    _remove_leftovers(folder / "unfinished")
-    _remove(temporary)
-    temporary.mkdir()
+def replacing_all(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside `path` to write it and what belongs to it: all take their places, of the same names, in one step
+    when the block ends (data before the .param, .xml or .cfg that describes it), and are removed when it raises. Raises
+    OutputError where the disk is full or refuses."""
+    path = Path(path)
+    folder, temporary = path.parent, _temporary_name(path.with_name("unfinished"))
     try:
-        yield temporary
-        _take_places([(path, folder / path.name) for path in sorted(temporary.iterdir())])
+        with _speaking_of(path, temporary, folder):
+            make_folder(folder)
+            require_no_folder(path)
+            _remove_leftovers(folder / "unfinished")
+            _remove(temporary)
+            temporary.mkdir()
+            yield temporary
+            _take_places([(one, folder / one.name) for one in sorted(temporary.iterdir())])
     finally:
         _remove(temporary)
 
@@ -248,7 +264,7 @@ def user_cache() -> Path:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Rows of equal keys as a CSV file."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -262,7 +278,7 @@ def ascii_table(rows: list[list], first_column_left: bool = True) -> str:
 
 
 def markdown_table(rows: list[list]) -> str:
-    """The same as a Markdown table."""
+    """Rows (the first is the header) as a Markdown table."""
     return GithubFlavoredMarkdownTable([[str(cell) for cell in row] for row in rows]).table
 
 

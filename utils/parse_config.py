@@ -164,6 +164,9 @@ def _read_line(line: str, place: str, defs: list[Section]) -> None:
     key, equals, value = (part.strip() for part in line.partition("="))
     if not defs:
         raise CfgError(f"{place}: found {line!r}, expected [net] first")
+    if key and not value and _decides_nothing(defs[-1], key, bool(equals)):
+        note(f"{place}: {line!r} has no value: as if it were not there, as in Darknet")
+        return
     if not equals or not key or not value:
         raise CfgError(f"{place}: found {line!r}, expected key=value, a list on one line")
     _read_key(defs[-1], key, value, place)
@@ -204,6 +207,13 @@ def _read_key(section: Section, key: str, value: str, place: str) -> None:
     else:
         _check_value(known[key], key, value, place)
     section[key] = value
+
+
+def _decides_nothing(section: Section, key: str, is_key: bool) -> bool:
+    """Whether a key says nothing of what the net computes; is_key: whether it is one for certain, whatever its name, as
+    an = behind it says."""
+    kind = section["type"]
+    return SECTION_KEYS[kind].get(key, "any" if kind == "net" and is_key else "") == "any"
 
 
 def _check_allowed(kind: str, key: str, value: str, place: str) -> None:

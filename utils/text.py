@@ -24,6 +24,11 @@ _short.maxstring = _short.maxother = _short.maxlong = 100
 _short.maxlevel = 2
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class TextError(ValueError):
     """A file is no text that can be read; the message starts with `file:line:`."""
 

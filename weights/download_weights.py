@@ -17,7 +17,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Command line -> options."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(SIZES), help=f"of {', '.join(SIZES)}")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="folder to write to")
+    parser.add_argument("--out", type=cli.out_folder, default=Path(__file__).resolve().parent,
+                        help="folder to write to")
     parser.add_argument("--base-url", default=BASE_URL, help="where to get them, for a mirror")
     args = parser.parse_args(argv)
     for name in args.names:

@@ -50,6 +50,23 @@ def test_defaults_that_readers_do_not_share_are_written_out(tmp_path, text, caps
     assert defs == explicit(defs) and len(defs) == len(model.module_defs)
 
 
+REGION = HEAD.replace("[yolo]\nmask=0,1\nanchors=4,6, 10,12\n", "[region]\nanchors=1,1, 2,3\ncoords=4\nsoftmax=1\n")
+OF_YOLOV2 = {"alone": NET + conv() + REGION,
+             "before a yolo": NET + conv() + REGION + "[route]\nlayers=0\n" + conv("activation=mish\n") + HEAD}
+
+
+@pytest.mark.parametrize("text", OF_YOLOV2.values(), ids=OF_YOLOV2)
+def test_a_region_head_whose_opencv_layer_has_no_number_is_written_and_compared(tmp_path, text, capsys):
+    words = export_darknet(net_of(tmp_path, text), 1.0, tmp_path / "out.weights", (64, 64))
+    assert "OpenCV computes the same" in words and "warning" not in capsys.readouterr().out
+
+
+def test_the_layer_that_opencv_computes_otherwise_is_named_in_a_net_with_a_region_head(tmp_path, capsys):
+    several = conv() + conv() + conv() + "[shortcut]\nfrom=-2,-3\nactivation=linear\n"
+    export_darknet(net_of(tmp_path, NET + several + REGION), 1.0, tmp_path / "out.weights", (64, 64))
+    assert "from layer 3 [shortcut] on" in capsys.readouterr().out
+
+
 def test_a_pair_is_written_without_opencvs_word_where_its_version_reads_no_darknet_files(tmp_path, monkeypatch, capsys):
     monkeypatch.delattr(cv2.dnn, "readNetFromDarknet")  # as in 5.0
     words = export_darknet(net_of(tmp_path, NET + conv() + HEAD), 1.0, tmp_path / "out.weights", (64, 64))
@@ -78,7 +95,7 @@ def test_a_net_that_opencv_cannot_read_is_written_with_a_warning(tmp_path, capfd
 def test_a_file_that_reads_back_as_another_net_is_never_written(tmp_path, monkeypatch):
     model = net_of(tmp_path, NET + conv() + HEAD)
     monkeypatch.setattr(Darknet, "load_darknet_weights", lambda self, path: randomise(self, 0.0))
-    with pytest.raises(ValueError, match="nothing was written"):
+    with pytest.raises(ValueError, match="it was not written"):
         export_darknet(model, 1.0, tmp_path / "out.weights", (64, 64), ["a"])
     assert [path.name for path in tmp_path.iterdir()] == ["net.cfg"]
 

@@ -1,21 +1,31 @@
 """detect.py: what --source can name, and how detections are drawn."""
 
+import contextlib
+import itertools
+import json
 import math
+import os
+import signal
 import socket
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import small_disk
+from utils import signals
 from utils.data.datasets import DataError
-from utils.deploy import drawing
-from utils.deploy.detector import expected_images, run
+from utils.deploy import detector, drawing
+from utils.deploy.detector import Detector, expected_images, film, run
 from utils.deploy.drawing import class_text, draw, place_labels
-from utils.deploy.sources import Item, expand, frame_count, frames, is_live, read_picture
+from utils.deploy.sources import Item, expand, frame_count, frames, is_live, masked, read_picture
+from utils.places import OutputError
 
 OUT = Path("output")
 
@@ -85,7 +95,7 @@ def test_what_an_earlier_run_wrote_below_the_source_is_not_detected_in_again(tmp
     for _ in range(2):
         items = expand(str(tmp_path), out)
         assert len(run(OneBox(), items, out)) == 1
-    assert [path.name for path in out.iterdir()] == ["a.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "detections.json"]
 
 
 def test_results_keep_the_folders_of_their_sources_and_never_overwrite_one(tmp_path):
@@ -123,6 +133,116 @@ def test_a_damaged_source_is_one_error_or_skipped_and_counted(tmp_path, name, ca
     assert "1 of 2 sources skipped" in capsys.readouterr().out
 
 
+class EndedAt(OneBox):
+    """A stand-in for a net: a signal comes while it looks at the picture `at`, counted from 1."""
+
+    def __init__(self, number, at):
+        self.number, self.left = number, at
+
+    def detect(self, image):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), self.number)
+        return super().detect(image)
+
+
+def found_in(out):
+    """{file name of a source: how many results detections.json has of it}."""
+    results = json.loads((out / "detections.json").read_text())
+    return dict(Counter(Path(result["source"]).name for result in results))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("at, done", [(1, {"a.png": 1}), (4, {"a.png": 1, "b.avi": 3})])
+def test_a_signal_ends_it_after_the_picture_under_way_with_the_signals_status(tmp_path, number, at, done):
+    """Within pictures and within a film, which is whole; nothing is begun any more."""
+    for name in ("a.png", "c.png"):
+        picture(tmp_path / "in" / name)
+    video(tmp_path / "in" / "b.avi", 6)
+    with pytest.raises(signals.Ended) as error:
+        run(EndedAt(number, at), expand(str(tmp_path / "in"), OUT), tmp_path / "out")
+    assert signals.exit_status(error.value) == 128 + number
+    assert found_in(tmp_path / "out") == done
+    films = [path for path in (tmp_path / "out").glob("*.mp4")]
+    assert [cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) for path in films] == [3] * (len(done) - 1)
+
+
+@pytest.mark.parametrize("number, more, status", [(signal.SIGINT, False, 0), (signal.SIGTERM, False, 143),
+                                                  (signal.SIGINT, True, 130)])
+def test_ctrl_c_is_the_usual_end_of_a_camera_alone(tmp_path, monkeypatch, number, more, status):
+    endless = lambda item: itertools.repeat((np.full((48, 64, 3), 90, np.uint8), 25.0))
+    monkeypatch.setattr(detector, "frames", endless)
+    items = expand("0", OUT) + [Item(str(picture(tmp_path / "a.png")), Path("a"), False)] * more
+    with pytest.raises(signals.Ended) if status else contextlib.nullcontext() as error:
+        run(EndedAt(number, 4), items, tmp_path / "out")
+    assert not status or signals.exit_status(error.value) == status
+    assert found_in(tmp_path / "out") == {"0": 4}
+
+
+@pytest.mark.parametrize("rate", [1.0, 23.976, 240.0])
+def test_a_film_holds_every_frame_at_any_rate(tmp_path, rate):
+    with film(tmp_path / "new" / "a.mp4") as writer:
+        for side in (48, 48, 96):  # a stream may change its size
+            writer.write(np.full((side, side, 3), 90, np.uint8), rate)
+    read = cv2.VideoCapture(str(tmp_path / "new" / "a.mp4"))
+    assert read.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and read.get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=1e-3)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.mp4"]
+
+
+def test_a_film_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_stays(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    noise = np.random.default_rng(0)
+    with pytest.raises(OutputError, match=r"a.mp4: cannot be written: 0 of 60 frames can be read back"):
+        with film(tmp_path / "a.mp4") as writer:
+            with small_disk(20_000):
+                for _ in range(60):
+                    writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8), 10)
+                writer.close()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_film_that_cannot_be_begun_is_an_error_at_its_first_frame(tmp_path):
+    with pytest.raises(OutputError, match="a.mp4: cannot be written as a film of 64x48 pixels"):
+        with film(tmp_path / "a.mp4") as writer:
+            writer.path = tmp_path / "no folder" / "a.mp4"
+            writer.write(np.zeros((48, 64, 3), np.uint8), 10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_under_way_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), film(tmp_path / "a.mp4") as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8), 10)
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_box_wholly_in_the_border_or_thinner_than_the_results_can_say_is_none():
+    """64x32 pixels in a 64x64 input: 16 rows of border above and below."""
+    boxes = [[32, 32, 20, 20], [32, 4, 20, 20], [32, 60, 20, 8], [80, 32, 20, 20], [32, 32, 0.004, 20], [1, 20, 30, 30]]
+    predictions = torch.tensor([[[*box, 0.9 - i / 100, 1] for i, box in enumerate(boxes)]])
+    net = Detector(torch.nn.Linear(1, 1), ["hand"], (64, 64), lambda images: predictions, nms_thres=1.0)
+    rows = net.detect(np.zeros((32, 64, 3), np.uint8))
+    assert rows[:, :4].tolist() == [[22, 6, 42, 26], [0, 0, 16, 19]]
+
+
+def test_detect_takes_what_holds_a_picture_and_says_so_of_anything_else(tmp_path):
+    seen = []
+    note = lambda images: seen.append(images) or torch.zeros(1, 0, 6)
+    net = Detector(torch.nn.Linear(1, 1), ["hand"], (64, 64), note)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for image in (pixels, Image.fromarray(pixels), Image.fromarray(pixels).convert("RGBA")):
+        net.detect(image)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    net.detect(Image.fromarray(pixels[..., 0]))
+    assert (seen[3][0, 0] == seen[3][0, 1]).all()
+    for wrong in (torch.zeros(3, 64, 64), [1], None):
+        with pytest.raises(TypeError, match=f"found a {type(wrong).__name__}, expected .height, width, 3. RGB of type"):
+            net.detect(wrong)
+    for wrong in (pixels[..., 0], pixels.astype(float), Image.new("I;16", (8, 8)), Image.new("F", (8, 8))):
+        with pytest.raises(ValueError, match="found a.*expected"):
+            net.detect(wrong)
+
+
 def test_a_source_without_images_says_what_can_be_named(tmp_path):
     for source in (tmp_path, tmp_path / "none", tmp_path / "*.png"):
         with pytest.raises(DataError, match="found no image, expected an image, a video, a GIF, a folder"):
@@ -130,11 +250,53 @@ def test_a_source_without_images_says_what_can_be_named(tmp_path):
 
 
 @pytest.mark.parametrize("address, name", [("rtsp://me:secret@10.0.0.7:554/door/1?token=x", "10.0.0.7-554-door-1"),
+                                           ("rtsp://10.0.0.7/user=me&password=secret&channel=1/0.sdp",
+                                            "10.0.0.7-user-password-channel-1-0.sdp"),
                                            ("http://host/a.mp4", "host-a.mp4"), ("0", "camera0")])
 def test_a_stream_is_named_after_its_address_without_its_password(address, name):
     (item,) = expand(address, OUT)
     assert names_of([item]) == [name] and item.is_film and frame_count(item) == math.inf
     assert not is_live("C:\\pictures") and not is_live("a/b.mp4")
+
+
+@pytest.mark.parametrize("address, shown", [
+    ("rtsp://me:secret@10.0.0.7:554/door/1", "rtsp://***@10.0.0.7:554/door/1"),
+    ("rtsp://me:s@cret@10.0.0.7/@door", "rtsp://***@10.0.0.7/@door"),
+    ("http://host/cam.cgi?user=me&pwd=secret", "http://host/cam.cgi?***"),
+    ("rtsp://10.0.0.7/user=me&password=secret&channel=1", "rtsp://10.0.0.7/user=***&password=***&channel=1"),
+    ("rtsp://10.0.0.7:554/door", "rtsp://10.0.0.7:554/door"), ("0", "0"), ("a@b/c?.mp4", "a@b/c?.mp4")])
+def test_no_password_of_a_stream_is_shown_or_written(tmp_path, monkeypatch, capsys, address, shown):
+    assert masked(address) == shown
+    if is_live(address):
+        monkeypatch.setattr(detector, "frames", lambda item: iter([(np.full((48, 64, 3), 90, np.uint8), 25.0)]))
+        [result] = run(OneBox(), expand(address, OUT), tmp_path / "out")
+        written = "".join(path.name + path.read_text(errors="replace") for path in (tmp_path / "out").iterdir())
+        assert result["source"] == shown and "cret" not in written + capsys.readouterr().out
+
+
+def test_an_error_about_a_stream_shows_no_password():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://me:secret@127.0.0.1:{closed.getsockname()[1]}/x?token=secret"
+    with pytest.raises(DataError) as error:
+        list(frames(Item(address, Path("x"), True)))
+    assert "secret" not in str(error.value) and "127.0.0.1" in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["**/[ab]1.png", "**/[a-b]1.png", "**/[!c]1.png", "**/[]ab]1.png", "**/[ab^]?.png",
+                                     "d/**[ab]1.png", "[de]/**/[ab]1.png"])
+def test_sets_of_letters_mean_the_same_behind_two_stars(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    for name in ("d/a1.png", "d/e/b1.png", "d/c1.png", "d/[ab]1.png"):
+        picture(tmp_path / name)
+    found = expand(pattern, OUT)
+    assert [item.path.name for item in found] == ["a1.png", "b1.png"]
+
+
+def test_a_set_in_which_nothing_is_finds_nothing(tmp_path):
+    picture(tmp_path / "d/a1.png")
+    with pytest.raises(DataError, match="found no image"):
+        expand(str(tmp_path / "**" / "[b-a]1.png"), OUT)
 
 
 def test_a_dead_stream_is_an_error_that_names_it():

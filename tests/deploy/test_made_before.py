@@ -40,7 +40,8 @@ def processor(monkeypatch):
         monkeypatch.setattr("utils.deploy.processor.instructions", lambda wanted: instructions(wanted, cpuinfo))
     for module in (backends, onnx_runtimes):
         monkeypatch.setattr(module, "missing_packages", lambda name: [])
-    monkeypatch.setitem(backends.MAKERS, "onnxruntime", lambda model, size: lambda images: time.sleep(0.002))
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(backends.MAKERS, name, lambda model, size: lambda images: time.sleep(0.002))
     monkeypatch.setitem(backends.MAKERS, "openvino-bf16", lambda model, size: lambda images: None)
     return pretend
 
@@ -65,10 +66,10 @@ def test_an_8_bit_file_of_these_weights_is_taken_on_a_processor_with_instruction
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.allclose(predict(images), net(images), rtol=1e-3, atol=1e-2)
-    assert make_backend("auto", net, SIZE)[0] == "onnxruntime", "without weights there is nothing to look beside"
+    assert make_backend("auto", net, SIZE)[0] == "openvino", "without weights there is nothing to look beside"
     assert make_backend("onnxruntime", net, SIZE, weights=weights)[0] == "onnxruntime", "a name is a name"
     processor(PLAIN)
-    assert make_backend("auto", net, SIZE, weights=weights)[0] == "onnxruntime"
+    assert make_backend("auto", net, SIZE, weights=weights)[0] == "openvino"
 
 
 def test_an_8_bit_file_in_output_is_found(net, processor, tmp_path, monkeypatch):
@@ -117,7 +118,7 @@ def test_files_of_earlier_versions_have_no_hash(net, tmp_path):
 
 
 @pytest.mark.parametrize("bf16, taken", [((0.8, 0.5), "openvino-bf16"), ((0.8, 0.4995), "openvino-bf16"),
-                                         ((0.79, 0.5), "onnxruntime"), ((float("nan"), 0.5), "onnxruntime")])
+                                         ((0.79, 0.5), "openvino"), ((float("nan"), 0.5), "openvino")])
 def test_bfloat16_is_taken_where_it_was_scored_as_no_worse(net, processor, tmp_path, capsys, bf16, taken):
     weights = tmp_path / "net.weights"
     note = ScoreNote.of(weights)
@@ -126,7 +127,7 @@ def test_bfloat16_is_taken_where_it_was_scored_as_no_worse(net, processor, tmp_p
     processor(BF16)
     assert make_backend("auto", net, SIZE, weights=weights)[0] == taken
     processor(PLAIN)
-    assert make_backend("auto", net, SIZE, weights=weights)[0] == "onnxruntime"
+    assert make_backend("auto", net, SIZE, weights=weights)[0] == "openvino"
     assert not capsys.readouterr().out
 
 
@@ -137,7 +138,7 @@ def test_bfloat16_is_not_taken_where_it_is_the_slower(net, processor, tmp_path, 
         note.add(net, precision, (0.8, 0.5), {"data": "a"})
     processor(BF16)
     monkeypatch.setitem(backends.MAKERS, "openvino-bf16", lambda model, size: lambda images: time.sleep(0.2))
-    assert make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[0] == "onnxruntime"
+    assert make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[0] == "openvino"
     assert "bfloat16 is slower than float32 on this processor" in capsys.readouterr().out
 
 
@@ -147,7 +148,7 @@ def test_without_both_scores_of_these_weights_one_line_says_how_to_get_to_bfloat
     processor(BF16)
 
     def stays_and_says_so():
-        assert make_backend("auto", net, SIZE, weights=weights)[0] == "onnxruntime"
+        assert make_backend("auto", net, SIZE, weights=weights)[0] == "openvino"
         [line] = capsys.readouterr().out.splitlines()
         assert "test.py --backend openvino-bf16" in line
 
@@ -199,7 +200,7 @@ def test_auto_computes_in_bfloat16_once_test_py_scored_both(net, tiny_cfg, tiny_
     monkeypatch.chdir(tmp_path)
     net.save_darknet_weights(tmp_path / "net.weights")
     words = ("--cfg", tiny_cfg, "--weights", tmp_path / "net.weights", "--device", "cpu")
-    assert make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[0] == "onnxruntime"
+    assert make_backend("auto", net, SIZE, weights=tmp_path / "net.weights")[0] == "openvino"
     for name in ("openvino", "openvino-bf16"):
         run(scoring, monkeypatch, *words, "--data", tiny_data, "--n_cpu", 0, "--backend", name)
     monkeypatch.setattr(backends, "WORTH_IT", 0.0)  # a few pictures are work enough

@@ -49,7 +49,7 @@ def test_a_file_that_loses_or_is_slower_is_refused_and_says_by_how_much_and_what
     path = tmp_path / "net.onnx"
     require_score(path, [scores(0.92), scores(0.915)], Limits())
     with pytest.raises(LosesTooMuch, match=r"net.onnx: int8 loses 0.1600 AP@.5, --max-drop is 0.01 .*; 3 \(0.2\); "
-                                           r"nothing was written") as raised:
+                                           r"it was not written") as raised:
         require_score(path, [scores(0.92), scores(0.76)], Limits(), lambda: "; 3 (0.2)")
     assert raised.value.scores[1].map50 == 0.76
     with pytest.raises(LosesTooMuch, match=r"loses 0.1000 AP@\[.5:.95\]"):

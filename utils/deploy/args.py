@@ -1,7 +1,6 @@
 """The command line of export.py, for the script and for whoever plans an export ahead."""
 
 import argparse
-from pathlib import Path
 
 from utils import cli
 
@@ -18,8 +17,8 @@ def parse_export_args(description: str, argv: list[str] | None = None) -> argpar
     p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of weights and maps; decoding stays in "
                                                                               "float32. "
                    "int8: calibrated on --data's training images, scored on its validation images")
-    p.add_argument("--out", type=Path, metavar="FILE", help="file to write, or its name without the format's suffix "
-                   "(default: output/NAME, of the cfg's name)")
+    p.add_argument("--out", metavar="FILE", help="file to write, its name without the format's suffix, or a folder for "
+                   "it (default: output/NAME, of the cfg's name)")
     p.add_argument("--img_size", type=cli.pixels, metavar="PX", help="square input size "
                    "(default: that of the training, else the cfg's width and height)")
     p.add_argument("--data_config", "--data", dest="data", metavar="FILE", help=".data or .yaml file that names the "

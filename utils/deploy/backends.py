@@ -12,25 +12,25 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils import processes
 from utils.compare import measured_alternately, random_images
 from utils.deploy.onnx_export import export_onnx
-from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, missing_packages, require_backend, run_onnx
+from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, Predict, missing_packages, require_backend, run_onnx
 from utils.deploy.processor import computes_bf16, computes_int8, require_bf16
 from utils.deploy.runtimes import int8_files
 from utils.deploy.score_note import NEGLIGIBLE, ScoreNote
+from utils.text import first_line
 
 FLOATS = ("torch", "compile", *FROM_ONNX)
 # seconds of forward passes from which "auto" makes an ONNX file: 10 to 17 s of start save a tenth (yolov3) to a half
 # (narrow nets)
 WORTH_IT = 120.0
 TRIALS = 9  # passes that tell whether bfloat16 is the faster
-Predict = Callable[[Tensor], Tensor]
 
 
 def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: float = math.inf,
@@ -115,11 +115,6 @@ def _bf16_is_free(model: nn.Module, weights) -> bool:
         print("this processor computes in bfloat16; float32 is taken until test.py --backend openvino and test.py "
               "--backend openvino-bf16 have scored both on the same data")
     return drop is not None and drop <= NEGLIGIBLE
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @torch.inference_mode()

@@ -3,17 +3,17 @@ pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from utils.boxes import box_iou
 from utils.deploy.metadata import BuiltInNms
+from utils.deploy.onnx_runtimes import Predict
 from utils.evaluation.nms import non_max_suppression
 from utils.letterbox import input_channels, letterbox, planes, to_input
 
-Predict = Callable[[Tensor], Tensor]
 THRESHOLDS = BuiltInNms()  # of the boxes that are compared
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "data" / "samples"
 
@@ -55,7 +55,7 @@ def compare_predictions(
         expected, found = model(images), predict(images)
         if found.shape != expected.shape:
             raise ExportError(f"{where}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; "
-                              "nothing was written")
+                              "it was not written")
         found, expected = even(found), even(expected)
         deviations.append(float(((found - expected).abs() / expected.abs().amax(dim=(0, 1)).clamp(min=1e-9)).max()))
     return max(deviations, key=lambda value: (value != value, value))  # NaN is the worst
@@ -65,7 +65,7 @@ def require_close(deviation: float, limit: float, where: str) -> None:
     """Raise ExportError when a deviation is over its limit, or NaN."""
     if not deviation <= limit:
         raise ExportError(f"{where}: the exported net is off by {deviation:.1e} of its output's range, expected at "
-                          f"most {limit:g}; nothing was written")
+                          f"most {limit:g}; it was not written")
 
 
 def sample_images(size: tuple[int, int], channels: int = 3, limit: int = 4) -> Tensor:
@@ -100,7 +100,7 @@ def compare_boxes(
                 raise ExportError(f"{where}: sample picture {image_i}: {who} the box {box} of score {lost[0, 4]:.2f} "
                                   "(or with an IoU of "
                                   f"{tolerance.iou:g} or less, or a score off by more than {tolerance.score:g}); "
-                                  "nothing was written")
+                                  "it was not written")
     return sum(map(len, ours))
 
 

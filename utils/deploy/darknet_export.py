@@ -5,9 +5,8 @@ Before the files get their names they are read back and run beside the network, 
 
 import copy
 import re
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from torch import nn
 
 from utils.batch_norm import usual_scale
 from utils.compare import TOLERANCE, deviation, probe_image
+from utils.deploy.opencv_log import quiet_opencv
 from utils.layers import ACTIVATIONS
 from utils.output import one_step, replacing, write_text
 from utils.parse_config import CfgError, explicit, format_model_config, integers, resized, section_of
@@ -43,7 +43,7 @@ def export_darknet(model: nn.Module, rescale: float, path: Path, size: tuple[int
         worst = deviation(model, read, small)
         if not worst <= TOLERANCE:  # NaN as well
             raise ValueError(f"{path}: the file is off by {worst:.1e} of the network's largest raw value, expected at "
-                             f"most {TOLERANCE:g}; nothing was written")
+                             f"most {TOLERANCE:g}; it was not written")
         words = f"checked: read back it is within {worst:.1e} of the network's largest raw value"
         if not hasattr(cv2.dnn, "readNetFromDarknet"):
             words += f"; not compared with OpenCV, whose version {cv2.__version__} reads no Darknet files (4.x does)"
@@ -58,7 +58,8 @@ def write_pair(model: nn.Module, rescale: float, cfg: Path, weights: Path, size:
     """Write a Darknet (in eval mode, on the CPU) as a pair of files, not checked; returns the net that reading them
     gives."""
     usual_scale(model, rescale).save_darknet_weights(weights)
-    cfg.write_text(format_model_config(explicit(resized(model.module_defs, *size))), encoding="utf-8")
+    cfg.write_text(format_model_config(explicit(resized(model.module_defs, *size))), encoding="utf-8",
+                   newline="\n")
     read = type(model)(cfg, initialise=False).eval()
     read.load_darknet_weights(weights)
     return read
@@ -81,7 +82,7 @@ def opencv_complaint(cfg: Path, weights: Path, model: nn.Module, size: tuple[int
     image of (width, height) `size`; "" where it computes the same."""
     image = probe_image(model, size)
     try:
-        with _quiet_opencv():
+        with quiet_opencv():
             net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
             net.setInput(image.numpy())
             last = _last_layers(net)
@@ -106,9 +107,14 @@ def _off(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _last_layers(net: cv2.dnn.Net) -> dict[int, str]:
     """cfg layer index -> name of the last of the layers that OpenCV made of it: of conv_3, bn_3, leaky_4 (sic) the
-    activation."""
-    named = [(name, *name.rsplit("_", 1)) for name in net.getLayerNames()]
-    return {int(number) - (kind in ACTIVATIONS): name for name, kind, number in named}
+    activation; of permute_3, detection_out, what a [region] becomes, the latter."""
+    last, layer_i = {}, 0
+    for name in net.getLayerNames():  # in the order of the cfg
+        kind, _, number = name.rpartition("_")
+        if number.isdecimal():
+            layer_i = int(number) - (kind in ACTIVATIONS)
+        last[layer_i] = name
+    return last
 
 
 def _first_off(cfg: Path, weights: Path, model: nn.Module, image: torch.Tensor) -> str:
@@ -138,14 +144,3 @@ def _reason(error: Exception) -> str:
     """The words of an OpenCV error without its place in OpenCV's source."""
     text = " ".join(str(error).split())
     return re.sub(r"^OpenCV\(.*?\).*?error: (\(.*?\) )?", "", text).strip()
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Without OpenCV's own log on stderr."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

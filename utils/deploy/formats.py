@@ -3,6 +3,7 @@ given its name."""
 
 import copy
 import importlib.util
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from utils.deploy.graph import takes_any_size
 from utils.deploy.litert_export import write_litert
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of
 from utils.deploy.ncnn_export import write_ncnn
-from utils.deploy.onnx_export import require_packages, write_onnx
+from utils.deploy.onnx_export import write_onnx
 from utils.deploy.openvino_export import write_openvino
+from utils.deploy.packages import require_packages
 from utils.deploy.quantisation import Limits, Pictures, quantise
-from utils.deploy.runtimes import Exported, open_exported
+from utils.deploy.runtimes import Exported, files_of, open_exported
 from utils.deploy.torchscript_export import write_torchscript
 from utils.letterbox import input_channels
 from utils.output import replacing_all
@@ -78,33 +80,54 @@ def require_writer(name: str, precision: str) -> None:
 
 
 def format_of(path: Path) -> str | None:
-    """The format of a file's name; None for a name without one of the suffixes."""
-    return next((name for name, kind in FORMATS.items() if path.suffix == kind.ending), None)
+    """The format of a file's name, in capitals or not; None for a name without one of the endings."""
+    return next((name for name, kind in FORMATS.items() if path.suffix.lower() == kind.ending), None)
+
+
+def bare(path: Path) -> Path:
+    """A path without the suffix of its format: net.ncnn.param -> net."""
+    kind = FORMATS.get(format_of(path))
+    if kind is None:
+        return path
+    suffix = kind.suffix if path.name.lower().endswith(kind.suffix) else kind.ending
+    return path.with_name(path.name[:-len(suffix)])
+
+
+def out_name(out: str | None, cfg: Path) -> Path:
+    """What the files of a net are named after: --out; NAME, the cfg's, in it where it is a folder or ends in a slash;
+    else output/NAME."""
+    folder = "output" if out is None else out
+    return Path(folder) / cfg.stem if out is None or out.endswith(("/", os.sep)) or Path(out).is_dir() else Path(out)
 
 
 def out_paths(out: Path, formats: list[str] | None, precision: str) -> dict[str, Path]:
     """Format -> file, for --out and --format: `out` itself where it names a format and that is the only one; else its
-    name, with the precision where it is not float32, and each format's suffix. Raises ValueError where they do not
-    fit."""
+    name, with the precision where it is not float32, and each format's suffix. Endings become lower-case: by them the
+    files are told. Raises ValueError where they do not fit."""
     named = format_of(out)
     if not named and out.suffix.lower() in FOREIGN:
         raise ValueError(f"--out {out}: found a name that ends in {out.suffix}, expected one that ends in "
                          f"{', '.join(kind.suffix for kind in FORMATS.values())}, or in none of the kind")
     formats = list(dict.fromkeys(formats or [named or "onnx"]))
     for name in formats:
-        if precision not in FORMATS[name].precisions:
-            able = [other for other, kind in FORMATS.items() if precision in kind.precisions]
-            raise ValueError(f"--format {name} --precision {precision}: found a precision that this format is not "
-                             "written in here, expected "
-                             f"{' or '.join(FORMATS[name].precisions)}; {precision} is written as {' or '.join(able)}")
+        _require_precision(name, precision)
     if named and named not in formats:
         raise ValueError(f"--out {out}: found a name of format {named} with --format {' '.join(formats)}; leave the "
                          "suffix out, or --format")
+    stem = bare(out)
     if named and len(formats) == 1:
-        return {named: out}
-    stem = out.with_suffix("") if named else out
+        return {named: stem.with_name(stem.name + out.name[len(stem.name):].lower())}
     ending = "" if precision == "float32" else f"-{precision}"
     return {name: stem.with_name(stem.name + ending + FORMATS[name].suffix) for name in formats}
+
+
+def _require_precision(name: str, precision: str) -> None:
+    """Raise ValueError unless format `name` is written in that precision."""
+    if precision not in FORMATS[name].precisions:
+        able = [other for other, kind in FORMATS.items() if precision in kind.precisions]
+        raise ValueError(f"--format {name} --precision {precision}: found a precision that this format is not "
+                         f"written in here, expected {' or '.join(FORMATS[name].precisions)}; {precision} is written "
+                         f"as {' or '.join(able)}")
 
 
 @dataclass(frozen=True)
@@ -133,15 +156,10 @@ def export_format(model: nn.Module, name: str, path: Path, order: Order) -> str:
     """
     model = copy.deepcopy(model).cpu().float().eval()
     metadata = describe(model, name, order)
-    with replacing_all(path.parent) as folder:
+    with replacing_all(path) as folder:
         FORMATS[name].write(model, folder / path.name, metadata)
         words = check_file(model, folder / path.name, metadata, str(path))
-    files = [
-        file
-        for file in (path, path.with_suffix(".bin"))
-        if file.is_file() and (file == path or name in ("openvino", "ncnn"))
-    ]
-    return f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB; {takes(metadata)}; {words}"
+    return f"{path}: {sum(file.stat().st_size for file in files_of(path)) / 1e6:.2f} MB; {takes(metadata)}; {words}"
 
 
 def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures: Pictures, limits: Limits) -> str:
@@ -154,7 +172,7 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
         raise ValueError("--nms --precision int8: found both, expected one: a file that is cut at --conf_thres cannot "
                          "be scored")
     model = copy.deepcopy(model).cpu().float().eval()
-    with tempfile.TemporaryDirectory() as measured, replacing_all(path.parent) as folder:
+    with tempfile.TemporaryDirectory() as measured, replacing_all(path) as folder:
         even = balanced(model, pictures.sample(input_channels(model)))
         reference = float32_file(model, name, Path(measured) / path.name, order, str(path), even)
         made = quantise(even, reference, folder / path.name, pictures, limits, path)

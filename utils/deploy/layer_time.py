@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.deploy.onnx_runtimes import run_onnx
+from utils.deploy.onnx_runtimes import FROM_ONNX, run_onnx
 from utils.layers import activation_name, activation_of
 from utils.output import environment, user_cache, write_json
 from utils.parse_config import integer, layer_inputs
 from utils.shapes import conv_window, layer_shapes
 
-RUNTIMES = ("openvino", "onnxruntime", "torch")  # of --latency-backend, the fastest first
+RUNTIMES = (*FROM_ONNX, "torch")  # of --latency-backend, the fastest first
 STEM = 4  # channels of the image that a convolution of more reads through another one
 BRANCHES = 6  # convolutions side by side in the larger net; fewer where one takes longer than LONG
 METHOD = 2  # of measuring: times of another one are not taken for its own

@@ -11,7 +11,7 @@ from torch import nn
 
 from utils.deploy.graph import DeployGraph
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages
+from utils.deploy.packages import require_packages
 from utils.output import write_json
 
 

@@ -2,17 +2,15 @@
 
 import subprocess
 import tempfile
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from utils.deploy.check import ExportError
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages
-from utils.deploy.torchscript_export import trace
+from utils.deploy.packages import require_packages
+from utils.deploy.torchscript_export import torchscript_bytes
 from utils.output import write_json
 
 
@@ -26,17 +24,15 @@ def write_ncnn(model: nn.Module, path: Path, metadata: Metadata) -> None:
     from pnnx import EXEC_PATH
 
     with tempfile.TemporaryDirectory() as folder:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.save(trace(model, replace(metadata, precision="float32")), f"{folder}/net.pt")
+        (Path(folder) / "net.pt").write_bytes(torchscript_bytes(model, replace(metadata, precision="float32")))
         command = [EXEC_PATH, "net.pt", f"inputshape=[1,{metadata.channels},{metadata.size[1]},{metadata.size[0]}]",
                    f"fp16={int(metadata.precision == 'float16')}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
         made = Path(folder) / "net.ncnn.param"
         if done.returncode or not made.is_file():
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            raise ExportError(f"{path}: pnnx could not convert the net (status {done.returncode}: {last}); nothing was "
-                              "written")
+            raise ExportError(f"{path}: pnnx could not convert the net (status {done.returncode}: {last}); it was "
+                              "not written")
         path.write_bytes(made.read_bytes())
         path.with_suffix(".bin").write_bytes(made.with_suffix(".bin").read_bytes())
     write_json(path.with_suffix(".json"), metadata.to_text())

@@ -15,19 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils.deploy.check import TOLERANCES, ExportError, compare_predictions, require_close
+from utils.deploy.check import TOLERANCES, compare_predictions, require_close
 from utils.deploy.graph import DeployGraph, takes_any_size
 from utils.deploy.metadata import Metadata
+from utils.deploy.packages import require_packages
 from utils.output import replacing
 
-__all__ = ["ExportError", "export_onnx", "require_packages", "write_onnx"]
 OPSET = 18
-
-
-def require_packages(*packages: str, what: str = "ONNX export") -> None:
-    """Raise ValueError, naming the pip command, unless all are installed."""
-    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
-        raise ValueError(f"{what} needs packages that are not installed: pip install {' '.join(missing)}")
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike, size: tuple[int, int]) -> str:

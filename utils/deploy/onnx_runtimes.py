@@ -1,13 +1,16 @@
 """Runtimes that take an ONNX file on the CPU: what they need, and what runs a file in them."""
 
-import importlib.util
 from typing import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-FROM_ONNX = ("onnxruntime", "openvino")  # fastest first
+from utils.deploy.packages import missing, require_packages
+
+FROM_ONNX = ("openvino", "onnxruntime")  # the faster on CPUs first (results/2026-11-26_deploy)
 BF16 = "openvino-bf16"  # openvino, computing in bfloat16
+Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> predictions (B, N, 5 + K)
 
 
 def require_backend(name: str, device: torch.device, flag: str = "--backend") -> None:
@@ -15,14 +18,12 @@ def require_backend(name: str, device: torch.device, flag: str = "--backend") ->
     if name in (*FROM_ONNX, BF16) and device.type != "cpu":
         raise ValueError(f"{flag} {name}: found device {device}, expected the CPU; add --device cpu, or take {flag} "
                          "torch")
-    if missing := missing_packages(name):
-        raise ValueError(f"{flag} {name} needs packages that are not installed: pip install {' '.join(missing)}")
+    require_packages(*missing_packages(name), what=f"{flag} {name}")
 
 
 def missing_packages(name: str) -> list[str]:
     """The packages that a backend needs and that are not installed."""
-    needed = (name.removesuffix("-bf16"), "onnx", "onnxscript") if name in (*FROM_ONNX, BF16) else ()
-    return [package for package in needed if importlib.util.find_spec(package) is None]
+    return missing((name.removesuffix("-bf16"), "onnx", "onnxscript")) if name in (*FROM_ONNX, BF16) else []
 
 
 def run_onnx(runtime: str, content: bytes, precision: str = "f32") -> Callable[[np.ndarray], np.ndarray]:

@@ -1,5 +1,6 @@
 """A network as an OpenVINO file, .xml with its .bin, by OpenVINO's own converter."""
 
+import errno
 import re
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import nn
 
 from utils.deploy.graph import DeployGraph
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages
+from utils.deploy.packages import require_packages
 
 KEY = "yolo"  # of the metadata in the file's rt_info
 
@@ -48,15 +49,18 @@ def share_constants(made) -> None:
 
 def save(made, path: Path, metadata: Metadata) -> None:
     """Write an openvino.Model with its metadata; float16 halves the weights, which are computed with in float32 on a
-    CPU."""
+    CPU. Raises OSError where it cannot be written."""
     import openvino
 
     for key, value in metadata.to_text().items():
         made.set_rt_info(value, [KEY, key])
     share_constants(made)
-    openvino.save_model(made, path, compress_to_fp16=metadata.precision == "float16")
+    try:
+        openvino.save_model(made, path, compress_to_fp16=metadata.precision == "float16")
+    except RuntimeError as error:  # without a reason: "basic_ios::clear: iostream error"
+        raise OSError(errno.EIO, "OpenVINO could not; is the disk full?") from error
     text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(r">\s+<", "><", text), encoding="utf-8")  # a third of it is indentation
+    path.write_text(re.sub(r">\s+<", "><", text), encoding="utf-8", newline="\n")  # a third of it is indentation
 
 
 def write_openvino(model: nn.Module, path: Path, metadata: Metadata) -> None:

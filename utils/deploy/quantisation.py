@@ -25,7 +25,8 @@ from utils.compare import measured_alternately
 from utils.data.datasets import evaluation_loader
 from utils.deploy.carriers import costly_layers
 from utils.deploy.metadata import Metadata
-from utils.deploy.onnx_export import require_packages, with_short_names
+from utils.deploy.onnx_export import with_short_names
+from utils.deploy.packages import require_packages
 from utils.deploy.processor import int8_words
 from utils.deploy.runtimes import Exported, open_exported
 from utils.deploy.sensitivity import layer_errors
@@ -50,7 +51,7 @@ class LosesTooMuch(QuantisationError):
     the best 8-bit one."""
 
     def __init__(self, finding: str, scores: Sequence[EvalResult]):
-        super().__init__(f"{finding}; nothing was written: calibrate on more images like those it will see (--data, "
+        super().__init__(f"{finding}; it was not written: calibrate on more images like those it will see (--data, "
                          "--calibration), or accept it with --max-drop")
         self.finding, self.scores = finding, scores
 
@@ -148,8 +149,8 @@ def require_speed(path: Path, seconds: Sequence[float], limits: Limits) -> None:
     """Raise QuantisationError where the 8-bit file `path` is slower and limits do not allow that. seconds: of float32
     and int8."""
     if is_slower(seconds) and not limits.allow_slower:
-        raise QuantisationError(f"{path}: int8 is slower than float32 here ({timed(seconds)}; {int8_words()}); nothing "
-                                "was written: --allow-slower writes it for another processor, or for its size")
+        raise QuantisationError(f"{path}: int8 is slower than float32 here ({timed(seconds)}; {int8_words()}); it "
+                                "was not written: --allow-slower writes it for another processor, or for its size")
 
 
 def is_slower(seconds: Sequence[float]) -> bool:

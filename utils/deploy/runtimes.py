@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from utils import torch_archive
 from utils.deploy.metadata import Metadata, net_hash
-from utils.deploy.onnx_export import require_packages
+from utils.deploy.onnx_runtimes import BF16, Predict
 from utils.deploy.openvino_export import KEY
+from utils.deploy.packages import require_packages
 from utils.deploy.processor import require_bf16
 from utils.deploy.torchscript_export import EXTRA
 from utils.loading import select_device
+from utils.text import first_line
 
-Predict = Callable[[Tensor], Tensor]
 INT8_SUFFIXES = (".xml", ".onnx")  # that export.py writes 8-bit numbers in
-BF16 = "openvino-bf16"  # openvino, computing in bfloat16
 # default first
 RUNTIMES = {
     ".onnx": ("onnxruntime", "openvino", BF16),
@@ -64,17 +64,16 @@ class Exported:
 
     def files(self) -> list[Path]:
         """The files that a device needs."""
-        weights = self.path.with_suffix(".bin")
-        return [self.path] + ([weights] if self.path.suffix in (".xml", ".param") else [])
+        return files_of(self.path)
 
     def bytes(self) -> int:
         """Their size."""
         return sum(path.stat().st_size for path in self.files())
 
 
-def is_exported(path) -> bool:
-    """Whether a --weights file is one that export.py wrote for a runtime."""
-    return path is not None and Path(path).suffix.lower() in RUNTIMES
+def files_of(path: Path) -> list[Path]:
+    """An exported file, and its weights where they lie beside it."""
+    return [path] + ([path.with_suffix(".bin")] if path.suffix.lower() in (".xml", ".param") else [])
 
 
 def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = None) -> Exported:
@@ -85,7 +84,7 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     """
     path = Path(path)
     runtimes = RUNTIMES[path.suffix.lower()]
-    for needed in [path] + ([path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else []):
+    for needed in files_of(path):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed}: no such file" + ("" if needed == path else f"; {path} needs it beside "
                                                                                            "it"))
@@ -108,14 +107,21 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
 
 @contextlib.contextmanager
 def _blamed_on(path: Path, words: str) -> Iterator[None]:
-    """Whatever a runtime raises within this block, for a damaged file, becomes a ValueError that names the file."""
+    """Whatever a runtime raises within this block, for a damaged file, becomes a ValueError that names the file; but
+    too little memory, or a runtime that does not work, is not the file's fault."""
     try:
         yield
+    except MemoryError:
+        raise
+    except ImportError as error:
+        raise ValueError(f"{path}: its runtime does not work here ({first_line(error)}); install that again, or export "
+                         "for another") from error
     except Exception as error:
-        if path.stem in str(error) and isinstance(error, (ValueError, FileNotFoundError)):
-            raise  # it is named already
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: {words} ({reason})") from error
+        if isinstance(error, (ValueError, OSError)) and str(error).startswith(str(path.with_suffix(""))):
+            raise  # it, or what lies beside it, is named already
+        if isinstance(error, OSError):
+            words = "cannot be read"
+        raise ValueError(f"{path}: {words} ({first_line(error)}), expected a file as export.py wrote it") from error
 
 
 def int8_files(model: nn.Module, size: tuple[int, int], folders: Iterable[Path]) -> Iterator[Exported]:
@@ -123,7 +129,7 @@ def int8_files(model: nn.Module, size: tuple[int, int], folders: Iterable[Path])
     mark = net_hash(model).encode()
     for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-            if path.suffix in INT8_SUFFIXES and _holds(path, mark):
+            if path.suffix.lower() in INT8_SUFFIXES and _holds(path, mark):
                 try:
                     file = open_exported(path, size=size)
                 except (ValueError, FileNotFoundError):

@@ -14,12 +14,14 @@ from PIL import Image, ImageSequence
 from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
 from utils.data.decoding import TooLargeError, require_size
 from utils.data.folders import files_below
+from utils.deploy.opencv_log import quiet_opencv
 from utils.text import is_whole
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".mts"}
 VISUAL = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}
 _GLOB = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}  # part of a pattern -> regular expression
 PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later
+MASK = "***"  # in the place of a password
 WHOLE = 0.95  # share of the frames that a header announces, which is a guess in some formats
 EXPECTED = ("an image, a video, a GIF, a folder or glob of them, a list of images (.txt), a camera number or the "
             "address of a stream (rtsp://..., http://...)")
@@ -31,6 +33,11 @@ class Item(NamedTuple):
     where: str  # path, address or camera number
     name: Path  # relative path, without suffix, for what is written about it
     is_film: bool
+
+    @property
+    def shown(self) -> str:
+        """`where`, for everybody to see."""
+        return masked(self.where)
 
     @property
     def path(self) -> Path | None:
@@ -46,6 +53,19 @@ def is_camera(source: str) -> bool:
 def is_live(source: str) -> bool:
     """Whether a --source is a camera number or an address, not a file."""
     return is_camera(source) or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def masked(source: str) -> str:
+    """A --source without what lets somebody in: the name and password of an address, and its query, which may hold
+    them as well, as the path of some cameras does."""
+    if is_camera(source) or not is_live(source):
+        return source
+    kind, _, rest = source.partition("://")
+    address, query, _ = rest.partition("?")
+    host, slash, path = address.partition("/")
+    name, at, host = host.rpartition("@")
+    path = re.sub(r"((?:user\w*|pass\w*|pwd|token|key)=)[^&/]*", rf"\1{MASK}", path, flags=re.IGNORECASE)
+    return f"{kind}://{MASK if at else ''}{at}{host}{slash}{path}{query}{MASK if query else ''}"
 
 
 def expand(source: str, out: Path) -> list[Item]:
@@ -75,7 +95,7 @@ def _named_files(path: Path, out: Path) -> list[Path]:
     """The file `path`, those of a list, or all images and films that a glob finds."""
     if path.is_file():
         return read_image_list(path) if path.suffix.lower() == ".txt" else [path]
-    found = _glob(str(path))
+    found = _glob(path.as_posix())
     inside = [file for folder in found if folder.is_dir() for file in _files_below(folder, out)]
     return sorted({*inside, *filter(_is_visual, found)})
 
@@ -86,11 +106,28 @@ def _glob(pattern: str) -> list[Path]:
     if not stars:
         return [Path(match) for match in glob.glob(pattern)]
     start, _, prefix = head.rpartition("/")
-    parts = re.split(r"(\*\*/?|[*?])", f"{prefix}**{tail}")
-    rest = re.compile("".join(_GLOB.get(part, re.escape(part)) for part in parts))
+    try:
+        rest = _compiled(f"{prefix}**{tail}")
+    except re.error:  # [z-a]: nothing is in it
+        return []
     bases = [Path(match) for match in (glob.glob(start) if start else ["/" if head.startswith("/") else "."])]
     return [path for base in bases for path in files_below(base).files
             if rest.fullmatch(path.relative_to(base).as_posix())]
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    """A glob with ** as a regular expression for paths with slashes."""
+    parts = re.split(r"(\*\*/?|[*?]|\[!?[^/]\]|\[!?\]?[^]/]+\])", pattern)
+    return re.compile("".join(_GLOB.get(part) or _character_set(part) or re.escape(part) for part in parts))
+
+
+def _character_set(part: str) -> str:
+    """[a-c] or [!a-c] of a glob as a regular expression; "" for anything else."""
+    match = re.fullmatch(r"\[(!?)(.+)\]", part)
+    if match is None:
+        return ""
+    signs = re.sub(r"([\[\]\\^&~|])", r"\\\1", match[2])  # what a regular expression would take otherwise
+    return f"(?!/)[{'^' if match[1] else ''}{signs}]"
 
 
 def _files_below(folder: Path, out: Path) -> list[Path]:
@@ -109,8 +146,8 @@ def _live_name(source: str) -> str:
     """A file name for what a camera or a stream shows, without the password that an address may hold."""
     if is_camera(source):
         return f"camera{source}"
-    host, _, rest = source.split("://", 1)[1].split("?", 1)[0].partition("/")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{host.rpartition('@')[2]}/{rest}").strip("-.") or "stream"
+    address = masked(source).partition("://")[2].partition("?")[0].removeprefix(f"{MASK}@")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", address).strip("-.") or "stream"
 
 
 def is_film(path: Path) -> bool:
@@ -172,7 +209,7 @@ def _gif_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
 def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
     capture, number = _open(item), 0
     if not capture.isOpened():
-        raise DataError(f"--source {item.where}: {_why_closed(item)}")
+        raise DataError(f"--source {item.shown}: {_why_closed(item)}")
     rate, announced = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate = rate if 1 <= rate <= 240 else 25.0  # streams may not know theirs
     try:
@@ -182,22 +219,18 @@ def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
     finally:
         capture.release()
     if not number:
-        raise DataError(f"--source {item.where}: found no frame that can be read, expected a video")
+        raise DataError(f"--source {item.shown}: found no frame that can be read, expected a video")
     if item.path and number < WHOLE * announced:
-        print(f"warning: {item.where}: {number} of {announced:.0f} frames can be read, the film breaks off there")
+        print(f"warning: {item.shown}: {number} of {announced:.0f} frames can be read, the film breaks off there")
 
 
 def _open(item: Item) -> cv2.VideoCapture:
     """OpenCV's reader of a film. What it and FFmpeg print about one that fails is left to our one line."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with quiet_opencv():
         if is_camera(item.where):
             return cv2.VideoCapture(int(item.where))
         patience = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE_MS]
         return cv2.VideoCapture(item.where) if item.path else cv2.VideoCapture(item.where, cv2.CAP_FFMPEG, patience)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def _why_closed(item: Item) -> str:

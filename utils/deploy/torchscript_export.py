@@ -1,5 +1,6 @@
 """A network as TorchScript: runs in Python and C++ (libtorch) without this project."""
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -23,8 +24,16 @@ def trace(model: nn.Module, metadata: Metadata) -> torch.jit.ScriptModule:
         )
 
 
-def write_torchscript(model: nn.Module, path: Path, metadata: Metadata) -> None:
-    """Write a Darknet as TorchScript in metadata.precision (float32, float16), without a check."""
+def torchscript_bytes(model: nn.Module, metadata: Metadata) -> bytes:
+    """What `trace` gives, as an archive with its metadata. In memory: on a full disk torch.jit.save ends the
+    process."""
+    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(trace(model, metadata), str(path), _extra_files={EXTRA: json.dumps(metadata.to_text())})
+        torch.jit.save(trace(model, metadata), content, _extra_files={EXTRA: json.dumps(metadata.to_text())})
+    return content.getvalue()
+
+
+def write_torchscript(model: nn.Module, path: Path, metadata: Metadata) -> None:
+    """Write a Darknet as TorchScript in metadata.precision (float32, float16), without a check."""
+    path.write_bytes(torchscript_bytes(model, metadata))

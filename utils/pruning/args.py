@@ -255,7 +255,7 @@ def _add_int8_flags(o) -> None:
 
 
 def _add_output_flags(o) -> None:
-    o.add_argument("--out", type=Path, metavar="DIR",
+    o.add_argument("--out", type=cli.out_folder, metavar="DIR",
                    help="put all files there instead of config/, checkpoints/, weights/ and pruned/")
     o.add_argument("--repeats", type=cli.count, default=20, metavar="N", help="forward passes to time; 0: none")
     o.add_argument("--no-eval", action="store_true", help="write the pruned net without scoring it")

@@ -16,8 +16,9 @@ from utils.data.prepare import dataset
 from utils.deploy.carriers import balanced
 from utils.deploy.darknet_export import write_pair
 from utils.deploy.formats import FORMATS, Order, float32_file
+from utils.deploy.onnx_runtimes import BF16, Predict
 from utils.deploy.quantisation import Limits, LosesTooMuch, Pictures, Quantised, alternate_seconds, quantise
-from utils.deploy.runtimes import BF16, RUNTIMES, Exported, Predict, open_exported
+from utils.deploy.runtimes import RUNTIMES, Exported, open_exported
 from utils.evaluation.metrics import EvalResult
 from utils.output import one_step, replacing
 from utils.pruning.args import PruneOptions

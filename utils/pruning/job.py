@@ -18,8 +18,8 @@ from utils.data.net_classes import by_name, data_for_net, given_names, require_c
 from utils.data.prepare import data_of, dataset, defs_to_prune, labelled_dataset
 from utils.deploy.formats import FORMATS
 from utils.deploy.net_time import Stopwatch, usual_runtime
-from utils.deploy.onnx_export import require_packages
 from utils.deploy.onnx_runtimes import require_backend
+from utils.deploy.packages import require_packages
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
 from utils.evaluation.own_labels import SCORE, label_by

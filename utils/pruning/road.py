@@ -12,7 +12,7 @@ from torch import nn
 from utils.cli import joined_class_names
 from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
-from utils.deploy.formats import out_paths, require_writer
+from utils.deploy.formats import out_name, out_paths, require_writer
 from utils.loading import checked_size, resolve_cfg, stem
 from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
@@ -146,7 +146,7 @@ class Road:
             return
         source, typed = self.options.source, shlex.split(self.options.quantise)
         asked = parse_export_args("", ["--out", str(self.out / f"{name}-pruned"), *typed])
-        files = out_paths(asked.out, asked.format, asked.precision)
+        files = out_paths(out_name(asked.out, cfg), asked.format, asked.precision)
         done, command = self.out / "quantise.json", {"quantise": self.options.quantise}
         if not (newer(done, weights) and json.loads(done.read_text()) == command):
             flags = ["--data", source.data, "--threads", source.threads, "--out", asked.out]

@@ -174,11 +174,22 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
         if idle and not args.sr and torchrun.rank() == 0:
             print(f"warning: {' and '.join(idle)} without -sr: this run will not push any gamma to zero")
         p.require_partner(args.typed, ["distill_gain"], "--teacher-cfg", bool(args.teacher_cfg))
+        _warn_of_rates(args)
     if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
         p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
     args.weights_named = "weights" in args.typed
     args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args
+
+
+def _warn_of_rates(args: argparse.Namespace) -> None:
+    """Say where the learning rate will not go the way that the flags suggest."""
+    if args.warmup > max(args.epochs, args.rewind):
+        print(f"warning: --warmup {args.warmup:g} with --epochs {args.epochs}: in this run the learning rate only "
+              "rises, and does not reach --lr")
+    if 0 < args.rewind <= args.epochs:
+        print(f"warning: --rewind {args.rewind} with --epochs {args.epochs}: it says nothing, expected more epochs "
+              "than this run has, of whose rates it takes the last")
 
 
 def _check_aim(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
