@@ -154,6 +154,58 @@ def test_coco_polygons_stand_in_for_a_missing_bbox(tmp_path):
     assert_boxes(imported(tmp_path / "out")["000000000001.jpg"], [("hand", 10, 8, 30, 40)])
 
 
+def one_class_coco(path: Path, names: list[str], bbox: list, categories: list[dict] | None = None) -> None:
+    """A COCO file of pictures that each show one object, of the first category."""
+    categories = categories or [{"id": 1, "name": "hand", "supercategory": "hand"}]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "images": [{"id": i, "file_name": name, "width": 80, "height": 60} for i, name in enumerate(names)],
+        "categories": categories,
+        "annotations": [{"id": i, "image_id": i, "category_id": categories[0]["id"], "bbox": bbox}
+                        for i in range(len(names))]}))
+
+
+def test_coco_classes_are_in_the_order_of_their_ids_over_all_files(tmp_path):
+    """The file that is read first has a box of the last category alone, and the first stands above itself."""
+    dog, hand, left = ({"id": i, "name": name, "supercategory": above}
+                       for i, name, above in (("2", "dog", "dog"), ("10", "hand", "limb"), ("11", "limb", "body")))
+    for part, categories in (("train", [hand, dog, left]), ("val", [dog, hand])):
+        draw(tmp_path / "in" / part / f"{part}.jpg", len(part))
+        one_class_coco(tmp_path / f"in/annotations/instances_{part}.json", [f"{part}.jpg"], [8, 6, 32, 24], categories)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["classes"] == ["dog", "hand"]
+    assert report["notes"] == ["categories above others, without a box, left out: limb"]
+    assert_boxes(imported(tmp_path / "out")["train.jpg"], [("hand", 8, 6, 40, 30)])
+    one_class_coco(tmp_path / "in/annotations/instances_val.json", ["val.jpg"], [8, 6, 32, 24], [left])
+    assert run(tmp_path / "in", tmp_path / "out")["classes"] == ["dog", "hand", "limb"]  # a file has boxes of it
+
+
+def test_a_category_without_a_box_that_stands_above_itself_is_a_class(tmp_path):
+    categories = [{"id": 2, "name": "car", "supercategory": "vehicle"}, {"id": 1, "name": "person",
+                                                                         "supercategory": "person"}]
+    draw(tmp_path / "in/a.jpg", 1)
+    draw(tmp_path / "in/b.jpg", 2)
+    one_class_coco(tmp_path / "in/a.json", ["a.jpg", "b.jpg"], [8, 6, 32, 24], categories)
+    assert run(tmp_path / "in", tmp_path / "out")["classes"] == ["person", "car"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "labelme"])
+def test_fractions_where_pixels_are_expected_are_a_fault(tmp_path, capsys, kind):
+    for name in "ab":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+        if kind == "voc":
+            (tmp_path / f"in/{name}.xml").write_bytes(voc_xml(f"{name}.jpg", [("hand", 0.1, 0.1, 0.5, 1)]))
+        elif kind == "labelme":
+            (tmp_path / f"in/{name}.json").write_text(
+                labelme_json(f"{name}.jpg", [("hand", "rectangle", [[0.1, 0.1], [0.5, 0.5]], None)]))
+    if kind == "coco":
+        one_class_coco(tmp_path / "in/a.json", ["a.jpg", "b.jpg"], [0.1, 0.1, 0.4, 0.5])
+    with pytest.raises(DataError) as error:
+        run(tmp_path / "in", tmp_path / "out")
+    assert "all lie within 0 and 1, expected pixels" in str(error.value) + capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 FAULTS = {  # what is changed in a COCO table, and what the line says
     "box of words": (lambda t: t["annotations"][0].update(bbox=["a", 1, 2, 3]), "annotations[0].bbox"),
     "box of three": (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "annotations[0].bbox"),
@@ -258,6 +310,26 @@ def test_voc_layout_keeps_its_lists_counts_pixels_from_one_and_ignores_parts_of_
     assert "in no list of ImageSets/Main, left out: 1" in report["notes"][0]
     assert_boxes(imported(tmp_path / "out")["000002.jpg"], [("person", 8, 6, 40, 30)])
     assert report["classes"] == ["person"]
+
+
+def test_lists_of_voc_may_have_endings_and_the_marks_of_class_lists(tmp_path):
+    root = tmp_path / "in"
+    for i, stem in enumerate(("a", "b 1", "c.d", "e")):
+        content = voc_xml(f"{stem}.jpg", [("person", 4, 6, 40, 30)])
+        write_voc(root, stem, content, i, ("JPEGImages", "Annotations"))
+    main = root / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (main / "train.txt").write_text("a.jpg\nb 1\nmissing\n")
+    (main / "val.txt").write_text("c.d 1\nJPEGImages/e.jpg -1\n")
+    report = run(root, tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 2, "valid": 2}
+    assert report["notes"] == ["names in lists of ImageSets/Main without an annotation, left out: 1"]
+    for name in ("train", "val"):
+        (main / f"{name}.txt").unlink()
+    (main / "person_train.txt").write_text("a  1\nb 1 -1\nc.d  0\n")  # -1: shows none, and trains all the same
+    (main / "person_val.txt").write_text("e -1\n")
+    report = run(root, tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 1}
 
 
 def test_voc_without_size_with_another_encoding_and_renamed_files(tmp_path):
@@ -442,6 +514,19 @@ def test_labelme_shapes_become_upright_boxes(tmp_path):
     assert report["classes"] == ["arm", "hand"] and "points and lines" in report["notes"][0]
 
 
+@pytest.mark.parametrize("group", ["", None])
+def test_labelme_shapes_without_a_group_are_objects_of_their_own(tmp_path, group):
+    shapes = [("hand", "rectangle", [[8, 6], [20, 30]], group), ("hand", "rectangle", [[50, 40], [70, 50]], group),
+              ("arm", "rectangle", [[1, 1], [5, 5]], 0), ("arm", "rectangle", [[20, 20], [25, 25]], 0)]
+    for name in "ab":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+        (tmp_path / f"in/{name}.json").write_text(labelme_json(f"{name}.jpg", shapes))
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert_boxes(imported(tmp_path / "out")["a.jpg"],
+                 [("hand", 8, 6, 20, 30), ("hand", 50, 40, 70, 50), ("arm", 1, 1, 25, 25)])
+    assert report["notes"] == ["shapes joined to another of their label and group_id, one box around all: 2"]
+
+
 # CSV
 
 HEADERS = {
@@ -475,6 +560,82 @@ def test_csv_tables_of_several_tools(tmp_path, header, delimiter):
     assert sorted(found) == names
     for rows in found.values():
         assert_boxes(rows, [("Human hand" if header == "openimages" else "hand", 8, 6, 40, 30)])
+
+
+def test_a_csv_with_a_column_image_id_is_no_open_images(tmp_path, capsys):
+    draw(tmp_path / "in/a.jpg", 1)
+    path = tmp_path / "in/a.csv"
+    path.write_text("image_id,class_name,class_id,x_min,y_min,x_max,y_max\na,hand,0,8,6,40,30\nnone,hand,0,8,6,40,30\n")
+    with pytest.raises(DataError):
+        run(tmp_path / "in", tmp_path / "out")
+    assert f"{path}:3: found no picture 'none'" in capsys.readouterr().err
+    run(tmp_path / "in", tmp_path / "out", "--skip-bad", "--valid", "0")
+    assert_boxes(imported(tmp_path / "out")["a.jpg"], [("hand", 8, 6, 40, 30)])
+
+
+@pytest.mark.parametrize("kind", ["csv", "voc", "labelme"])
+def test_classes_that_are_numbers_are_in_their_order(tmp_path, kind):
+    rows = []
+    for i, name in enumerate(["10", "2", "a", "1"]):
+        draw(tmp_path / f"in/{i}.jpg", i)
+        rows.append(f"{i}.jpg,8,6,40,30,{name}\n")
+        if kind == "voc":
+            (tmp_path / f"in/{i}.xml").write_bytes(voc_xml(f"{i}.jpg", [(name, 8, 6, 40, 30)]))
+        elif kind == "labelme":
+            (tmp_path / f"in/{i}.json").write_text(
+                labelme_json(f"{i}.jpg", [(name, "rectangle", [[8, 6], [40, 30]], None)]))
+    if kind == "csv":
+        (tmp_path / "in/a.csv").write_text("".join(rows))
+    assert run(tmp_path / "in", tmp_path / "out")["classes"] == ["1", "2", "10", "a"]
+
+
+def test_descriptions_beside_a_table_that_was_named_are_read(tmp_path):
+    head, row = HEADERS["openimages"]
+    for name in ("a.jpg", "b.jpg"):
+        draw(tmp_path / "in" / name, ord(name[0]))
+    lines = [",".join(map(str, line)) for line in (head, row("a.jpg"), row("b.jpg"))]
+    (tmp_path / "in/train-annotations-bbox.csv").write_text("\n".join(lines))
+    (tmp_path / "in/class-descriptions-boxable.csv").write_text("/m/0k65p,Human hand\n")
+    report = run(tmp_path / "in/train-annotations-bbox.csv", tmp_path / "out")
+    assert report["classes"] == ["Human hand"]
+
+
+# Pictures of one name
+
+@pytest.mark.parametrize("kind", ["csv", "coco", "voc", "labelme"])
+@pytest.mark.parametrize("folder", ["", "annotations"])
+def test_of_pictures_of_one_name_the_side_of_the_annotation_file_decides(tmp_path, kind, folder):
+    """train_labels.csv speaks of train/1.jpg, test_labels.csv of test/1.jpg; so do the others' names or folders."""
+    root = tmp_path / "in"
+    for seed, (part, right) in enumerate((("train", 20), ("test", 40))):
+        draw(root / "images" / part / "1.jpg", seed)
+        (root / folder / part).mkdir(parents=True)
+        shapes = [("hand", "rectangle", [[8, 6], [right, 30]], None)]
+        if kind == "csv":
+            (root / folder / f"{part}_labels.csv").write_text(f"1.jpg,8,6,{right},30,hand\n")
+        elif kind == "coco":
+            one_class_coco(root / folder / f"{part}.json", ["1.jpg"], [8, 6, right - 8, 24])
+        elif kind == "voc":
+            (root / folder / part / "1.xml").write_bytes(voc_xml("1.jpg", [("hand", 8, 6, right, 30)]))
+        else:
+            (root / folder / part / "1.json").write_text(labelme_json("1.jpg", shapes))
+    run(root, tmp_path / "out")
+    found = imported(tmp_path / "out")
+    assert_boxes(found["train_1.jpg"], [("hand", 8, 6, 20, 30)])
+    assert_boxes(found["test_1.jpg"], [("hand", 8, 6, 40, 30)])
+
+
+def test_the_longest_tail_of_a_path_tells_the_picture(tmp_path):
+    """Not a picture of that name that lies nearer, and never one of a folder of the other side."""
+    for i, name in enumerate(("1.jpg", "films/b/1.jpg", "films/c/1.jpg")):
+        draw(tmp_path / "in" / name, i)
+    source = Source(tmp_path / "in", Faults())
+    find = source.find
+    assert find("/home/me/b/1.jpg", [tmp_path / "in"], "a:1") == tmp_path / "in/films/b/1.jpg"
+    assert find("/home/me/d/1.jpg", [tmp_path / "in"], "a:1") == tmp_path / "in/1.jpg"
+    draw(tmp_path / "in/train/2.jpg", 5)
+    with pytest.raises(DataError, match="a:1: found no picture 'test/2.jpg'"):
+        Source(tmp_path / "in", Faults()).find("test/2.jpg", [tmp_path / "in"], "a:1")
 
 
 def test_csv_row_without_a_box_is_background_and_a_bad_one_is_named(tmp_path, capsys):

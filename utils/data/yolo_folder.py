@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders
+from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, finite, hull, part_of_folders
 from utils.data.data_config import parse_data_config, read_options
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.folders import files_below
@@ -137,7 +137,7 @@ def read_label(path: Path, names: list[str], has_keypoints: bool = False) -> lis
 
 
 def _read_line(words: list[str], names: list[str], has_keypoints: bool, place: str) -> Box:
-    label, *values = numbers(words, None, place)
+    label, *values = finite(words, None, place)
     if label % 1 or label < 0 or (names and label >= len(names)):
         highest = f" to {len(names) - 1}" * bool(names)
         raise DataError(f"{place}: found class {label:g}, expected a whole number from 0{highest}")
