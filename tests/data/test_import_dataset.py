@@ -456,6 +456,143 @@ def test_a_bad_label_line_is_named(tmp_path, capsys, line):
     assert run(tmp_path / "in", tmp_path / "out", "--skip-bad")["parts"]["train"]["images"] == 2
 
 
+@pytest.mark.parametrize("content, words", [
+    ({"train": "images/train", "val": "images/none"}, "found valid 'images/none'"),
+    ({"train": "../none/images", "val": "images/val"}, "found train '../none/images'"),
+    ({"train": ["images/train", "more"], "val": "images/val"}, "found train 'more'"),
+    ({"train": "images/train", "val": "valid/images"}, "found valid 'valid/images'"),  # images/ alone is not that
+    ({"train": "/home/me/a", "val": "/home/me/b"}, "found train '/home/me/a'"),
+    ({"train": "/me/a/images", "val": "/me/b/images"}, "found train '/me/a/images'")])  # not both the same
+def test_a_side_that_is_not_there_is_a_fault(tmp_path, content, words):
+    yolo_set(tmp_path / "in", {"train": 2, "val": 1})
+    data_yaml(tmp_path / "in/a.yaml", names=["hand"], **content)
+    with pytest.raises(DataError, match=f"^{tmp_path}/in/a.yaml: {re.escape(words)}, which is not there"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", [".", "./", "/home/me/in/images", "images"])
+def test_a_data_file_that_names_one_folder_for_both_sides_splits_anew(tmp_path, place):
+    yolo_set(tmp_path / "in", {"x": 5}, "images", "labels")
+    data_yaml(tmp_path / "in/a.yaml", names=["hand"], train=place, val=place)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 4, "valid": 1}
+
+
+def test_a_test_side_that_is_not_there_is_said(tmp_path):
+    yolo_set(tmp_path / "in", {"train": 2, "val": 1})
+    data_yaml(tmp_path / "in/a.yaml", names=["hand"], train="images/train", val="images/val", test="../test/images")
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["notes"] == [f"{tmp_path}/in/a.yaml: names '../test/images' for test, which is not there"]
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 2, "valid": 1}
+
+
+def two_sets(root: Path, names: list[str], **other) -> None:
+    """Two of Roboflow's exports side by side; the other's classes are `names`, its boxes of its last class."""
+    for folder, classes in (("a", ["left", "right"]), ("b", names)):
+        yolo_set(root / folder, {"train": 2, "valid": 1}, "{part}/images", "{part}/labels",
+                 f"{len(classes) - 1} 0.5 0.5 0.25 0.5\n")
+        data_yaml(root / folder / "data.yaml", train="../train/images", val="../valid/images", names=classes)
+
+
+def test_two_sets_of_the_same_classes_are_one_whatever_their_order(tmp_path):
+    two_sets(tmp_path / "in", ["right", "left"])
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["classes"] == ["left", "right"]
+    assert {part: row["boxes_per_class"] for part, row in report["parts"].items()} == {
+        "train": {"left": 2, "right": 2}, "valid": {"left": 1, "right": 1}}
+
+
+def test_two_sets_of_other_classes_are_to_be_imported_alone(tmp_path):
+    two_sets(tmp_path / "in", ["left", "foot"])
+    with pytest.raises(DataError, match="b/data.yaml: found classes 'left, foot', expected those of .*alone"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert run(tmp_path / "in/b/data.yaml", tmp_path / "out")["classes"] == ["left", "foot"]
+
+
+def test_two_data_files_of_the_same_pictures_have_to_agree(tmp_path):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 2})
+    data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
+    data_yaml(tmp_path / "in/b.yaml", train="images/train", names=["hand"])
+    data_yaml(tmp_path / "in/elsewhere.yaml", train="/none/a", val="/none/b", names=["foot"])
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 2}
+    assert report["notes"] == [f"{tmp_path}/in/elsewhere.yaml: names no picture that is there, left aside"]
+    assert report["mended"].get("listed twice", 0) == 0
+    data_yaml(tmp_path / "in/b.yaml", train="images/val", names=["hand"])
+    with pytest.raises(DataError, match="b.yaml: found .* for train .*, expected valid .* as in .*a.yaml; import each"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_the_nearest_classes_txt_says_which_classes_are_meant(tmp_path):
+    """labelImg writes one to each folder, in the order in which the names were first used there."""
+    for i, (part, names) in enumerate({"train": "hand\nfist\n", "valid": "fist\nhand\n"}.items()):
+        draw(tmp_path / f"in/{part}/{part}.jpg", i)
+        (tmp_path / f"in/{part}/{part}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+        (tmp_path / f"in/{part}/classes.txt").write_text(names)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["classes"] == ["hand", "fist"]
+    assert "files of class names differ (2 lists): the nearest to each label counts" in report["notes"]
+    found = imported(tmp_path / "out")
+    assert_boxes(found["train.jpg"], [("hand", 30, 15, 50, 45)])
+    assert_boxes(found["valid.jpg"], [("fist", 30, 15, 50, 45)])
+    draw(tmp_path / "in/more/1.jpg", 7)
+    (tmp_path / "in/more/1.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    with pytest.raises(DataError, match="valid/classes.txt: found other class names than in .*train/classes.txt, "
+                                        "expected one file for .*more"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+BEHIND_A_BOX = {"confidence": "0.91", "track": "0.91 1", "keypoints": "0.45 0.45 0.55 0.45 0.5 0.55",
+                "visibilities": "0.45 0.45 1 0.55 0.45 0", "seen": "0.45 0.45 2 0.55 0.45 2", "three": "0.5 0.5 1"}
+
+
+@pytest.mark.parametrize("more", BEHIND_A_BOX.values(), ids=BEHIND_A_BOX.keys())
+def test_what_follows_a_box_is_no_polygon(tmp_path, capsys, more):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 1}, label=f"0 0.5 0.5 0.25 0.5 {more}\n")
+    content = {"train": "images/train", "val": "images/val", "names": ["hand"]}
+    data_yaml(tmp_path / "in/a.yaml", **content)
+    with pytest.raises(DataError) as error:
+        run(tmp_path / "in", tmp_path / "out")
+    lines = str(error.value) + capsys.readouterr().err
+    assert f"{tmp_path}/in/labels/train/traina.txt:1: found" in lines and "kpt_shape" in lines
+    data_yaml(tmp_path / "in/a.yaml", kpt_shape=[1, len(more.split())], **content)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["notes"] == ["boxes whose keypoints were left out: 4"]
+    assert_boxes(imported(tmp_path / "out")["traina.jpg"], [("hand", 30, 15, 50, 45)])
+    data_yaml(tmp_path / "in/a.yaml", kpt_shape=[9, 3], **content)
+    with pytest.raises(DataError):
+        run(tmp_path / "in", tmp_path / "b")
+    assert "expected 4, or 31 as kpt_shape says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line, corners", [
+    ("0 .1 .1 .3 .1 .3 .3 .1 .3 .1 .1", (8, 6, 24, 18)),  # closed
+    ("0 .4 .4 .5 .3 .6 .6", (32, 18, 48, 36)),  # the third point lies outside what would be its box
+    ("0 0 0 1 0 1 1 0 1", (0, 0, 80, 60)), ("0 .2 .5 .8 .4 .9 .6 .6 .7", (16, 24, 72, 42))])
+def test_polygons_of_one_length_are_polygons(tmp_path, line, corners):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 1}, label=f"{line}\n")
+    data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
+    run(tmp_path / "in", tmp_path / "out")
+    assert_boxes(imported(tmp_path / "out")["traina.jpg"], [("hand", *corners)])
+
+
+@pytest.mark.parametrize("shape", [3, [17], [17, "x"], [[1], 2], {"a": 1}])
+def test_a_shape_of_keypoints_that_is_none_is_a_fault(tmp_path, shape):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 1})
+    data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"], kpt_shape=shape)
+    with pytest.raises(DataError, match="a.yaml: found kpt_shape .*, expected how many"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_list_that_is_named_counts_whatever_lies_beside(tmp_path):
+    yolo_set(tmp_path / "in", {"x": 5}, "", "")
+    for name, pictures in {"train": "ab", "valid": "c", "mine": "bde"}.items():
+        (tmp_path / f"in/{name}.txt").write_text("".join(f"x{letter}.jpg\n" for letter in pictures))
+    run(tmp_path / "in/mine.txt", tmp_path / "out")
+    assert sorted(imported(tmp_path / "out")) == ["xb.jpg", "xd.jpg", "xe.jpg"]
+
+
 def test_round_trip_yolo_coco_yolo_keeps_every_box(tmp_path):
     rng = np.random.default_rng(3)
     yolo_set(tmp_path / "in", {"train": 4, "val": 2})

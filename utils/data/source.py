@@ -110,7 +110,7 @@ def locate(value: str, folders: list[Path]) -> Path | None:
     parts = [part for part in value.strip().replace("\\", "/").split("/") if part not in ("", ".")]
     if os.path.isabs(value) and os.path.exists(value):
         return Path(value)
-    for skipped in range(len(parts)):
+    for skipped in range(max(len(parts), 1)):  # "." is the first folder itself
         for folder in folders:
             if os.path.exists(found := folder.joinpath(*parts[skipped:])):
                 return found
