@@ -933,6 +933,21 @@ def test_ids_that_are_floats_and_sections_in_any_order_are_coco(tmp_path):
         assert_boxes(rows, [("hand", 8, 6, 40, 30)])
 
 
+def test_a_picture_that_is_there_with_other_boxes_again_is_a_fault_and_skipped_whole(tmp_path, capsys):
+    for name in "abc":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+    one_class_coco(tmp_path / "in/first.json", ["a.jpg", "b.jpg", "c.jpg"], [8, 6, 32, 24])
+    one_class_coco(tmp_path / "in/second.json", ["b.jpg"], [8, 6, 32, 24])
+    one_class_coco(tmp_path / "in/third.json", ["a.jpg"], [8, 6, 30, 24])
+    with pytest.raises(DataError, match="found 1 fault"):
+        run(tmp_path / "in", tmp_path / "out")
+    place = f"{tmp_path}/in/third.json: images[0]: found {tmp_path}/in/a.jpg again, with other boxes than in"
+    assert place in capsys.readouterr().err and not (tmp_path / "out").exists()
+    report = run(tmp_path / "in", tmp_path / "out", "--skip-bad")
+    assert report["mended"] == {"listed twice": 1, "bad": 1}
+    assert sorted(imported(tmp_path / "out")) == ["b.jpg", "c.jpg"]
+
+
 # Classes
 
 def test_class_names_are_lines_of_text(tmp_path):
@@ -986,6 +1001,20 @@ def test_a_film_and_all_exported_copies_of_a_picture_stay_together():
     copies = [f"/a/{letter}_jpg.rf.{k}.jpg" for letter in "abcdef" for k in range(3)]
     parts, _ = split.split_parts(samples(*copies), "none", 0.4, 1)
     assert all(len(set(parts[3 * i:3 * i + 3])) == 1 for i in range(6))
+
+
+@pytest.mark.parametrize("named, words", [
+    ({"valid": ["a_"], "test": ["b_", "a_"]}, "--valid-groups and --test-groups: found a_ in both, expected each group"),
+    ({"valid": ["a_", "b_", "c_"], "test": []}, "--valid-groups: found all 3 groups by film, expected some to be left"),
+    ({"valid": ["a_"], "test": ["b_", "c_"]}, "--valid-groups and --test-groups: found all 3 groups by film, expected"),
+    ({"valid": ["d_"], "test": []}, "--valid-groups: found d_, expected groups by film: a_, b_, c_")])
+def test_groups_that_are_named_leave_some_to_train_and_are_on_one_side(named, words):
+    films = samples("/x/a_/1.jpg", "/x/a_/2.jpg", "/x/b_/1.jpg", "/x/c_/1.jpg")
+    for sample in films:
+        sample.group = sample.image.parent.name
+    with pytest.raises(DataError, match=words):
+        split.named_parts(films, "film", named)
+    assert split.named_parts(films, "film", {"valid": ["a_"], "test": ["b_"]})[0] == ["valid", "valid", "test", "train"]
 
 
 def test_one_film_is_cut_in_a_block_of_consecutive_frames():

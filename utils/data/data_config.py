@@ -167,10 +167,14 @@ def _find(value: str, bases: list[Path]) -> Path:
 
     Exported sets name ../train/images what lies beside the file; others drop the ../ where there is no such path.
     """
+    return next((path for path in _tries(value, bases) if os.path.exists(path)), Path(value.replace("\\", "/")))
+
+
+def _tries(value: str, bases: list[Path]) -> list[Path]:
+    """The paths that `value` may mean, the likeliest first."""
     value = value.replace("\\", "/")
     spellings = dict.fromkeys([value, re.sub(r"^(\.\./)+", "", value), re.split(r"\s#", value, maxsplit=1)[0].rstrip()])
-    tries = [base / spelling for spelling in spellings if spelling for base in bases]
-    return next((path for path in tries if os.path.exists(path)), Path(value))
+    return list(dict.fromkeys(base / spelling for spelling in spellings if spelling for base in bases))
 
 
 def _part(data_file: Path, options: dict, part: str, bases: list[Path]) -> tuple[Path, ...]:
@@ -192,7 +196,9 @@ def _names(data_file: Path, options: dict, bases: list[Path], class_path: str | 
     count = _count(data_file, options.get("classes", options.get("nc")))
     if isinstance(names, str):
         if not os.path.isfile(found := _find(names, bases)):
-            raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}; there is no such file")
+            tried = ", ".join(map(str, _tries(names, bases)))
+            raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}; there is no such file "
+                           f"(tried {tried[:300]})")
         names = read_names(found)
     if isinstance(names, dict):
         names = _in_order(data_file, names)
