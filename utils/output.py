@@ -262,7 +262,7 @@ def ascii_table(rows: list[list], first_column_left: bool = True) -> str:
 
 
 def markdown_table(rows: list[list]) -> str:
-    """The same as a Markdown table."""
+    """Rows (the first is the header) as a Markdown table."""
     return GithubFlavoredMarkdownTable([[str(cell) for cell in row] for row in rows]).table
 
 

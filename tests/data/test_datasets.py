@@ -93,7 +93,7 @@ def test_an_image_without_a_label_file_is_a_negative(tmp_path):
 
 def test_a_polygon_names_the_way_to_boxes(tmp_path):
     (tmp_path / "a.txt").write_text("0 .1 .1 .3 .1 .3 .3\n")
-    with pytest.raises(DataError, match="a.txt:1: found .*, expected class cx cy w h; data/import_dataset.py makes boxes"):
+    with pytest.raises(DataError, match="a.txt:1: found .*, expected class cx cy w h; data/import_dataset.py makes"):
         read_labels(tmp_path / "a.txt", 1)
 
 

@@ -1004,7 +1004,7 @@ def test_a_film_and_all_exported_copies_of_a_picture_stay_together():
 
 
 @pytest.mark.parametrize("named, words", [
-    ({"valid": ["a_"], "test": ["b_", "a_"]}, "--valid-groups and --test-groups: found a_ in both, expected each group"),
+    ({"valid": ["a_"], "test": ["b_", "a_"]}, "--valid-groups and --test-groups: found a_ in both, expected"),
     ({"valid": ["a_", "b_", "c_"], "test": []}, "--valid-groups: found all 3 groups by film, expected some to be left"),
     ({"valid": ["a_"], "test": ["b_", "c_"]}, "--valid-groups and --test-groups: found all 3 groups by film, expected"),
     ({"valid": ["d_"], "test": []}, "--valid-groups: found d_, expected groups by film: a_, b_, c_")])

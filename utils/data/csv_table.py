@@ -33,7 +33,7 @@ COLUMNS = {  # what is meant: what it is called, in lower case without _ and bla
 NEEDED = ("image", "name", "x1", "y1", "x2", "y2")
 RETINANET = ("image", "x1", "y1", "x2", "y2", "name")
 AUTOML = ("part", "image", "name", "x1", "y1", "", "", "x2", "y2", "", "")
-FLAGS = ("crowd", "occluded", "truncated", "depiction", "inside", "difficult")
+FLAG_COLUMNS = ("crowd", "occluded", "truncated", "depiction", "inside", "difficult")
 OPEN_IMAGES = {"imageid", "labelname", "isgroupof"}  # columns that no other table has together
 
 
@@ -178,6 +178,6 @@ class _Table:
             return None
         if not cells["name"]:
             raise DataError(f"{place}: found a box without a class, expected its name")
-        flags = tuple(flag for flag in FLAGS if cells.get(flag, "").lower() in ("1", "true"))
+        flags = tuple(flag for flag in FLAG_COLUMNS if cells.get(flag, "").lower() in ("1", "true"))
         name = self.descriptions.get(cells["name"], cells["name"])
         return Box(name, *sorted_corners(*finite(corners, 4, place)), flags)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from utils import processes, signals, torchrun
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
-from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
+from utils.data.decoding import TooLargeError, cut_short, decode, picture_bytes
 from utils.data.folders import files_below
 from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
 from utils.letterbox import letterbox, planes
@@ -97,7 +97,7 @@ def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be
     decoded."""
     try:
-        content = read_bytes(path)
+        content = picture_bytes(path)
         image = decode(content)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from None

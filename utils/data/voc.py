@@ -23,7 +23,7 @@ from utils.data.source import Source
 from utils.data.yolo_labels import DataError
 from utils.text import read_lines
 
-FLAGS = ("difficult", "truncated", "occluded")
+FLAG_TAGS = ("difficult", "truncated", "occluded")
 MAIN_LISTS = {"trainval.txt": "train", "train.txt": "train", "val.txt": "valid", "test.txt": "test"}  # a later one wins
 
 
@@ -139,7 +139,7 @@ def _box(element: Element, offset: float, path: Path) -> Box:
     name = element.value("name")
     if not name:
         raise DataError(f"{path}:{element.line}: found an <object> without a <name>, expected its class")
-    flags = tuple(flag for flag in FLAGS if (element.value(flag) or "0").lower() in ("1", "true"))
+    flags = tuple(flag for flag in FLAG_TAGS if (element.value(flag) or "0").lower() in ("1", "true"))
     bndbox, rotated, polygon = (element.child(tag) for tag in ("bndbox", "robndbox", "polygon"))
     if rotated is not None:
         return Box(name, *_rotated_hull(rotated, path), flags + ("rotated",))

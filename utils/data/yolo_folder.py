@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.data.annotations import BAD_INPUT, Annotations, Sample, part_of_folders
-from utils.data.data_config import parse_data_config, read_options
+from utils.data.data_config import PART_KEYS, parse_data_config, read_options
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.folders import files_below
 from utils.data.source import Source, locate
@@ -17,7 +17,6 @@ from utils.parse_config import CfgError
 from utils.text import HASH_FIRST, TextError, read_lines, shown
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
-PART_KEYS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
 
 
 class YoloSet(NamedTuple):
