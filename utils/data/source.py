@@ -75,7 +75,8 @@ class Source:
                             nearness.get(path, -len(beside)), _common_head(path, near[0]))
                      # test/1.jpg is not train/1.jpg, even where that alone is there
                      for path, side in sides.items() if said is None or side in (None, said)}
-            best = [path for path, rank in ranks.items() if rank == max(ranks.values())]
+            first = max(ranks.values(), default=None)
+            best = [path for path, rank in ranks.items() if rank == first]
             if any(not path.samefile(best[0]) for path in best):
                 raise DataError(f"{place}: found {len(best)} pictures called {parts[-1]!r} ({best[0]}, {best[1]}), "
                                 "expected one; name their folder with --images")
