@@ -515,9 +515,13 @@ def test_two_data_files_of_the_same_pictures_have_to_agree(tmp_path):
     data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
     data_yaml(tmp_path / "in/b.yaml", train="images/train", names=["hand"])
     data_yaml(tmp_path / "in/elsewhere.yaml", train="/none/a", val="/none/b", names=["foot"])
+    (tmp_path / "in/stale.data").write_text("classes=1\nnames=foot.names\ntrain=stale.txt\n")
+    (tmp_path / "in/foot.names").write_text("foot\n")
+    (tmp_path / "in/stale.txt").write_text("none.jpg\n")
     report = run(tmp_path / "in", tmp_path / "out")
     assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 2}
-    assert report["notes"] == [f"{tmp_path}/in/elsewhere.yaml: names no picture that is there, left aside"]
+    assert report["notes"] == [f"{tmp_path}/in/{name}: names no picture that is there, left aside"
+                               for name in ("elsewhere.yaml", "stale.data")]
     assert report["mended"].get("listed twice", 0) == 0
     data_yaml(tmp_path / "in/b.yaml", train="images/val", names=["hand"])
     with pytest.raises(DataError, match="b.yaml: found .* for train .*, expected valid .* as in .*a.yaml; import each"):
@@ -662,6 +666,18 @@ def test_labelme_shapes_without_a_group_are_objects_of_their_own(tmp_path, group
     assert_boxes(imported(tmp_path / "out")["a.jpg"],
                  [("hand", 8, 6, 20, 30), ("hand", 50, 40, 70, 50), ("arm", 1, 1, 25, 25)])
     assert report["notes"] == ["shapes joined to another of their label and group_id, one box around all: 2"]
+
+
+def test_with_background_a_picture_is_no_other_for_being_spelled_otherwise(tmp_path):
+    for i, name in enumerate("abc"):
+        draw(tmp_path / f"in/imgs/{name}.jpg", i)
+    for name in "ab":
+        path = tmp_path / f"in/labels/{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(labelme_json(f"../imgs/{name}.jpg", [("hand", "rectangle", [[8, 6], [20, 30]], None)]))
+    run(tmp_path / "in", tmp_path / "out", "--background")
+    counts = {name: len(rows) for name, rows in imported(tmp_path / "out").items()}
+    assert counts == {"a.jpg": 1, "b.jpg": 1, "c.jpg": 0}
 
 
 # CSV

@@ -1,6 +1,7 @@
 """What every format is read into: pictures with named boxes, and the faults met on the way."""
 
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ class Sample:
     size: tuple[float, float] | None = None  # width, height of the boxes' frame; (1, 1): fractions; None: the picture's
     part: str | None = None  # the source's own split: train, valid, test
     group: str | None = None  # what has to stay on one side of a split, where the format knows it
+
+    @property
+    def path(self) -> str:
+        """The picture's path in one spelling: annotations may say ../images/1.jpg of it."""
+        return os.path.abspath(self.image)
 
 
 @dataclass

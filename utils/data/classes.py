@@ -51,12 +51,13 @@ def join_repeated(annotations: Annotations, faults: Faults) -> int:
     there more than once and alike."""
     samples = defaultdict(list)
     for sample in annotations.samples:
-        samples[sample.image].append(sample)
+        samples[sample.path].append(sample)
     annotations.samples, repeated = [], 0
-    for image, (first, *others) in samples.items():
+    for first, *others in samples.values():
         other = next((other for other in others if sorted(other.boxes) != sorted(first.boxes)), None)
         if other is not None:
-            faults.add(f"{other.place}: found {image} again, with other boxes than in {first.place}; expected it once")
+            faults.add(f"{other.place}: found {first.image} again, with other boxes than in "
+                       f"{first.place}; expected it once")
         else:
             annotations.samples.append(first)
             repeated += bool(others)

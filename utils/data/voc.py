@@ -1,5 +1,6 @@
 """Pascal VOC: an XML file per picture, in the VOC layout, labelImg's flat folder, or folders named train and valid."""
 
+import os
 import re
 from collections import defaultdict
 from math import cos, sin
@@ -57,7 +58,8 @@ def read(source: Source) -> Annotations:
         sample.part = listed[path.stem] if listed else sample.part
         samples.append(sample)
     require_pixels(samples, str(source.path))
-    absent = sum(len(listed.keys() - stems[folder]) for folder, listed in lists.items())
+    absent = sum(not (folder / f"{stem}.xml").is_file() for folder, listed in lists.items()
+                 for stem in listed.keys() - stems[folder])  # where one file was named, the others are there
     notes = [f"annotations in no list of ImageSets/Main, left out: {unlisted:,}"] if unlisted else []
     notes += [f"names in lists of ImageSets/Main without an annotation, left out: {absent:,}"] if absent else []
     return Annotations(class_names(samples), samples + unannotated(source, samples), notes)
@@ -67,9 +69,9 @@ def unannotated(source: Source, samples: list[Sample]) -> list[Sample]:
     """Pictures without an annotation, as samples without a box, where that is what they mean (--background)."""
     if not source.background:
         return []
-    known = {sample.image for sample in samples}
+    known = {sample.path for sample in samples}
     return [Sample(path, [], str(path), part=part_of_folders(path, source.root))
-            for path in source.pictures if path not in known]
+            for path in source.pictures if os.path.abspath(path) not in known]
 
 
 def _image_sets(folder: Path, stems: set[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from utils.data.annotations import BAD_INPUT, Annotations, Sample, part_of_folders
 from utils.data.data_config import PART_KEYS, parse_data_config, read_options
@@ -21,13 +21,14 @@ NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt"
 
 class YoloSet(NamedTuple):
     """What one data file describes. names: empty where it names none; missing: parts, and the lists and folders that
-    are named for them and not there."""
+    are named for them and not there; faults: entries of lists that are not there."""
 
     file: Path | None
     names: list[str]
     pictures: list[tuple[Path, str | None]]  # with their parts
     keypoints: int = 0  # numbers that follow a box
     missing: tuple[tuple[str, str], ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def found(source: Source) -> list[Path]:
@@ -144,11 +145,14 @@ def _sets(source: Source, notes: list[str]) -> list[YoloSet]:
     """The list that is the source, else what the data files describe, else train.txt, valid.txt, ..., else all
     pictures. Raises DataError where a training or validation side is not there, and where two files disagree."""
     if source.path.suffix.lower() == ".txt":
-        return [YoloSet(None, [], [(image, None) for image in dict.fromkeys(_pictures_of(source.path, source))])]
+        pictures = dict.fromkeys(_pictures_of(source.path, source, source.faults.add))
+        return [YoloSet(None, [], [(image, None) for image in pictures])]
     described = [_described(path, source) for path in _data_files(source)]
     there = [one for one in described if one.pictures] or described[:1]
     notes += [f"{one.file}: names no picture that is there, left aside" for one in described if one not in there]
     for one in there:
+        for fault in one.faults:
+            source.faults.add(fault)
         for part, value in one.missing:
             if part != "test":
                 raise DataError(f"{one.file}: found {part} {shown(value)}, which is not there, expected a list or "
@@ -191,15 +195,15 @@ def _described(data_file: Path, source: Source) -> YoloSet:
     named = [(part, str(item)) for part, keys in PART_KEYS.items() for key in keys if (value := options.get(key))
              for item in (value if isinstance(value, list) else [value])]
     paths = {value: locate(value, bases) for _, value in named}
-    pictures, missing = [], []
+    pictures, missing, faults = [], [], []
     for part, value in named:
         others = [path for other, path in paths.items() if path and other != value]
         if paths[value] is None or _is_another(paths[value], value, others):
             missing.append((part, value))
         else:
-            pictures += [(image, part) for image in _pictures_of(paths[value], source)]
+            pictures += [(image, part) for image in _pictures_of(paths[value], source, faults.append)]
     keypoints = keypoint_numbers(options.get("kpt_shape"), str(data_file))
-    return YoloSet(data_file, _names(options, data_file), pictures, keypoints, tuple(missing))
+    return YoloSet(data_file, _names(options, data_file), pictures, keypoints, tuple(missing), tuple(faults))
 
 
 def _is_another(path: Path, value: str, others: list[Path]) -> bool:
@@ -215,11 +219,12 @@ def _is_another(path: Path, value: str, others: list[Path]) -> bool:
 def _listed(source: Source) -> list[tuple[Path, str | None]]:
     """(picture, part) of train.txt, valid.txt, ... in the source."""
     lists = [(source.root / f"{key}.txt", part) for part, keys in PART_KEYS.items() for key in keys]
-    return [(image, part) for path, part in lists if path.exists() for image in _pictures_of(path, source)]
+    return [(image, part) for path, part in lists if path.exists()
+            for image in _pictures_of(path, source, source.faults.add)]
 
 
-def _pictures_of(path: Path, source: Source) -> list[Path]:
-    """Pictures of a folder or of a list file; what is missing is a fault."""
+def _pictures_of(path: Path, source: Source, fail: Callable[[str], None]) -> list[Path]:
+    """Pictures of a folder or of a list file; `fail` is told of each entry that is not there."""
     if path.is_dir():
         return files_below(path, IMAGE_SUFFIXES).files
     pictures = []
@@ -228,7 +233,7 @@ def _pictures_of(path: Path, source: Source) -> list[Path]:
             continue
         image = locate(line, [path.parent, source.root, path.parent.parent, Path()])
         if image is None or not image.is_file():
-            source.faults.add(f"{path}:{i}: found {shown(line.strip())}, which is not there, expected a picture")
+            fail(f"{path}:{i}: found {shown(line.strip())}, which is not there, expected a picture")
         else:
             pictures.append(image)
     return pictures
