@@ -329,6 +329,7 @@ def test_lists_of_voc_may_have_endings_and_the_marks_of_class_lists(tmp_path):
     (main / "person_train.txt").write_text("a  1\nb 1 -1\nc.d  0\n")  # -1: shows none, and trains all the same
     (main / "person_val.txt").write_text("e -1\n")
     report = run(root, tmp_path / "out")
+    assert report["split"] == "as in the source"
     assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 1}
 
 
@@ -479,6 +480,14 @@ def test_a_data_file_that_names_one_folder_for_both_sides_splits_anew(tmp_path, 
     assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 4, "valid": 1}
 
 
+def test_images_of_no_side_are_not_those_of_a_side_that_is_not_there(tmp_path):
+    yolo_set(tmp_path / "in", {"train": 2}, "{part}/images", "{part}/labels")
+    draw(tmp_path / "in/images/other.jpg", 9)
+    data_yaml(tmp_path / "in/data.yaml", names=["hand"], train="../train/images", val="../valid/images")
+    with pytest.raises(DataError, match="found valid '../valid/images', which is not there"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_test_side_that_is_not_there_is_said(tmp_path):
     yolo_set(tmp_path / "in", {"train": 2, "val": 1})
     data_yaml(tmp_path / "in/a.yaml", names=["hand"], train="images/train", val="images/val", test="../test/images")
@@ -498,6 +507,7 @@ def two_sets(root: Path, names: list[str], **other) -> None:
 def test_two_sets_of_the_same_classes_are_one_whatever_their_order(tmp_path):
     two_sets(tmp_path / "in", ["right", "left"])
     report = run(tmp_path / "in", tmp_path / "out")
+    assert report["notes"] == [f"read as one set: {tmp_path}/in/a/data.yaml, {tmp_path}/in/b/data.yaml"]
     assert report["classes"] == ["left", "right"]
     assert {part: row["boxes_per_class"] for part, row in report["parts"].items()} == {
         "train": {"left": 2, "right": 2}, "valid": {"left": 1, "right": 1}}
@@ -573,7 +583,8 @@ def test_what_follows_a_box_is_no_polygon(tmp_path, capsys, more):
 @pytest.mark.parametrize("line, corners", [
     ("0 .1 .1 .3 .1 .3 .3 .1 .3 .1 .1", (8, 6, 24, 18)),  # closed
     ("0 .4 .4 .5 .3 .6 .6", (32, 18, 48, 36)),  # the third point lies outside what would be its box
-    ("0 0 0 1 0 1 1 0 1", (0, 0, 80, 60)), ("0 .2 .5 .8 .4 .9 .6 .6 .7", (16, 24, 72, 42))])
+    ("0 0 0 1 0 1 1 0 1", (0, 0, 80, 60)), ("0 .2 .5 .8 .4 .9 .6 .6 .7", (16, 24, 72, 42)),
+    ("0 .5 .5 .4 .4 .6 .45 .5 .5", (32, 24, 48, 30))])
 def test_polygons_of_one_length_are_polygons(tmp_path, line, corners):
     yolo_set(tmp_path / "in", {"train": 3, "val": 1}, label=f"{line}\n")
     data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
@@ -668,14 +679,15 @@ def test_labelme_shapes_without_a_group_are_objects_of_their_own(tmp_path, group
     assert report["notes"] == ["shapes joined to another of their label and group_id, one box around all: 2"]
 
 
-def test_with_background_a_picture_is_no_other_for_being_spelled_otherwise(tmp_path):
+def test_with_background_a_picture_is_no_other_for_being_spelled_otherwise(tmp_path, monkeypatch):
     for i, name in enumerate("abc"):
         draw(tmp_path / f"in/imgs/{name}.jpg", i)
     for name in "ab":
         path = tmp_path / f"in/labels/{name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(labelme_json(f"../imgs/{name}.jpg", [("hand", "rectangle", [[8, 6], [20, 30]], None)]))
-    run(tmp_path / "in", tmp_path / "out", "--background")
+    monkeypatch.chdir(tmp_path)
+    run(Path("in"), tmp_path / "out", "--background")
     counts = {name: len(rows) for name, rows in imported(tmp_path / "out").items()}
     assert counts == {"a.jpg": 1, "b.jpg": 1, "c.jpg": 0}
 
@@ -751,6 +763,15 @@ def test_descriptions_beside_a_table_that_was_named_are_read(tmp_path):
     (tmp_path / "in/class-descriptions-boxable.csv").write_text("/m/0k65p,Human hand\n")
     report = run(tmp_path / "in/train-annotations-bbox.csv", tmp_path / "out")
     assert report["classes"] == ["Human hand"]
+
+
+def test_a_picture_that_a_table_spells_in_two_ways_is_one(tmp_path, capsys):
+    for name in "ab":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+    (tmp_path / "in/a.csv").write_text("a.jpg,8,6,40,30,hand\nb.jpg,8,6,40,30,hand\n../in/a.jpg,1,1,20,20,hand\n")
+    with pytest.raises(DataError):
+        run(tmp_path / "in", tmp_path / "out")
+    assert f"{tmp_path}/in/a.csv:3: found {tmp_path}/in/a.jpg again" in capsys.readouterr().err
 
 
 # Pictures of one name

@@ -160,7 +160,10 @@ def _sets(source: Source, notes: list[str]) -> list[YoloSet]:
             notes.append(f"{one.file}: names {shown(value)} for test, which is not there")
     there = there or [YoloSet(None, [], _listed(source))]
     if any(one.pictures for one in there):
-        return _merged(there, source)
+        merged = [one for one in _merged(there, source) if one.pictures]
+        if len(merged) > 1:
+            notes.append(f"read as one set: {', '.join(str(one.file) for one in merged)}")
+        return merged
     if described:
         notes.append(f"{there[0].file.name} names no pictures: all below it are taken")
     return [there[0]._replace(pictures=[(path, part_of_folders(path, source.root)) for path in source.pictures])]
