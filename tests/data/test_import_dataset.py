@@ -520,13 +520,20 @@ def test_two_sets_of_other_classes_are_to_be_imported_alone(tmp_path):
     assert run(tmp_path / "in/b/data.yaml", tmp_path / "out")["classes"] == ["left", "foot"]
 
 
+def test_a_data_file_that_names_classes_alone_stands_for_all_pictures_below_it(tmp_path):
+    yolo_set(tmp_path / "in", {"x": 3}, "", "")
+    (tmp_path / "in/a.yaml").write_text("names: [hand]\n")
+    report = run(tmp_path / "in/a.yaml", tmp_path / "out")
+    assert report["classes"] == ["hand"] and report["notes"] == ["a.yaml names no pictures: all below it are taken"]
+    assert len(imported(tmp_path / "out")) == 3
+
+
 def test_two_data_files_of_the_same_pictures_have_to_agree(tmp_path):
     yolo_set(tmp_path / "in", {"train": 3, "val": 2})
     data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
-    data_yaml(tmp_path / "in/b.yaml", train="images/train", names=["hand"])
+    data_yaml(tmp_path / "in/b.yaml", train="../in/images/train", names=["hand"])
     data_yaml(tmp_path / "in/elsewhere.yaml", train="/none/a", val="/none/b", names=["foot"])
     (tmp_path / "in/stale.data").write_text("classes=1\nnames=foot.names\ntrain=stale.txt\n")
-    (tmp_path / "in/foot.names").write_text("foot\n")
     (tmp_path / "in/stale.txt").write_text("none.jpg\n")
     report = run(tmp_path / "in", tmp_path / "out")
     assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 2}

@@ -95,8 +95,8 @@ def class_names(samples: list[Sample]) -> list[str]:
 
 def require_pixels(samples: list[Sample], place: str) -> None:
     """Raise DataError where all boxes lie within 0 and 1: fractions, in a format that counts pixels."""
-    corners = [corner for sample in samples for box in sample.boxes for corner in box[1:5]]
-    if corners and 0 <= min(corners) and max(corners) <= 1:
+    corners = (corner for sample in samples for box in sample.boxes for corner in box[1:5])
+    if any(sample.boxes for sample in samples) and all(0 <= corner <= 1 for corner in corners):
         raise DataError(f"{place}: found boxes whose corners all lie within 0 and 1, expected pixels; multiply them by "
                         "the width and height of their pictures")
 

@@ -160,16 +160,19 @@ def _sets(source: Source, notes: list[str]) -> list[YoloSet]:
             notes.append(f"{one.file}: names {shown(value)} for test, which is not there")
     there = there or [YoloSet(None, [], _listed(source))]
     if any(one.pictures for one in there):
-        merged = [one for one in _merged(there, source) if one.pictures]
+        merged = [one for one in _merged(there) if one.pictures]
         if len(merged) > 1:
             notes.append(f"read as one set: {', '.join(str(one.file) for one in merged)}")
         return merged
-    if described:
-        notes.append(f"{there[0].file.name} names no pictures: all below it are taken")
-    return [there[0]._replace(pictures=[(path, part_of_folders(path, source.root)) for path in source.pictures])]
+    names, file = [], there[0].file
+    if file:
+        notes.append(f"{file.name} names no pictures: all below it are taken")
+        names = _names(read_options(file), file)
+    pictures = [(path, part_of_folders(path, source.root)) for path in source.pictures]
+    return [there[0]._replace(names=names, pictures=pictures)]
 
 
-def _merged(sets: list[YoloSet], source: Source) -> list[YoloSet]:
+def _merged(sets: list[YoloSet]) -> list[YoloSet]:
     """The sets, each picture once. Raises DataError unless they have the same classes, and agree on each picture."""
     alone = "import each alone, by naming its file as the source"
     owners, merged = {}, []
@@ -179,14 +182,14 @@ def _merged(sets: list[YoloSet], source: Source) -> list[YoloSet]:
                             f"{sets[0].file}, {shown(', '.join(sets[0].names))}; {alone}")
         fresh = {}
         for image, part in dict.fromkeys(one.pictures):
-            real = image.resolve() if len(sets) > 1 else image
-            other, side = owners.get(real, (one, part))
+            whole = os.path.abspath(image)
+            other, side = owners.get(whole, (one, part))
             if other is one:
-                fresh[image, part] = real
+                fresh[image, part] = whole
             elif (side, other.names) != (part, one.names):
                 raise DataError(f"{one.file}: found {image} for {part} with classes {shown(', '.join(one.names))}, "
                                 f"expected {side} and {shown(', '.join(other.names))}, as in {other.file}; {alone}")
-        owners |= {real: (one, part) for (_, part), real in fresh.items()}
+        owners |= {whole: (one, part) for (_, part), whole in fresh.items()}
         merged.append(one._replace(pictures=list(fresh)))
     return merged
 
@@ -206,7 +209,8 @@ def _described(data_file: Path, source: Source) -> YoloSet:
         else:
             pictures += [(image, part) for image in _pictures_of(paths[value], source, faults.append)]
     keypoints = keypoint_numbers(options.get("kpt_shape"), str(data_file))
-    return YoloSet(data_file, _names(options, data_file), pictures, keypoints, tuple(missing), tuple(faults))
+    names = _names(options, data_file) if pictures else []  # a file that is left aside may have lost those too
+    return YoloSet(data_file, names, pictures, keypoints, tuple(missing), tuple(faults))
 
 
 def _is_another(path: Path, value: str, others: list[Path]) -> bool:
