@@ -21,7 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
-from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes  # noqa: E402
+from utils.data.decoding import TooLargeError, cut_short, decode, picture_bytes  # noqa: E402
 from utils.data.folders import files_below  # noqa: E402
 from utils.data.exif import encode_stored, is_turned  # noqa: E402
 from utils.progress import Progress  # noqa: E402
@@ -115,7 +115,7 @@ def _struct_corners(box, place: str) -> list[np.ndarray]:
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels as stored, whatever EXIF says of a rotation, as annotated. Raises ReleaseError."""
     try:
-        content = read_bytes(path)
+        content = picture_bytes(path)
         image = decode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except TooLargeError as error:
         raise ReleaseError(f"{path}: {error}") from None

@@ -101,11 +101,11 @@ def add_split_flags(group: argparse._ArgumentGroup) -> None:
                            help=f"films, folders or games {words}; others train (default: none)")
 
 
-def choose_boxes(annotations: Annotations, args: argparse.Namespace, counts: Counter) -> tuple[Counter, Counter]:
-    """Classes renamed, chosen and merged; flagged boxes left out. Returns the boxes left out by flag and by class."""
-    counts["listed twice"], repeated = classes.join_repeated(annotations)
-    if repeated:
-        raise DataError(repeated[0])
+def choose_boxes(annotations: Annotations, args: argparse.Namespace, faults: Faults,
+                 counts: Counter) -> tuple[Counter, Counter]:
+    """Classes renamed, chosen and merged; flagged boxes left out. Returns the boxes left out by flag and by class.
+    Raises DataError where a picture is there with other boxes again, if such are not skipped."""
+    counts["listed twice"] = classes.join_repeated(annotations, faults)
     dropped = classes.drop_flagged(annotations, args.drop)
     classes.rename(annotations, {old: new for pairs in args.map for old, new in pairs.items()})
     left_out = classes.choose(annotations, args.classes) if args.classes else Counter()
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     source = Source(args.source, faults, args.images, args.background, leave_out=args.out)
     name = args.format or formats.detect(source)
     annotations = formats.read(name, source)
-    dropped, left_out = choose_boxes(annotations, args, counts)
+    dropped, left_out = choose_boxes(annotations, args, faults, counts)
     entries = fit_boxes(annotations, Journal(new.journal), args, faults, counts)
     for entry, file_name in zip(entries, unique_names([entry.sample.image for entry in entries])):
         entry.name = file_name

@@ -47,6 +47,13 @@ def test_a_finished_writer_replaces_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_text_and_tables_are_utf_8_with_the_same_line_ends(tmp_path):
+    write_text(tmp_path / "a.txt", "手\n")
+    write_csv(tmp_path / "a.csv", [{"name": "手", "n": 1}])
+    assert (tmp_path / "a.txt").read_bytes() == "手\n".encode()
+    assert (tmp_path / "a.csv").read_bytes() == "name,n\n手,1\n".encode()
+
+
 def test_a_checkpoint_that_cannot_be_written_does_not_harm_the_one_before(tmp_path):
     save_checkpoint(tmp_path / "last.pth", {"model": {}, "epoch": 1})
     with pytest.raises(Exception, match="pickle"):

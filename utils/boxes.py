@@ -9,7 +9,7 @@ program that only cuts channels or runs a net can spare.
 import torch
 from torch import Tensor
 
-LITTLE = 1e-7  # added to what is divided by, as in torchvision
+EPSILON = 1e-7  # added to what is divided by, as in torchvision
 SMALLEST_SIDE = 1e-9  # pixels; the square of a much smaller one is 0 in float32, and a gradient divides by it
 
 
@@ -49,7 +49,7 @@ def complete_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     overlap, separation = _overlap_and_separation(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(others))
     aspect = 4 / torch.pi**2 * (_aspect_angle(others) - _aspect_angle(boxes)) ** 2
     with torch.no_grad():  # the weight of the aspect term is a constant to the gradient, as in the paper
-        weight = aspect / ((1 - overlap).clamp(min=0) + aspect + LITTLE)
+        weight = aspect / ((1 - overlap).clamp(min=0) + aspect + EPSILON)
     return 1 - overlap + separation + weight * aspect
 
 
@@ -61,7 +61,7 @@ def _overlap_and_separation(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tens
     union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1) - intersection
     enclosing = torch.maximum(boxes[:, 2:], others[:, 2:]) - torch.minimum(boxes[:, :2], others[:, :2])
     apart = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2
-    return intersection / (union + LITTLE), apart.square().sum(1) / (enclosing.square().sum(1) + LITTLE)
+    return intersection / (union + EPSILON), apart.square().sum(1) / (enclosing.square().sum(1) + EPSILON)
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ def _remove(path: Path) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a UTF-8 file."""
+    """Write a UTF-8 file whose lines end as in `text`, on Windows too."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -263,9 +263,9 @@ def user_cache() -> Path:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Rows of equal keys as a CSV file."""
+    """Rows of equal keys as a CSV file, UTF-8 with line ends \\n."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -77,6 +77,15 @@ def test_names_are_as_they_are_written(tmp_path):
     assert parse_data_config(path).names == ("no", "yes", "1.0", "2024-01-01", "2024-99-99", "0x1F", "~", "1e3")
 
 
+def test_a_file_of_names_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.data").write_text("classes=1\ntrain=a\nnames=data/my.names\n")
+    with pytest.raises(CfgError, match=r"d/a.data: found names 'data/my.names', .* \(tried data/my.names, "
+                                       r"d/data/my.names\)"):
+        parse_data_config("d/a.data")
+
+
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 

@@ -51,6 +51,20 @@ def test_entries_may_be_absolute_or_relative_to_the_list_or_the_working_director
     assert len(read_image_list(tmp_path / "set" / "images")) == 3  # a folder
 
 
+def test_images_that_are_in_two_places_are_said_once_with_the_one_that_is_taken(tmp_path, monkeypatch):
+    listing, notes = make_dataset(tmp_path / "set", 3), []
+    listing.write_text("images/0.jpg\nimages/1.jpg\nimages/2.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_image_list(listing, notes) and not notes
+    make_dataset(tmp_path, 2)
+    paths = read_image_list("set/list.txt", notes)
+    assert paths[1:] == [Path("images/1.jpg"), Path("set/images/2.jpg")]
+    assert notes == ["set/list.txt: 2 images in two places: images/0.jpg, from the working directory, is taken, not "
+                     "set/images/0.jpg"]
+    monkeypatch.chdir(tmp_path / "set")
+    assert len(read_image_list("list.txt", notes)) == 3 and len(notes) == 1
+
+
 def test_a_missing_image_names_list_and_line(tmp_path):
     listing = make_dataset(tmp_path, 1)
     listing.write_text("images/0.jpg\nimages/none.jpg\n")
@@ -75,6 +89,12 @@ def test_an_image_without_a_label_file_is_a_negative(tmp_path):
     assert read_labels(tmp_path / "none.txt", 1).shape == (0, 5)
     (tmp_path / "empty.txt").write_text("\n")
     assert read_labels(tmp_path / "empty.txt", 1).shape == (0, 5)
+
+
+def test_a_polygon_names_the_way_to_boxes(tmp_path):
+    (tmp_path / "a.txt").write_text("0 .1 .1 .3 .1 .3 .3\n")
+    with pytest.raises(DataError, match="a.txt:1: found .*, expected class cx cy w h; data/import_dataset.py makes"):
+        read_labels(tmp_path / "a.txt", 1)
 
 
 @pytest.mark.parametrize("line, words", [("0 .5 .5 .1", "expected class cx cy w h"), ("1 .5 .5 .1 .1", "from 0 to 0"),

@@ -154,6 +154,58 @@ def test_coco_polygons_stand_in_for_a_missing_bbox(tmp_path):
     assert_boxes(imported(tmp_path / "out")["000000000001.jpg"], [("hand", 10, 8, 30, 40)])
 
 
+def one_class_coco(path: Path, names: list[str], bbox: list, categories: list[dict] | None = None) -> None:
+    """A COCO file of pictures that each show one object, of the first category."""
+    categories = categories or [{"id": 1, "name": "hand", "supercategory": "hand"}]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "images": [{"id": i, "file_name": name, "width": 80, "height": 60} for i, name in enumerate(names)],
+        "categories": categories,
+        "annotations": [{"id": i, "image_id": i, "category_id": categories[0]["id"], "bbox": bbox}
+                        for i in range(len(names))]}))
+
+
+def test_coco_classes_are_in_the_order_of_their_ids_over_all_files(tmp_path):
+    """The file that is read first has a box of the last category alone, and the first stands above itself."""
+    dog, hand, left = ({"id": i, "name": name, "supercategory": above}
+                       for i, name, above in (("2", "dog", "dog"), ("10", "hand", "limb"), ("11", "limb", "body")))
+    for part, categories in (("train", [hand, dog, left]), ("val", [dog, hand])):
+        draw(tmp_path / "in" / part / f"{part}.jpg", len(part))
+        one_class_coco(tmp_path / f"in/annotations/instances_{part}.json", [f"{part}.jpg"], [8, 6, 32, 24], categories)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["classes"] == ["dog", "hand"]
+    assert report["notes"] == ["categories above others, without a box, left out: limb"]
+    assert_boxes(imported(tmp_path / "out")["train.jpg"], [("hand", 8, 6, 40, 30)])
+    one_class_coco(tmp_path / "in/annotations/instances_val.json", ["val.jpg"], [8, 6, 32, 24], [left])
+    assert run(tmp_path / "in", tmp_path / "out")["classes"] == ["dog", "hand", "limb"]  # a file has boxes of it
+
+
+def test_a_category_without_a_box_that_stands_above_itself_is_a_class(tmp_path):
+    categories = [{"id": 2, "name": "car", "supercategory": "vehicle"}, {"id": 1, "name": "person",
+                                                                         "supercategory": "person"}]
+    draw(tmp_path / "in/a.jpg", 1)
+    draw(tmp_path / "in/b.jpg", 2)
+    one_class_coco(tmp_path / "in/a.json", ["a.jpg", "b.jpg"], [8, 6, 32, 24], categories)
+    assert run(tmp_path / "in", tmp_path / "out")["classes"] == ["person", "car"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "labelme"])
+def test_fractions_where_pixels_are_expected_are_a_fault(tmp_path, capsys, kind):
+    for name in "ab":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+        if kind == "voc":
+            (tmp_path / f"in/{name}.xml").write_bytes(voc_xml(f"{name}.jpg", [("hand", 0.1, 0.1, 0.5, 1)]))
+        elif kind == "labelme":
+            (tmp_path / f"in/{name}.json").write_text(
+                labelme_json(f"{name}.jpg", [("hand", "rectangle", [[0.1, 0.1], [0.5, 0.5]], None)]))
+    if kind == "coco":
+        one_class_coco(tmp_path / "in/a.json", ["a.jpg", "b.jpg"], [0.1, 0.1, 0.4, 0.5])
+    with pytest.raises(DataError) as error:
+        run(tmp_path / "in", tmp_path / "out")
+    assert "all lie within 0 and 1, expected pixels" in str(error.value) + capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 FAULTS = {  # what is changed in a COCO table, and what the line says
     "box of words": (lambda t: t["annotations"][0].update(bbox=["a", 1, 2, 3]), "annotations[0].bbox"),
     "box of three": (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "annotations[0].bbox"),
@@ -258,6 +310,27 @@ def test_voc_layout_keeps_its_lists_counts_pixels_from_one_and_ignores_parts_of_
     assert "in no list of ImageSets/Main, left out: 1" in report["notes"][0]
     assert_boxes(imported(tmp_path / "out")["000002.jpg"], [("person", 8, 6, 40, 30)])
     assert report["classes"] == ["person"]
+
+
+def test_lists_of_voc_may_have_endings_and_the_marks_of_class_lists(tmp_path):
+    root = tmp_path / "in"
+    for i, stem in enumerate(("a", "b 1", "c.d", "e")):
+        content = voc_xml(f"{stem}.jpg", [("person", 4, 6, 40, 30)])
+        write_voc(root, stem, content, i, ("JPEGImages", "Annotations"))
+    main = root / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (main / "train.txt").write_text("a.jpg\nb 1\nmissing\n")
+    (main / "val.txt").write_text("c.d 1\nJPEGImages/e.jpg -1\n")
+    report = run(root, tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 2, "valid": 2}
+    assert report["notes"] == ["names in lists of ImageSets/Main without an annotation, left out: 1"]
+    for name in ("train", "val"):
+        (main / f"{name}.txt").unlink()
+    (main / "person_train.txt").write_text("a  1\nb 1 -1\nc.d  0\n")  # -1: shows none, and trains all the same
+    (main / "person_val.txt").write_text("e -1\n")
+    report = run(root, tmp_path / "out")
+    assert report["split"] == "as in the source"
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 1}
 
 
 def test_voc_without_size_with_another_encoding_and_renamed_files(tmp_path):
@@ -384,6 +457,164 @@ def test_a_bad_label_line_is_named(tmp_path, capsys, line):
     assert run(tmp_path / "in", tmp_path / "out", "--skip-bad")["parts"]["train"]["images"] == 2
 
 
+@pytest.mark.parametrize("content, words", [
+    ({"train": "images/train", "val": "images/none"}, "found valid 'images/none'"),
+    ({"train": "../none/images", "val": "images/val"}, "found train '../none/images'"),
+    ({"train": ["images/train", "more"], "val": "images/val"}, "found train 'more'"),
+    ({"train": "images/train", "val": "valid/images"}, "found valid 'valid/images'"),  # images/ alone is not that
+    ({"train": "/home/me/a", "val": "/home/me/b"}, "found train '/home/me/a'"),
+    ({"train": "/me/a/images", "val": "/me/b/images"}, "found train '/me/a/images'")])  # not both the same
+def test_a_side_that_is_not_there_is_a_fault(tmp_path, content, words):
+    yolo_set(tmp_path / "in", {"train": 2, "val": 1})
+    data_yaml(tmp_path / "in/a.yaml", names=["hand"], **content)
+    with pytest.raises(DataError, match=f"^{tmp_path}/in/a.yaml: {re.escape(words)}, which is not there"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", [".", "./", "/home/me/in/images", "images"])
+def test_a_data_file_that_names_one_folder_for_both_sides_splits_anew(tmp_path, place):
+    yolo_set(tmp_path / "in", {"x": 5}, "images", "labels")
+    data_yaml(tmp_path / "in/a.yaml", names=["hand"], train=place, val=place)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 4, "valid": 1}
+
+
+def test_images_of_no_side_are_not_those_of_a_side_that_is_not_there(tmp_path):
+    yolo_set(tmp_path / "in", {"train": 2}, "{part}/images", "{part}/labels")
+    draw(tmp_path / "in/images/other.jpg", 9)
+    data_yaml(tmp_path / "in/data.yaml", names=["hand"], train="../train/images", val="../valid/images")
+    with pytest.raises(DataError, match="found valid '../valid/images', which is not there"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_test_side_that_is_not_there_is_said(tmp_path):
+    yolo_set(tmp_path / "in", {"train": 2, "val": 1})
+    data_yaml(tmp_path / "in/a.yaml", names=["hand"], train="images/train", val="images/val", test="../test/images")
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["notes"] == [f"{tmp_path}/in/a.yaml: names '../test/images' for test, which is not there"]
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 2, "valid": 1}
+
+
+def two_sets(root: Path, names: list[str], **other) -> None:
+    """Two of Roboflow's exports side by side; the other's classes are `names`, its boxes of its last class."""
+    for folder, classes in (("a", ["left", "right"]), ("b", names)):
+        yolo_set(root / folder, {"train": 2, "valid": 1}, "{part}/images", "{part}/labels",
+                 f"{len(classes) - 1} 0.5 0.5 0.25 0.5\n")
+        data_yaml(root / folder / "data.yaml", train="../train/images", val="../valid/images", names=classes)
+
+
+def test_two_sets_of_the_same_classes_are_one_whatever_their_order(tmp_path):
+    two_sets(tmp_path / "in", ["right", "left"])
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["notes"] == [f"read as one set: {tmp_path}/in/a/data.yaml, {tmp_path}/in/b/data.yaml"]
+    assert report["classes"] == ["left", "right"]
+    assert {part: row["boxes_per_class"] for part, row in report["parts"].items()} == {
+        "train": {"left": 2, "right": 2}, "valid": {"left": 1, "right": 1}}
+
+
+def test_two_sets_of_other_classes_are_to_be_imported_alone(tmp_path):
+    two_sets(tmp_path / "in", ["left", "foot"])
+    with pytest.raises(DataError, match="b/data.yaml: found classes 'left, foot', expected those of .*alone"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert run(tmp_path / "in/b/data.yaml", tmp_path / "out")["classes"] == ["left", "foot"]
+
+
+def test_a_data_file_that_names_classes_alone_stands_for_all_pictures_below_it(tmp_path):
+    yolo_set(tmp_path / "in", {"x": 3}, "", "")
+    (tmp_path / "in/a.yaml").write_text("names: [hand]\n")
+    report = run(tmp_path / "in/a.yaml", tmp_path / "out")
+    assert report["classes"] == ["hand"] and report["notes"] == ["a.yaml names no pictures: all below it are taken"]
+    assert len(imported(tmp_path / "out")) == 3
+
+
+def test_two_data_files_of_the_same_pictures_have_to_agree(tmp_path):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 2})
+    data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
+    data_yaml(tmp_path / "in/b.yaml", train="../in/images/train", names=["hand"])
+    data_yaml(tmp_path / "in/elsewhere.yaml", train="/none/a", val="/none/b", names=["foot"])
+    (tmp_path / "in/stale.data").write_text("classes=1\nnames=foot.names\ntrain=stale.txt\n")
+    (tmp_path / "in/stale.txt").write_text("none.jpg\n")
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert {part: row["images"] for part, row in report["parts"].items()} == {"train": 3, "valid": 2}
+    assert report["notes"] == [f"{tmp_path}/in/{name}: names no picture that is there, left aside"
+                               for name in ("elsewhere.yaml", "stale.data")]
+    assert report["mended"].get("listed twice", 0) == 0
+    data_yaml(tmp_path / "in/b.yaml", train="images/val", names=["hand"])
+    with pytest.raises(DataError, match="b.yaml: found .* for train .*, expected valid .* as in .*a.yaml; import each"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_the_nearest_classes_txt_says_which_classes_are_meant(tmp_path):
+    """labelImg writes one to each folder, in the order in which the names were first used there."""
+    for i, (part, names) in enumerate({"train": "hand\nfist\n", "valid": "fist\nhand\n"}.items()):
+        draw(tmp_path / f"in/{part}/{part}.jpg", i)
+        (tmp_path / f"in/{part}/{part}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+        (tmp_path / f"in/{part}/classes.txt").write_text(names)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["classes"] == ["hand", "fist"]
+    assert "files of class names differ (2 lists): the nearest to each label counts" in report["notes"]
+    found = imported(tmp_path / "out")
+    assert_boxes(found["train.jpg"], [("hand", 30, 15, 50, 45)])
+    assert_boxes(found["valid.jpg"], [("fist", 30, 15, 50, 45)])
+    draw(tmp_path / "in/more/1.jpg", 7)
+    (tmp_path / "in/more/1.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    with pytest.raises(DataError, match="valid/classes.txt: found other class names than in .*train/classes.txt, "
+                                        "expected one file for .*more"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+BEHIND_A_BOX = {"confidence": "0.91", "track": "0.91 1", "keypoints": "0.45 0.45 0.55 0.45 0.5 0.55",
+                "visibilities": "0.45 0.45 1 0.55 0.45 0", "seen": "0.45 0.45 2 0.55 0.45 2", "three": "0.5 0.5 1"}
+
+
+@pytest.mark.parametrize("more", BEHIND_A_BOX.values(), ids=BEHIND_A_BOX.keys())
+def test_what_follows_a_box_is_no_polygon(tmp_path, capsys, more):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 1}, label=f"0 0.5 0.5 0.25 0.5 {more}\n")
+    content = {"train": "images/train", "val": "images/val", "names": ["hand"]}
+    data_yaml(tmp_path / "in/a.yaml", **content)
+    with pytest.raises(DataError) as error:
+        run(tmp_path / "in", tmp_path / "out")
+    lines = str(error.value) + capsys.readouterr().err
+    assert f"{tmp_path}/in/labels/train/traina.txt:1: found" in lines and "kpt_shape" in lines
+    data_yaml(tmp_path / "in/a.yaml", kpt_shape=[1, len(more.split())], **content)
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert report["notes"] == ["boxes whose keypoints were left out: 4"]
+    assert_boxes(imported(tmp_path / "out")["traina.jpg"], [("hand", 30, 15, 50, 45)])
+    data_yaml(tmp_path / "in/a.yaml", kpt_shape=[9, 3], **content)
+    with pytest.raises(DataError):
+        run(tmp_path / "in", tmp_path / "b")
+    assert "expected 4, or 31 as kpt_shape says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line, corners", [
+    ("0 .1 .1 .3 .1 .3 .3 .1 .3 .1 .1", (8, 6, 24, 18)),  # closed
+    ("0 .4 .4 .5 .3 .6 .6", (32, 18, 48, 36)),  # the third point lies outside what would be its box
+    ("0 0 0 1 0 1 1 0 1", (0, 0, 80, 60)), ("0 .2 .5 .8 .4 .9 .6 .6 .7", (16, 24, 72, 42)),
+    ("0 .5 .5 .4 .4 .6 .45 .5 .5", (32, 24, 48, 30))])
+def test_polygons_of_one_length_are_polygons(tmp_path, line, corners):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 1}, label=f"{line}\n")
+    data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"])
+    run(tmp_path / "in", tmp_path / "out")
+    assert_boxes(imported(tmp_path / "out")["traina.jpg"], [("hand", *corners)])
+
+
+@pytest.mark.parametrize("shape", [3, [17], [17, "x"], [[1], 2], {"a": 1}])
+def test_a_shape_of_keypoints_that_is_none_is_a_fault(tmp_path, shape):
+    yolo_set(tmp_path / "in", {"train": 3, "val": 1})
+    data_yaml(tmp_path / "in/a.yaml", train="images/train", val="images/val", names=["hand"], kpt_shape=shape)
+    with pytest.raises(DataError, match="a.yaml: found kpt_shape .*, expected how many"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_list_that_is_named_counts_whatever_lies_beside(tmp_path):
+    yolo_set(tmp_path / "in", {"x": 5}, "", "")
+    for name, pictures in {"train": "ab", "valid": "c", "mine": "bde"}.items():
+        (tmp_path / f"in/{name}.txt").write_text("".join(f"x{letter}.jpg\n" for letter in pictures))
+    run(tmp_path / "in/mine.txt", tmp_path / "out")
+    assert sorted(imported(tmp_path / "out")) == ["xb.jpg", "xd.jpg", "xe.jpg"]
+
+
 def test_round_trip_yolo_coco_yolo_keeps_every_box(tmp_path):
     rng = np.random.default_rng(3)
     yolo_set(tmp_path / "in", {"train": 4, "val": 2})
@@ -442,6 +673,32 @@ def test_labelme_shapes_become_upright_boxes(tmp_path):
     assert report["classes"] == ["arm", "hand"] and "points and lines" in report["notes"][0]
 
 
+@pytest.mark.parametrize("group", ["", None])
+def test_labelme_shapes_without_a_group_are_objects_of_their_own(tmp_path, group):
+    shapes = [("hand", "rectangle", [[8, 6], [20, 30]], group), ("hand", "rectangle", [[50, 40], [70, 50]], group),
+              ("arm", "rectangle", [[1, 1], [5, 5]], 0), ("arm", "rectangle", [[20, 20], [25, 25]], 0)]
+    for name in "ab":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+        (tmp_path / f"in/{name}.json").write_text(labelme_json(f"{name}.jpg", shapes))
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert_boxes(imported(tmp_path / "out")["a.jpg"],
+                 [("hand", 8, 6, 20, 30), ("hand", 50, 40, 70, 50), ("arm", 1, 1, 25, 25)])
+    assert report["notes"] == ["shapes joined to another of their label and group_id, one box around all: 2"]
+
+
+def test_with_background_a_picture_is_no_other_for_being_spelled_otherwise(tmp_path, monkeypatch):
+    for i, name in enumerate("abc"):
+        draw(tmp_path / f"in/imgs/{name}.jpg", i)
+    for name in "ab":
+        path = tmp_path / f"in/labels/{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(labelme_json(f"../imgs/{name}.jpg", [("hand", "rectangle", [[8, 6], [20, 30]], None)]))
+    monkeypatch.chdir(tmp_path)
+    run(Path("in"), tmp_path / "out", "--background")
+    counts = {name: len(rows) for name, rows in imported(tmp_path / "out").items()}
+    assert counts == {"a.jpg": 1, "b.jpg": 1, "c.jpg": 0}
+
+
 # CSV
 
 HEADERS = {
@@ -475,6 +732,91 @@ def test_csv_tables_of_several_tools(tmp_path, header, delimiter):
     assert sorted(found) == names
     for rows in found.values():
         assert_boxes(rows, [("Human hand" if header == "openimages" else "hand", 8, 6, 40, 30)])
+
+
+def test_a_csv_with_a_column_image_id_is_no_open_images(tmp_path, capsys):
+    draw(tmp_path / "in/a.jpg", 1)
+    path = tmp_path / "in/a.csv"
+    path.write_text("image_id,class_name,class_id,x_min,y_min,x_max,y_max\na,hand,0,8,6,40,30\nnone,hand,0,8,6,40,30\n")
+    with pytest.raises(DataError):
+        run(tmp_path / "in", tmp_path / "out")
+    assert f"{path}:3: found no picture 'none'" in capsys.readouterr().err
+    run(tmp_path / "in", tmp_path / "out", "--skip-bad", "--valid", "0")
+    assert_boxes(imported(tmp_path / "out")["a.jpg"], [("hand", 8, 6, 40, 30)])
+
+
+@pytest.mark.parametrize("kind", ["csv", "voc", "labelme"])
+def test_classes_that_are_numbers_are_in_their_order(tmp_path, kind):
+    rows = []
+    for i, name in enumerate(["10", "2", "a", "1"]):
+        draw(tmp_path / f"in/{i}.jpg", i)
+        rows.append(f"{i}.jpg,8,6,40,30,{name}\n")
+        if kind == "voc":
+            (tmp_path / f"in/{i}.xml").write_bytes(voc_xml(f"{i}.jpg", [(name, 8, 6, 40, 30)]))
+        elif kind == "labelme":
+            (tmp_path / f"in/{i}.json").write_text(
+                labelme_json(f"{i}.jpg", [(name, "rectangle", [[8, 6], [40, 30]], None)]))
+    if kind == "csv":
+        (tmp_path / "in/a.csv").write_text("".join(rows))
+    assert run(tmp_path / "in", tmp_path / "out")["classes"] == ["1", "2", "10", "a"]
+
+
+def test_descriptions_beside_a_table_that_was_named_are_read(tmp_path):
+    head, row = HEADERS["openimages"]
+    for name in ("a.jpg", "b.jpg"):
+        draw(tmp_path / "in" / name, ord(name[0]))
+    lines = [",".join(map(str, line)) for line in (head, row("a.jpg"), row("b.jpg"))]
+    (tmp_path / "in/train-annotations-bbox.csv").write_text("\n".join(lines))
+    (tmp_path / "in/class-descriptions-boxable.csv").write_text("/m/0k65p,Human hand\n")
+    report = run(tmp_path / "in/train-annotations-bbox.csv", tmp_path / "out")
+    assert report["classes"] == ["Human hand"]
+
+
+def test_a_picture_that_a_table_spells_in_two_ways_is_one(tmp_path, capsys):
+    for name in "ab":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+    (tmp_path / "in/a.csv").write_text("a.jpg,8,6,40,30,hand\nb.jpg,8,6,40,30,hand\n../in/a.jpg,1,1,20,20,hand\n")
+    with pytest.raises(DataError):
+        run(tmp_path / "in", tmp_path / "out")
+    assert f"{tmp_path}/in/a.csv:3: found {tmp_path}/in/a.jpg again" in capsys.readouterr().err
+
+
+# Pictures of one name
+
+@pytest.mark.parametrize("kind", ["csv", "coco", "voc", "labelme"])
+@pytest.mark.parametrize("folder", ["", "annotations"])
+def test_of_pictures_of_one_name_the_side_of_the_annotation_file_decides(tmp_path, kind, folder):
+    """train_labels.csv speaks of train/1.jpg, test_labels.csv of test/1.jpg; so do the others' names or folders."""
+    root = tmp_path / "in"
+    for seed, (part, right) in enumerate((("train", 20), ("test", 40))):
+        draw(root / "images" / part / "1.jpg", seed)
+        (root / folder / part).mkdir(parents=True)
+        shapes = [("hand", "rectangle", [[8, 6], [right, 30]], None)]
+        if kind == "csv":
+            (root / folder / f"{part}_labels.csv").write_text(f"1.jpg,8,6,{right},30,hand\n")
+        elif kind == "coco":
+            one_class_coco(root / folder / f"{part}.json", ["1.jpg"], [8, 6, right - 8, 24])
+        elif kind == "voc":
+            (root / folder / part / "1.xml").write_bytes(voc_xml("1.jpg", [("hand", 8, 6, right, 30)]))
+        else:
+            (root / folder / part / "1.json").write_text(labelme_json("1.jpg", shapes))
+    run(root, tmp_path / "out")
+    found = imported(tmp_path / "out")
+    assert_boxes(found["train_1.jpg"], [("hand", 8, 6, 20, 30)])
+    assert_boxes(found["test_1.jpg"], [("hand", 8, 6, 40, 30)])
+
+
+def test_the_longest_tail_of_a_path_tells_the_picture(tmp_path):
+    """Not a picture of that name that lies nearer, and never one of a folder of the other side."""
+    for i, name in enumerate(("1.jpg", "films/b/1.jpg", "films/c/1.jpg")):
+        draw(tmp_path / "in" / name, i)
+    source = Source(tmp_path / "in", Faults())
+    find = source.find
+    assert find("/home/me/b/1.jpg", [tmp_path / "in"], "a:1") == tmp_path / "in/films/b/1.jpg"
+    assert find("/home/me/d/1.jpg", [tmp_path / "in"], "a:1") == tmp_path / "in/1.jpg"
+    draw(tmp_path / "in/train/2.jpg", 5)
+    with pytest.raises(DataError, match="a:1: found no picture 'test/2.jpg'"):
+        Source(tmp_path / "in", Faults()).find("test/2.jpg", [tmp_path / "in"], "a:1")
 
 
 def test_csv_row_without_a_box_is_background_and_a_bad_one_is_named(tmp_path, capsys):
@@ -635,6 +977,21 @@ def test_ids_that_are_floats_and_sections_in_any_order_are_coco(tmp_path):
         assert_boxes(rows, [("hand", 8, 6, 40, 30)])
 
 
+def test_a_picture_that_is_there_with_other_boxes_again_is_a_fault_and_skipped_whole(tmp_path, capsys):
+    for name in "abc":
+        draw(tmp_path / f"in/{name}.jpg", ord(name))
+    one_class_coco(tmp_path / "in/first.json", ["a.jpg", "b.jpg", "c.jpg"], [8, 6, 32, 24])
+    one_class_coco(tmp_path / "in/second.json", ["b.jpg"], [8, 6, 32, 24])
+    one_class_coco(tmp_path / "in/third.json", ["a.jpg"], [8, 6, 30, 24])
+    with pytest.raises(DataError, match="found 1 fault"):
+        run(tmp_path / "in", tmp_path / "out")
+    place = f"{tmp_path}/in/third.json: images[0]: found {tmp_path}/in/a.jpg again, with other boxes than in"
+    assert place in capsys.readouterr().err and not (tmp_path / "out").exists()
+    report = run(tmp_path / "in", tmp_path / "out", "--skip-bad")
+    assert report["mended"] == {"listed twice": 1, "bad": 1}
+    assert sorted(imported(tmp_path / "out")) == ["b.jpg", "c.jpg"]
+
+
 # Classes
 
 def test_class_names_are_lines_of_text(tmp_path):
@@ -688,6 +1045,20 @@ def test_a_film_and_all_exported_copies_of_a_picture_stay_together():
     copies = [f"/a/{letter}_jpg.rf.{k}.jpg" for letter in "abcdef" for k in range(3)]
     parts, _ = split.split_parts(samples(*copies), "none", 0.4, 1)
     assert all(len(set(parts[3 * i:3 * i + 3])) == 1 for i in range(6))
+
+
+@pytest.mark.parametrize("named, words", [
+    ({"valid": ["a_"], "test": ["b_", "a_"]}, "--valid-groups and --test-groups: found a_ in both, expected"),
+    ({"valid": ["a_", "b_", "c_"], "test": []}, "--valid-groups: found all 3 groups by film, expected some to be left"),
+    ({"valid": ["a_"], "test": ["b_", "c_"]}, "--valid-groups and --test-groups: found all 3 groups by film, expected"),
+    ({"valid": ["d_"], "test": []}, "--valid-groups: found d_, expected groups by film: a_, b_, c_")])
+def test_groups_that_are_named_leave_some_to_train_and_are_on_one_side(named, words):
+    films = samples("/x/a_/1.jpg", "/x/a_/2.jpg", "/x/b_/1.jpg", "/x/c_/1.jpg")
+    for sample in films:
+        sample.group = sample.image.parent.name
+    with pytest.raises(DataError, match=words):
+        split.named_parts(films, "film", named)
+    assert split.named_parts(films, "film", {"valid": ["a_"], "test": ["b_"]})[0] == ["valid", "valid", "test", "train"]
 
 
 def test_one_film_is_cut_in_a_block_of_consecutive_frames():

@@ -156,7 +156,7 @@ class Targets:
         faults = Faults(skip_bad=bool(rng.integers(2)))
         source = Source(folder, faults)
         found = formats.read(formats.detect(source), source)
-        classes.join_repeated(found)
+        classes.join_repeated(found, faults)
 
     def export(self, folder: Path, rng: np.random.Generator) -> None:
         """A file of export.py."""

@@ -129,7 +129,8 @@ def letterboxed_sizes(source: Source, size: tuple[int, int]) -> np.ndarray:
 
 
 def sizes_at(images: list[Path], labels: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """The same of image files and their labels, (n, 5) each as `read_labels` gives them."""
+    """(N, 2) width and height in input pixels of the boxes of image files, shrunk to fit `size` (width, height);
+    labels: those of each, (n, 5) as `read_labels` gives them."""
     sizes = [np.zeros((0, 2))]
     sizes += [rows[:, 3:5] * fitted_size(image, size) for image, rows in zip(images, labels) if len(rows)]
     return np.concatenate(sizes)

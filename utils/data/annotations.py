@@ -1,6 +1,7 @@
 """What every format is read into: pictures with named boxes, and the faults met on the way."""
 
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -8,14 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.data.yolo_labels import DataError
-from utils.text import TextError, shown
+from utils.text import TextError, is_whole, shown
 
 # what a source may say of a box, whatever it calls it: COCO iscrowd and Open Images IsGroupOf are "crowd"
 FLAGS = ("crowd", "difficult", "truncated", "occluded", "depiction", "inside", "rotated", "polygon")
 PARTS = ("train", "valid", "test")
 BAD_INPUT = (DataError, TextError)  # what a reader raises for one file or row
-_PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "valid": "valid", "val": "valid",
-               "validation": "valid", "dev": "valid", "test": "test", "testing": "test"}
+PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "valid": "valid", "val": "valid",
+              "validation": "valid", "validate": "valid", "dev": "valid", "test": "test", "testing": "test"}
 
 
 class Box(NamedTuple):
@@ -39,6 +40,11 @@ class Sample:
     size: tuple[float, float] | None = None  # width, height of the boxes' frame; (1, 1): fractions; None: the picture's
     part: str | None = None  # the source's own split: train, valid, test
     group: str | None = None  # what has to stay on one side of a split, where the format knows it
+
+    @property
+    def path(self) -> str:
+        """The picture's path in one spelling: annotations may say ../images/1.jpg of it."""
+        return os.path.abspath(self.image)
 
 
 @dataclass
@@ -78,8 +84,25 @@ class Faults:
                             "the source, or leave such pictures out with --skip-bad")
 
 
-def numbers(values, count: int | None, place: str) -> list[float]:
-    """`count` finite numbers (any count: None). Raises DataError."""
+def class_names(samples: list[Sample]) -> list[str]:
+    """The classes of all boxes in alphabetical order, those that are numbers first and by their value."""
+    def key(name: str) -> tuple:
+        digits = name.lstrip("0") if is_whole(name) else ""
+        return not is_whole(name), len(digits), digits, name
+
+    return sorted({box.name for sample in samples for box in sample.boxes}, key=key)
+
+
+def require_pixels(samples: list[Sample], place: str) -> None:
+    """Raise DataError where all boxes lie within 0 and 1: fractions, in a format that counts pixels."""
+    corners = (corner for sample in samples for box in sample.boxes for corner in box[1:5])
+    if any(sample.boxes for sample in samples) and all(0 <= corner <= 1 for corner in corners):
+        raise DataError(f"{place}: found boxes whose corners all lie within 0 and 1, expected pixels; multiply them by "
+                        "the width and height of their pictures")
+
+
+def finite(values, count: int | None, place: str) -> list[float]:
+    """Numbers or their texts as `count` floats (None: any count). Raises DataError where one is not finite."""
     try:
         found = [float(value) for value in values] if not isinstance(values, (str, dict)) else [math.nan]
     except (TypeError, ValueError, OverflowError):
@@ -106,12 +129,12 @@ def part_of_folders(path: Path, root: Path) -> str | None:
     folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else path.parts[-2:-1]
     for name in reversed(folders):
         match = re.fullmatch(r"(?:images?[_-]?)?([a-z]+?)(?:[_-]?(?:set|data|images?|\d{4}))?", name.lower())
-        if match and match[1] in _PART_WORDS:
-            return _PART_WORDS[match[1]]
+        if match and match[1] in PART_WORDS:
+            return PART_WORDS[match[1]]
     return None
 
 
 def part_of_file(path: Path, root: Path) -> str | None:
     """The split that a file's name or folder speaks of: instances_val2017.json, test/_annotations.csv."""
-    words = [_PART_WORDS[word] for word in re.findall(r"[a-z]+", path.stem.lower()) if word in _PART_WORDS]
+    words = [PART_WORDS[word] for word in re.findall(r"[a-z]+", path.stem.lower()) if word in PART_WORDS]
     return words[-1] if words else part_of_folders(path, root)

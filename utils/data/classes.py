@@ -1,9 +1,9 @@
 """Classes renamed, chosen, merged; flagged boxes left out; a picture that is listed twice is one."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
-from utils.data.annotations import Annotations
+from utils.data.annotations import Annotations, Faults
 from utils.data.yolo_labels import DataError
 
 
@@ -46,19 +46,23 @@ def drop_flagged(annotations: Annotations, flags: set[str]) -> Counter:
     return gone
 
 
-def join_repeated(annotations: Annotations) -> tuple[int, list[str]]:
-    """One sample per picture. Returns how many were repeated, and a fault for each that differs from the first."""
-    first, repeated, faults = {}, 0, []
+def join_repeated(annotations: Annotations, faults: Faults) -> int:
+    """One sample per picture, none of a picture whose samples differ, which is a fault. Returns how many pictures were
+    there more than once and alike."""
+    samples = defaultdict(list)
     for sample in annotations.samples:
-        known = first.setdefault(sample.image, sample)
-        if known is sample:
-            continue
-        repeated += 1
-        if sorted(known.boxes) != sorted(sample.boxes):
-            faults.append(f"{sample.place}: found {sample.image} again, with other boxes than in {known.place}; "
-                          "expected it once")
-    annotations.samples = list(first.values())
-    return repeated, faults
+        samples[sample.path].append(sample)
+    annotations.samples, repeated = [], 0
+    for first, *others in samples.values():
+        other = next((other for other in others if sorted(other.boxes) != sorted(first.boxes)), None)
+        if other is not None:
+            faults.add(f"{other.place}: found {first.image} again, with other boxes than in "
+                       f"{first.place}; expected it once")
+        else:
+            annotations.samples.append(first)
+            repeated += bool(others)
+    faults.stop()
+    return repeated
 
 
 def _check_names(wanted, names: list[str], flag: str) -> None:

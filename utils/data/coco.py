@@ -3,10 +3,11 @@
 from collections import defaultdict
 from pathlib import Path
 
-from utils.data.annotations import Annotations, Box, Sample, hull, numbers, part_of_file
+from utils.data.annotations import Annotations, Box, Sample, finite, hull, part_of_file, require_pixels
 from utils.data.documents import read_json
 from utils.data.source import Source
 from utils.data.yolo_labels import DataError
+from utils.text import is_whole
 
 NEEDED = {"images", "annotations", "categories"}
 IDS = (int, float, str)  # as pandas writes them: 1.0 is 1
@@ -32,46 +33,60 @@ def is_coco(path: Path) -> bool:
 
 def read(source: Source) -> Annotations:
     """All files in one: categories by name, in the order of their ids."""
-    names, samples, notes = [], [], []
+    categories, parents, samples = [], set(), []
     for path in found(source):
         try:
-            found_names, found_samples = _read_file(path, source)
+            table = _read_table(path)
+            own = _categories(table["categories"], path)
+            samples += _samples(table, own, path, source)
         except DataError as error:
             source.faults.add(error)
             continue
-        names = list(dict.fromkeys([*names, *found_names]))
-        samples += found_samples
-    return Annotations(names, samples, notes)
+        categories += own.items()
+        parents |= _parents(table["categories"])
+    # Roboflow lists the project itself as a category above the others: where none of all files has a box of it, it is
+    # no class
+    parents -= {box.name for sample in samples for box in sample.boxes}
+    names = list(dict.fromkeys(name for _, name in sorted(categories, key=_id_order)))
+    classes = [name for name in names if name not in parents] or names
+    gone = sorted(set(names) - set(classes))
+    notes = [f"categories above others, without a box, left out: {', '.join(gone)}"] if gone else []
+    return Annotations(classes, samples, notes)
 
 
-def _read_file(path: Path, source: Source) -> tuple[list[str], list[Sample]]:
+def _read_table(path: Path) -> dict:
     table = read_json(path)
     if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in NEEDED):
         raise DataError(f"{path}: found {_keys(table)}, expected lists called images, annotations and categories")
-    categories = _categories(table["categories"], path)
+    return table
+
+
+def _samples(table: dict, categories: dict, path: Path, source: Source) -> list[Sample]:
+    """All images of a file with their boxes, but for those at fault."""
     boxes, broken = _boxes(table["annotations"], categories, path, source)
     samples, seen = [], {}
     part, near = part_of_file(path, source.root), picture_folders(path)
     for i, image in enumerate(table["images"]):
         try:
-            sample = _sample(image, f"{path}: images[{i}]", seen, near, source)
+            sample = _sample(image, f"{path}: images[{i}]", seen, near, source, part)
         except DataError as error:
             source.faults.add(error)
             continue
-        sample.boxes, sample.part = boxes.pop(image["id"], []), part
+        sample.boxes = boxes.pop(image["id"], [])
         if image["id"] not in broken:
             samples.append(sample)
     for image_id in [key for key, found_boxes in boxes.items() if found_boxes and key not in seen]:
         source.faults.add(f"{path}: annotations: found a {boxes[image_id][0].name} of image {image_id!r}, "
                           "expected an id that is in images")
-    return _used_names(table["categories"], categories, table["annotations"]), samples
+    require_pixels(samples, f"{path}: annotations")
+    return samples
 
 
 def picture_folders(path: Path) -> list[Path]:
     """Where pictures lie, seen from annotations/instances_train2017.json or train/_annotations.coco.json."""
     name = path.stem.rpartition("_")[2]
-    above = path.parent.parent
-    return [path.parent, path.parent / "images", above / name, above / "images" / name, above / "images", above]
+    here, above = path.parent, path.parent.parent
+    return [here / name, above / name, above / "images" / name, here, here / "images", above / "images", above]
 
 
 def _has_id(row, key: str) -> bool:
@@ -84,7 +99,7 @@ def _keys(table) -> str:
 
 
 def _categories(rows: list, path: Path) -> dict:
-    """Category id -> name, ascending by id."""
+    """Category id -> name."""
     categories = {}
     for i, row in enumerate(rows):
         if not _has_id(row, "id") or not str(row.get("name", "")).strip():
@@ -95,15 +110,22 @@ def _categories(rows: list, path: Path) -> dict:
                             f"(of {categories[row['id']]})")
     if not categories:
         raise DataError(f"{path}: categories: found none, expected at least one")
-    return dict(sorted(categories.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+    return categories
 
 
-def _used_names(rows: list[dict], categories: dict, annotations: list) -> list[str]:
-    """Names in order. Roboflow lists the project itself as a category above the others: without a box, it is none."""
-    used = {str(row.get("category_id")) for row in annotations if isinstance(row, dict)}
-    above = {str(row.get("supercategory")) for row in rows}
-    names = [name for key, name in categories.items() if str(key) in used or name not in above]
-    return list(dict.fromkeys(names or categories.values()))
+def _id_order(category: tuple) -> tuple:
+    """A key that sorts (id, name) by id: numbers, and texts that are such, by value, before other texts."""
+    key = category[0]
+    if isinstance(key, str) and is_whole(key) and len(key) < 19:
+        key = int(key)
+    return isinstance(key, str), key
+
+
+def _parents(rows: list[dict]) -> set[str]:
+    """Names of the categories that stand above others, less those that stand above themselves, as COCO's person."""
+    above = {(row["supercategory"].strip(), str(row["name"]).strip()) for row in rows
+             if isinstance(row.get("supercategory"), str)}
+    return {parent for parent, _ in above} - {parent for parent, name in above if parent == name}
 
 
 def _boxes(rows: list, categories: dict, path: Path, source: Source) -> tuple[dict, set]:
@@ -128,19 +150,19 @@ def _box(row: dict, categories: dict, place: str) -> Box:
     flags = tuple(dict.fromkeys(flag for key, flag in FLAG_KEYS.items() if str(row.get(key)).lower() in ("1", "true")))
     segments = row.get("segmentation")
     if row.get("bbox") not in (None, []):
-        x, y, w, h = numbers(row["bbox"], 4, f"{place}.bbox")
+        x, y, w, h = finite(row["bbox"], 4, f"{place}.bbox")
         if min(w, h) < 0:
             raise DataError(f"{place}.bbox: found a size of {w:g} x {h:g}, expected x, y, width, height in pixels")
         corners = x, y, x + w, y + h
     elif isinstance(segments, list) and segments and all(isinstance(segment, list) for segment in segments):
-        points = [value for segment in segments for value in numbers(segment, None, f"{place}.segmentation")]
+        points = [value for segment in segments for value in finite(segment, None, f"{place}.segmentation")]
         corners, flags = hull(points, f"{place}.segmentation"), flags + ("polygon",)
     else:
         raise DataError(f"{place}: found no bbox and no polygon, expected bbox: x, y, width, height")
     return Box(categories[category], *corners, flags)
 
 
-def _sample(row, place: str, seen: dict, near: list[Path], source: Source) -> Sample:
+def _sample(row, place: str, seen: dict, near: list[Path], source: Source, part: str | None) -> Sample:
     """A sample without its boxes; `seen` remembers image ids."""
     if not _has_id(row, "id") or not isinstance(row.get("file_name"), str):
         raise DataError(f"{place}: found {str(row)[:80]}, expected id and file_name")
@@ -149,7 +171,7 @@ def _sample(row, place: str, seen: dict, near: list[Path], source: Source) -> Sa
     seen[row["id"]] = place
     size = None
     if row.get("width") and row.get("height"):
-        size = tuple(numbers((row["width"], row["height"]), 2, place))
+        size = tuple(finite((row["width"], row["height"]), 2, place))
         if min(size) <= 0:
             raise DataError(f"{place}: found a size of {size[0]:g} x {size[1]:g}, expected pixels")
-    return Sample(source.find(row["file_name"], near, f"{place}.file_name"), [], place, size)
+    return Sample(source.find(row["file_name"], near, f"{place}.file_name", part), [], place, size, part)

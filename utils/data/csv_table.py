@@ -4,7 +4,16 @@ import csv
 from pathlib import Path
 from typing import TextIO
 
-from utils.data.annotations import Annotations, Box, Sample, numbers, part_of_file, sorted_corners
+from utils.data.annotations import (
+    PART_WORDS,
+    Annotations,
+    Box,
+    Sample,
+    class_names,
+    finite,
+    part_of_file,
+    sorted_corners,
+)
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.source import Source
 from utils.data.voc import unannotated
@@ -24,9 +33,8 @@ COLUMNS = {  # what is meant: what it is called, in lower case without _ and bla
 NEEDED = ("image", "name", "x1", "y1", "x2", "y2")
 RETINANET = ("image", "x1", "y1", "x2", "y2", "name")
 AUTOML = ("part", "image", "name", "x1", "y1", "", "", "x2", "y2", "", "")
-FLAGS = ("crowd", "occluded", "truncated", "depiction", "inside", "difficult")
-AUTOML_SETS = {"train": "train", "training": "train", "validate": "valid", "validation": "valid", "valid": "valid",
-               "val": "valid", "test": "test"}
+FLAG_COLUMNS = ("crowd", "occluded", "truncated", "depiction", "inside", "difficult")
+OPEN_IMAGES = {"imageid", "labelname", "isgroupof"}  # columns that no other table has together
 
 
 def found(source: Source) -> list[Path]:
@@ -35,7 +43,7 @@ def found(source: Source) -> list[Path]:
 
 
 def read(source: Source) -> Annotations:
-    """All files; classes in alphabetical order, Open Images' by their descriptions where these are there."""
+    """All files; classes in the order of `class_names`, Open Images' by their descriptions where these are there."""
     descriptions = _descriptions(source)
     samples, notes = [], []
     for path in found(source):
@@ -47,8 +55,7 @@ def read(source: Source) -> Annotations:
         samples += table.samples()
         if table.absent:
             notes.append(f"{path.name}: pictures that are not here, left out with their boxes: {len(table.absent):,}")
-    names = sorted({box.name for sample in samples for box in sample.boxes})
-    return Annotations(names, samples + unannotated(source, samples), notes)
+    return Annotations(class_names(samples), samples + unannotated(source, samples), notes)
 
 
 def _first_row(path: Path) -> list[str]:
@@ -96,8 +103,9 @@ def _names_picture(cell: str) -> bool:
 def _descriptions(source: Source) -> dict[str, str]:
     """Open Images' class codes (/m/0k65p) -> names, from class-descriptions*.csv."""
     names = {}
-    for path in source.with_suffix(".csv"):
-        if path.name.lower().startswith(("class-descriptions", "oidv")) and not _columns(_first_row(path)):
+    for path in source.files:  # beside the table too, where that alone was named
+        name = path.name.lower()
+        if name.startswith(("class-descriptions", "oidv")) and name.endswith(".csv") and not _columns(_first_row(path)):
             names |= {row[0]: row[1] for row in csv.reader(read_lines(path, "class codes and names")) if len(row) == 2}
     return names
 
@@ -127,7 +135,7 @@ class _Table:
     def _read(self, rows) -> None:
         first = next(rows)
         columns = _columns(first)
-        self.is_open_images = "imageid" in map(_plain, first)
+        self.is_open_images = OPEN_IMAGES <= set(map(_plain, first))
         if any(map(_names_picture, first)):  # a table without a header begins with a row
             self._row(first, columns, 1)
         for row in rows:
@@ -150,8 +158,9 @@ class _Table:
 
     def _sample(self, cells: dict[str, str], place: str) -> Sample | None:
         near = [self.path.parent, self.path.parent / "images", self.source.root, self.source.root / "images"]
+        part = PART_WORDS.get(cells.get("part", "").lower(), part_of_file(self.path, self.source.root))
         try:
-            image = self.source.find(cells["image"], near, place)
+            image = self.source.find(cells["image"], near, place, part)
         except DataError:
             if not self.is_open_images:  # whose tables list more pictures than anybody fetches
                 raise
@@ -159,8 +168,7 @@ class _Table:
             return None
         size = None
         if cells.get("width") and cells.get("height"):
-            size = tuple(numbers((cells["width"], cells["height"]), 2, place))
-        part = AUTOML_SETS.get(cells.get("part", "").lower(), part_of_file(self.path, self.source.root))
+            size = tuple(finite((cells["width"], cells["height"]), 2, place))
         return Sample(image, [], place, size if size and min(size) > 0 else None, part)
 
     def _box(self, cells: dict[str, str], place: str) -> Box | None:
@@ -170,6 +178,6 @@ class _Table:
             return None
         if not cells["name"]:
             raise DataError(f"{place}: found a box without a class, expected its name")
-        flags = tuple(flag for flag in FLAGS if cells.get(flag, "").lower() in ("1", "true"))
+        flags = tuple(flag for flag in FLAG_COLUMNS if cells.get(flag, "").lower() in ("1", "true"))
         name = self.descriptions.get(cells["name"], cells["name"])
-        return Box(name, *sorted_corners(*numbers(corners, 4, place)), flags)
+        return Box(name, *sorted_corners(*finite(corners, 4, place)), flags)

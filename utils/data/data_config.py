@@ -14,7 +14,7 @@ from utils.origin import missing, origin
 from utils.parse_config import CfgError
 from utils.text import HASH_AFTER_BLANK, MARK_FIRST, read_lines, shown
 
-PARTS = {"train": ("train",), "valid": ("valid", "val", "validation", "test")}  # keys, the first that is there counts
+PART_KEYS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 NAMES_MAY_BE = "a list of names, names by number, or a file of names"
 
 
@@ -37,7 +37,7 @@ class DataConfig:
         return len(self.names)
 
     def keeping(self, wanted: tuple[str, ...]) -> "DataConfig":
-        """The same less the labels of other classes than `wanted`; its own order stays. Raises CfgError on an unknown
+        """This data without the labels of other classes than `wanted`, in its own order. Raises CfgError on an unknown
         name."""
         kept = set(named_classes(wanted, self.names, str(self.path)))
         if len(kept) == len(self.names):
@@ -85,7 +85,8 @@ def parse_data_config(path: str | os.PathLike, class_path: str | os.PathLike | N
     options = read_options(path)
     bases = _bases(path, options.get("path"), _is_yaml(path))
     names = _names(path, options, bases, class_path)
-    train, valid = (_part(path, options, part, bases) for part in PARTS)
+    train = _part(path, options, PART_KEYS["train"], bases)
+    valid = _part(path, options, PART_KEYS["valid"] + PART_KEYS["test"], bases)
     config = DataConfig(path, train, valid, names)
     return config.keeping(keep) if keep else config
 
@@ -123,7 +124,7 @@ class _Loader(yaml.BaseLoader):
     """Scalars as they are written: a class may be called `no`, `1.0` or `2024-01-01`. A key is there once."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        """As yaml's, which keeps the last of equal keys and says nothing."""
+        """A dict of the node. Raises ConstructorError on equal keys, of which yaml's own keeps the last."""
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a key that is there twice", node.start_mark)
@@ -167,15 +168,19 @@ def _find(value: str, bases: list[Path]) -> Path:
 
     Exported sets name ../train/images what lies beside the file; others drop the ../ where there is no such path.
     """
+    return next((path for path in _tries(value, bases) if os.path.exists(path)), Path(value.replace("\\", "/")))
+
+
+def _tries(value: str, bases: list[Path]) -> list[Path]:
+    """The paths that `value` may mean, the likeliest first."""
     value = value.replace("\\", "/")
     spellings = dict.fromkeys([value, re.sub(r"^(\.\./)+", "", value), re.split(r"\s#", value, maxsplit=1)[0].rstrip()])
-    tries = [base / spelling for spelling in spellings if spelling for base in bases]
-    return next((path for path in tries if os.path.exists(path)), Path(value))
+    return list(dict.fromkeys(base / spelling for spelling in spellings if spelling for base in bases))
 
 
-def _part(data_file: Path, options: dict, part: str, bases: list[Path]) -> tuple[Path, ...]:
-    """The lists and folders of "train" or "valid"; empty where the file names none."""
-    key = next((key for key in PARTS[part] if key in options), None)
+def _part(data_file: Path, options: dict, keys: tuple[str, ...], bases: list[Path]) -> tuple[Path, ...]:
+    """The lists and folders of the first of `keys` that is there; empty where the file has none."""
+    key = next((key for key in keys if key in options), None)
     value = options.get(key, [])
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(entry, str) and entry for entry in values):
@@ -192,7 +197,9 @@ def _names(data_file: Path, options: dict, bases: list[Path], class_path: str | 
     count = _count(data_file, options.get("classes", options.get("nc")))
     if isinstance(names, str):
         if not os.path.isfile(found := _find(names, bases)):
-            raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}; there is no such file")
+            tried = ", ".join(map(str, _tries(names, bases)))
+            raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}; there is no such file "
+                           f"(tried {tried[:300]})")
         names = read_names(found)
     if isinstance(names, dict):
         names = _in_order(data_file, names)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from utils import processes, signals, torchrun
 from utils.data.augmentations import Augmentation, augment_mosaic, augment_one, degrade, flip_horizontal, jitter_colour
-from utils.data.decoding import TooLargeError, cut_short, decode, read_bytes
+from utils.data.decoding import TooLargeError, cut_short, decode, picture_bytes
 from utils.data.folders import files_below
 from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_places, read_labels
 from utils.letterbox import letterbox, planes
@@ -53,11 +53,15 @@ def read_image_list(source: Source, notes: list[str] | None = None) -> list[Path
         return _images_below(source, [] if notes is None else notes)
     if not source.is_file():
         raise DataError(f"{source}: no such image list or folder{origin(source)}")
-    paths = [_resolve_entry(line, source, line_i)
+    twice: list[Path] = []
+    paths = [_resolve_entry(line, source, line_i, twice)
              for line_i, line in enumerate(read_lines(source, "a list of images", HASH_FIRST), start=1) if line.strip()]
     paths = [path for path in paths if path]
     if not paths:
         raise DataError(f"{source}:1: found an empty list, expected one image path per line")
+    if twice and notes is not None:
+        notes.append(f"{source}: {counted(len(twice), 'image')} in two places: {twice[0]}, from the working directory, "
+                     f"is taken, not {source.parent / twice[0]}")
     return paths
 
 
@@ -70,13 +74,19 @@ def _images_below(folder: Path, notes: list[str]) -> list[Path]:
     return found.files
 
 
-def _resolve_entry(line: str, source: Path, line_i: int) -> Path | None:
-    """The image that a line of a list names, None for a comment. A name that a file has may hold #, blanks and \\."""
+def _resolve_entry(line: str, source: Path, line_i: int, twice: list[Path]) -> Path | None:
+    """The image that a line of a list names, None for a comment. A name that a file has may hold #, blanks and \\.
+
+    `twice` gains an image of the working directory that is another one in the list's folder.
+    """
     entry = line.strip()
     for name in dict.fromkeys([line, entry, entry.replace("\\", "/")]):
-        for path in (Path(name), source.parent / name):
-            if os.path.isfile(path):
-                return path
+        path, beside = Path(name), source.parent / name
+        if os.path.isfile(path):
+            twice += [path] if os.path.isfile(beside) and not path.samefile(beside) else []
+            return path
+        if os.path.isfile(beside):
+            return beside
     if entry.startswith("#"):
         return None
     raise DataError(f"{source}:{line_i}: found {shown(entry)}, which is a file neither in {Path.cwd()} nor in "
@@ -87,7 +97,7 @@ def read_image(path: Path, max_side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, shrunk so that its longer side is at most `max_side`. Raises DataError when it cannot be
     decoded."""
     try:
-        content = read_bytes(path)
+        content = picture_bytes(path)
         image = decode(content)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected an image") from None

@@ -33,7 +33,7 @@ def decode(content: bytes | np.ndarray, flags: int = cv2.IMREAD_COLOR) -> np.nda
                             f"{MOST_PICTURE_PX:,} pixels") from None
 
 
-def read_bytes(path: str | os.PathLike) -> np.ndarray:
+def picture_bytes(path: str | os.PathLike) -> np.ndarray:
     """A picture file's bytes, uint8. Raises TooLargeError, OSError."""
     if (size := os.stat(path).st_size) > MOST_PICTURE_BYTES:
         raise TooLargeError(f"found {size:,} bytes, expected a picture of at most {MOST_PICTURE_BYTES:,}")

@@ -14,8 +14,8 @@ MAX_JSON_BYTES = 2 << 30
 MAX_XML_BYTES = 8 << 20  # of one picture's annotation
 
 
-def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
-    """A file of at most `limit` bytes. Raises DataError."""
+def _content(path: str | os.PathLike, limit: int) -> bytes:
+    """All bytes of a file of at most `limit` of them. Raises DataError."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -27,7 +27,7 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
 def read_json(path: str | os.PathLike):
     """Content of a JSON file. Raises DataError (`file:line`)."""
     try:
-        return json.loads(read_bytes(path, MAX_JSON_BYTES))  # which knows the marks of UTF-8, -16 and -32
+        return json.loads(_content(path, MAX_JSON_BYTES))  # which knows the marks of UTF-8, -16 and -32
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: found no JSON ({error.msg}, column {error.colno})") from None
     except (RecursionError, ValueError) as error:
@@ -58,11 +58,11 @@ class Element:
 
 def read_xml(path: str | os.PathLike) -> Element:
     """Root of an XML file. Raises DataError (`file:line`), at a DOCTYPE too: no entity can grow or fetch anything."""
-    return parse_xml(read_bytes(path, MAX_XML_BYTES), path)
+    return parse_xml(_content(path, MAX_XML_BYTES), path)
 
 
 def parse_xml(content: bytes, path: str | os.PathLike) -> Element:
-    """Root of an XML document, whatever encoding it declares. See read_xml."""
+    """Root of an XML document, whatever encoding it declares; path: for messages. Raises DataError (`path:line`)."""
     text = _xml_text(content, path)
     document = Element("", 0)
     stack = [document]

@@ -23,7 +23,10 @@ class MatError(ValueError):
 
 
 def read_mat(path: str | os.PathLike) -> dict:
-    """Variables of a .mat file, by the one reader that all of a run's files share. See MatReader.read."""
+    """Variables of a .mat file (to version 7) by name, struct arrays as lists and structs as dicts. Raises MatError.
+
+    One process reads all files of a run.
+    """
     return _shared_reader().read(path)
 
 

@@ -65,7 +65,7 @@ def suggested_side(entries: list[Entry]) -> int:
     return sides[-1]
 
 
-def suggest(entries: list[Entry], folder: Path, name: str, classes: int) -> dict:
+def suggest(entries: list[Entry], folder: Path, name: str) -> dict:
     """Input size, anchors for it, and the command that makes a cfg of that size with anchors of its own and trains
     it."""
     training = [entry for entry in entries if entry.part == "train"]
@@ -112,7 +112,7 @@ def duplicates(entries: list[Entry]) -> dict:
 def collect(annotations: Annotations, entries: list[Entry], counts: Counter, about: dict) -> dict:
     """All of the report. about: folder (Path), name, source, format, split (words), dropped, left_out (Counters)."""
     names = annotations.names
-    advice = suggest(entries, about["folder"], about["name"], len(names))
+    advice = suggest(entries, about["folder"], about["name"])
     return {"source": str(about["source"]), "format": about["format"], "classes": names, "split": about["split"],
             "parts": part_counts(entries, names), "box_sizes": box_sizes(entries, advice["input_size"]),
             "mended": {key: counts[key] for key in MENDED if counts[key]}, "left_out_by_flag": dict(about["dropped"]),

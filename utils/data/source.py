@@ -5,7 +5,7 @@ from collections import defaultdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from utils.data.annotations import Faults
+from utils.data.annotations import Faults, part_of_folders
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.folders import files_below
 from utils.data.yolo_labels import DataError
@@ -46,34 +46,49 @@ class Source:
         files = self.files + (self._walk(self.images) if self.images else [])
         return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
-    def find(self, name: str, near: list[Path], place: str) -> Path:
-        """The picture that an annotation calls `name`: below a `near` folder, else the one of that name, else of that
-        name with another ending. Raises DataError (`place: found, expected`).
+    def find(self, name: str, near: list[Path], place: str, part: str | None = None) -> Path:
+        """The picture that an annotation calls `name`: that very path below --images or a `near` folder, else the one
+        whose path ends most like it, whatever its ending.
+
+        part: the side that the annotations are of, whose folder is preferred among equals. Raises DataError (`place:
+        found, expected`) where there is none, and where several are as near.
         """
         parts = [part for part in str(name).replace("\\", "/").split("/") if part not in ("", ".")]
         if not parts or "\0" in name:
             raise DataError(f"{place}: found the image name {name!r}, expected a file name")
-        for tail in (parts, parts[-1:]):
-            for folder in ([self.images] if self.images else []) + near:
-                if os.path.isfile(found := folder.joinpath(*tail)):
-                    return found
-        found = Path(str(name))
-        return found if found.is_absolute() and os.path.isfile(found) else self._search(parts, near, place)
+        folders = ([self.images] if self.images else []) + near
+        for found in [folder.joinpath(*parts) for folder in folders] + [Path(name)] * os.path.isabs(name):
+            if os.path.isfile(found):
+                return found
+        return self._search(parts, folders, place, part)
 
-    def _search(self, parts: list[str], near: list[Path], place: str) -> Path:
-        """The picture whose path ends most like `parts`, by name, else by stem."""
+    def _search(self, parts: list[str], near: list[Path], place: str, part: str | None) -> Path:
+        """The picture whose path ends most like `parts`, by name, else by stem; of equals the one in a folder named
+        after `part`, else in the first of the folders `near`, else nearest to that."""
         name = parts[-1].lower()
+        beside = [path for folder in near if os.path.isfile(path := folder / parts[-1])]
+        nearness = {path: -i for i, path in reversed([*enumerate(beside)])}
+        said = part_of_folders(Path(*parts[-3:]), Path())
         for key in (name, PurePosixPath(name).stem):
-            found = self._by_name.get(key, [])
-            ranks = [(_common_tail(path, parts), _common_head(path, near[0])) for path in found]
-            best = [path for path, rank in zip(found, ranks) if rank == max(ranks)]
-            if len(best) > 1:
+            sides = {path: self._side(path) for path in [*beside, *self._by_name.get(key, [])]}
+            ranks = {path: (_common_tail(path, parts), part is not None and side == part,
+                            nearness.get(path, -len(beside)), _common_head(path, near[0]))
+                     # test/1.jpg is not train/1.jpg, even where that alone is there
+                     for path, side in sides.items() if said is None or side in (None, said)}
+            first = max(ranks.values(), default=None)
+            best = [path for path, rank in ranks.items() if rank == first]
+            if any(not path.samefile(best[0]) for path in best):
                 raise DataError(f"{place}: found {len(best)} pictures called {parts[-1]!r} ({best[0]}, {best[1]}), "
                                 "expected one; name their folder with --images")
             if best:
                 return best[0]
         raise DataError(f"{place}: found no picture {'/'.join(parts)!r} (looked in {near[0]} and everywhere below "
                         f"{self.images or self.root}), expected it; name its folder with --images")
+
+    def _side(self, picture: Path) -> str | None:
+        """The split that the picture's folders are named after, below --images where it lies there."""
+        inside = self.images is not None and picture.is_relative_to(self.images)
+        return part_of_folders(picture, self.images if inside else self.root)
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -96,7 +111,7 @@ def locate(value: str, folders: list[Path]) -> Path | None:
     parts = [part for part in value.strip().replace("\\", "/").split("/") if part not in ("", ".")]
     if os.path.isabs(value) and os.path.exists(value):
         return Path(value)
-    for skipped in range(len(parts)):
+    for skipped in range(max(len(parts), 1)):  # "." is the first folder itself
         for folder in folders:
             if os.path.exists(found := folder.joinpath(*parts[skipped:])):
                 return found

@@ -1,7 +1,7 @@
 """Training and validation sides: the source's own, or by group, so that frames of one film stay together."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +72,21 @@ def choose_groups(sizes: dict[str, int], share: float, seed: int) -> set[str]:
 def named_parts(samples: list[Sample], by: str, named: dict[str, list[str]]) -> tuple[list[str], str]:
     """The part under which a sample's group is named in `named` (part -> groups, their folders left away), else train.
 
-    Raises DataError on a name that is no group.
+    Raises DataError on a name that is no group or is named for both, and where none is left to train.
     """
+    flags = " and ".join(f"--{part}-groups" for part, names in named.items() if names)
+    sides = Counter(name for names in named.values() for name in set(names))
+    both = sorted(name for name, count in sides.items() if count > 1)
+    if both:
+        raise DataError(f"{flags}: found {', '.join(both)} in both, expected each group on one side")
     groups = [Path(group_of(sample, by)).name for sample in samples]
     part_of = {name: part for part, names in named.items() for name in names}
     missing = sorted(set(part_of) - set(groups))
     if missing:
         raise DataError(f"--{part_of[missing[0]]}-groups: found {', '.join(missing)}, expected groups by {by}: "
                         f"{', '.join(sorted(set(groups))[:12])}")
+    if set(groups) == set(part_of):
+        raise DataError(f"{flags}: found all {len(part_of):,} groups by {by}, expected some to be left to train")
     said = "; ".join(f"{part}: {', '.join(names)}" for part, names in named.items() if names)
     return [part_of.get(group, "train") for group in groups], f"by {by}: {said}; train: the others"
 

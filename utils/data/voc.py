@@ -1,16 +1,30 @@
 """Pascal VOC: an XML file per picture, in the VOC layout, labelImg's flat folder, or folders named train and valid."""
 
+import os
+import re
+from collections import defaultdict
 from math import cos, sin
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders, sorted_corners
+from utils.data.annotations import (
+    BAD_INPUT,
+    Annotations,
+    Box,
+    Sample,
+    class_names,
+    finite,
+    hull,
+    part_of_folders,
+    require_pixels,
+    sorted_corners,
+)
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.documents import Element, read_xml
 from utils.data.source import Source
 from utils.data.yolo_labels import DataError
 from utils.text import read_lines
 
-FLAGS = ("difficult", "truncated", "occluded")
+FLAG_TAGS = ("difficult", "truncated", "occluded")
 MAIN_LISTS = {"trainval.txt": "train", "train.txt": "train", "val.txt": "valid", "test.txt": "test"}  # a later one wins
 
 
@@ -26,11 +40,12 @@ def _is_annotation(path: Path) -> bool:
 
 
 def read(source: Source) -> Annotations:
-    """All files; classes in alphabetical order."""
-    samples, unlisted, lists = [], 0, {}
-    for path in found(source):
-        if path.parent not in lists:
-            lists[path.parent] = _image_sets(path.parent)
+    """All files; classes in the order of `class_names`."""
+    samples, unlisted, stems = [], 0, defaultdict(set)
+    for path in (paths := found(source)):
+        stems[path.parent].add(path.stem)
+    lists = {folder: _image_sets(folder, known) for folder, known in stems.items()}
+    for path in paths:
         listed = lists[path.parent]
         if listed and path.stem not in listed:
             unlisted += 1
@@ -40,30 +55,51 @@ def read(source: Source) -> Annotations:
         except BAD_INPUT as error:
             source.faults.add(error)
             continue
-        sample.part = listed[path.stem] if listed else part_of_folders(path, source.root)
+        sample.part = listed[path.stem] if listed else sample.part
         samples.append(sample)
+    require_pixels(samples, str(source.path))
+    absent = sum(not (folder / f"{stem}.xml").is_file() for folder, listed in lists.items()
+                 for stem in listed.keys() - stems[folder])  # where one file was named, the others are there
     notes = [f"annotations in no list of ImageSets/Main, left out: {unlisted:,}"] if unlisted else []
-    names = sorted({box.name for sample in samples for box in sample.boxes})
-    return Annotations(names, samples + unannotated(source, samples), notes)
+    notes += [f"names in lists of ImageSets/Main without an annotation, left out: {absent:,}"] if absent else []
+    return Annotations(class_names(samples), samples + unannotated(source, samples), notes)
 
 
 def unannotated(source: Source, samples: list[Sample]) -> list[Sample]:
     """Pictures without an annotation, as samples without a box, where that is what they mean (--background)."""
     if not source.background:
         return []
-    known = {sample.image for sample in samples}
+    known = {sample.path for sample in samples}
     return [Sample(path, [], str(path), part=part_of_folders(path, source.root))
-            for path in source.pictures if path not in known]
+            for path in source.pictures if os.path.abspath(path) not in known]
 
 
-def _image_sets(folder: Path) -> dict[str, str]:
-    """Stem -> part, from ImageSets/Main beside the folder of XML files; empty where there is none."""
+def _image_sets(folder: Path, stems: set[str]) -> dict[str, str]:
+    """Stem -> part, from ImageSets/Main beside the folder of XML files, which have `stems`; empty where there is none.
+
+    Without train.txt, val.txt, ... the lists of single classes (hand_train.txt) tell: all of them hold all pictures.
+    """
+    main = folder.parent / "ImageSets" / "Main"
     parts = {}
-    for name, part in MAIN_LISTS.items():
-        path = folder.parent / "ImageSets" / "Main" / name
-        if path.is_file():
-            parts |= {line.strip(): part for line in read_lines(path, "stems of pictures") if line.strip()}
+    for pattern in ("", "*_"):
+        for name, part in MAIN_LISTS.items():
+            for path in sorted(main.glob(pattern + name)):
+                lines = read_lines(path, "stems of pictures")
+                parts |= {_listed_stem(line.strip(), stems): part for line in lines if line.strip()}
+        if parts:
+            break
     return parts
+
+
+def _listed_stem(line: str, stems: set[str]) -> str:
+    """The stem that a line of a list names, with an ending or not, and with 1, 0 or -1 behind it or not: whether the
+    picture shows the list's class, which its annotation tells as well."""
+    for text in (line, re.sub(r"\s+(-1|0|1)$", "", line)):
+        name = PurePosixPath(text.replace("\\", "/")).name
+        stem = PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES | {".xml"} else name
+        if stem in stems:
+            break
+    return stem
 
 
 def _sample(path: Path, source: Source) -> Sample:
@@ -74,10 +110,11 @@ def _sample(path: Path, source: Source) -> Sample:
     database = (root.child("source") or root).value("database") or ""
     offset = 1.0 if "VOC" in database.upper() else 0.0
     boxes = [_box(element, offset, path) for element in root.children if element.tag == "object"]
-    return Sample(_picture(root, path, source), boxes, str(path), _size(root, path))
+    part = part_of_folders(path, source.root)
+    return Sample(_picture(root, path, source, part), boxes, str(path), _size(root, path), part)
 
 
-def _picture(root: Element, path: Path, source: Source) -> Path:
+def _picture(root: Element, path: Path, source: Source, part: str | None) -> Path:
     """The picture of the file's own stem (labelImg's rule, right where both were renamed), else the one it names."""
     above = path.parent.parent
     folders = [path.parent, above / "JPEGImages", above / "images", above / "Images", above]
@@ -87,7 +124,7 @@ def _picture(root: Element, path: Path, source: Source) -> Path:
         for suffix in suffixes:
             if suffix.lower() in IMAGE_SUFFIXES and (folder / (path.stem + suffix)).is_file():
                 return folder / (path.stem + suffix)
-    return source.find(said or path.stem, folders, f"{path}:{(root.child('filename') or root).line}")
+    return source.find(said or path.stem, folders, f"{path}:{(root.child('filename') or root).line}", part)
 
 
 def _size(root: Element, path: Path) -> tuple[float, float] | None:
@@ -95,7 +132,7 @@ def _size(root: Element, path: Path) -> tuple[float, float] | None:
     size = root.child("size")
     if size is None or not size.value("width") or not size.value("height"):
         return None
-    width, height = numbers((size.value("width"), size.value("height")), 2, f"{path}:{size.line}: <size>")
+    width, height = finite((size.value("width"), size.value("height")), 2, f"{path}:{size.line}: <size>")
     return (width, height) if width > 0 and height > 0 else None
 
 
@@ -104,19 +141,19 @@ def _box(element: Element, offset: float, path: Path) -> Box:
     name = element.value("name")
     if not name:
         raise DataError(f"{path}:{element.line}: found an <object> without a <name>, expected its class")
-    flags = tuple(flag for flag in FLAGS if (element.value(flag) or "0").lower() in ("1", "true"))
+    flags = tuple(flag for flag in FLAG_TAGS if (element.value(flag) or "0").lower() in ("1", "true"))
     bndbox, rotated, polygon = (element.child(tag) for tag in ("bndbox", "robndbox", "polygon"))
     if rotated is not None:
         return Box(name, *_rotated_hull(rotated, path), flags + ("rotated",))
     if bndbox is not None:
         place = f"{path}:{bndbox.line}: <bndbox>"
         values = [bndbox.value(tag) for tag in ("xmin", "ymin", "xmax", "ymax")]
-        x1, y1, x2, y2 = sorted_corners(*numbers(values, 4, place))
+        x1, y1, x2, y2 = sorted_corners(*finite(values, 4, place))
         return Box(name, x1 - offset, y1 - offset, x2, y2, flags)
     if polygon is not None:
         place = f"{path}:{polygon.line}: <polygon>"
         axes = [[child.text for child in polygon.children if child.tag[:1] == axis] for axis in "xy"]
-        points = zip(*(numbers(values, None, place) for values in axes))
+        points = zip(*(finite(values, None, place) for values in axes))
         return Box(name, *hull([value for point in points for value in point], place), flags + ("polygon",))
     raise DataError(f"{path}:{element.line}: found an <object> without <bndbox>, expected xmin, ymin, xmax, ymax")
 
@@ -124,7 +161,7 @@ def _box(element: Element, offset: float, path: Path) -> Box:
 def _rotated_hull(element: Element, path: Path) -> tuple[float, float, float, float]:
     """Upright hull of roLabelImg's turned box: centre, size, angle in radians."""
     values = [element.value(tag) for tag in ("cx", "cy", "w", "h", "angle")]
-    cx, cy, w, h, angle = numbers(values, 5, f"{path}:{element.line}: <robndbox>")
+    cx, cy, w, h, angle = finite(values, 5, f"{path}:{element.line}: <robndbox>")
     dx = (abs(w * cos(angle)) + abs(h * sin(angle))) / 2
     dy = (abs(w * sin(angle)) + abs(h * cos(angle))) / 2
     return cx - dx, cy - dy, cx + dx, cy + dy

@@ -1,20 +1,34 @@
 """YOLO labels: a text file a picture, in the layouts of Darknet, ultralytics, Roboflow, CVAT and labelImg."""
 
+import os
+from collections import defaultdict
 from pathlib import Path
+from typing import Callable, NamedTuple
 
-from utils.data.annotations import BAD_INPUT, Annotations, Box, Sample, hull, numbers, part_of_folders
-from utils.data.data_config import parse_data_config, read_options
+from utils.data.annotations import BAD_INPUT, Annotations, Sample, part_of_folders
+from utils.data.data_config import PART_KEYS, parse_data_config, read_options
 from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.folders import files_below
 from utils.data.source import Source, locate
 from utils.data.yolo_labels import DataError, label_path, label_places
-from utils.limits import MOST_LABEL_BYTES
+from utils.data.yolo_lines import LabelLines, keypoint_numbers
 from utils.loading import read_names
 from utils.parse_config import CfgError
 from utils.text import HASH_FIRST, TextError, read_lines, shown
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
-PART_KEYS = {"train": ("train",), "valid": ("val", "valid", "validation"), "test": ("test",)}
+
+
+class YoloSet(NamedTuple):
+    """What one data file describes. names: empty where it names none; missing: parts, and the lists and folders that
+    are named for them and not there; faults: entries of lists that are not there."""
+
+    file: Path | None
+    names: list[str]
+    pictures: list[tuple[Path, str | None]]  # with their parts
+    keypoints: int = 0  # numbers that follow a box
+    missing: tuple[tuple[str, str], ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def found(source: Source) -> list[Path]:
@@ -42,33 +56,31 @@ def _describes_data(path: Path) -> bool:
 
 def read(source: Source) -> Annotations:
     """All pictures of the source's lists, else all pictures; those without a label file show no object."""
-    data_file = next(iter(_data_files(source)), None)
-    options = read_options(data_file) if data_file else {}
-    names = _names(options, data_file, source)
-    pictures = _listed_pictures(options, data_file, source)
-    notes = []
-    if not pictures:
-        pictures = [(path, part_of_folders(path, source.root)) for path in source.pictures]
-        if data_file:
-            notes.append(f"{data_file.name} names no list or folder that is there: all pictures below it are taken")
-    samples, unlabelled = [], 0
-    for image, part in pictures:
-        label = find_label(image)
-        unlabelled += label is None
-        if label is None and source.background is False:
-            continue
-        try:
-            boxes = read_label(label, names, "kpt_shape" in options) if label else []
-        except BAD_INPUT as error:
-            source.faults.add(error)
-            continue
-        samples.append(Sample(image, boxes, str(label or image), (1.0, 1.0), part))
+    notes, samples, unlabelled = [], [], 0
+    sets, classes = _sets(source, notes), ClassNames(source)
+    for one in sets:
+        lines = LabelLines(one.keypoints)
+        for image, part in one.pictures:
+            label = find_label(image)
+            unlabelled += label is None
+            if label is None and source.background is False:
+                continue
+            names = one.names or (classes.of(label, image) if label else [])
+            try:
+                boxes = lines.read(label, names) if label else []
+            except BAD_INPUT as error:
+                source.faults.add(error)
+                continue
+            samples.append(Sample(image, boxes, str(label or image), (1.0, 1.0), part))
+        lines.require_polygons()
+        notes += [f"boxes whose keypoints were left out: {lines.with_keypoints:,}"] * bool(lines.with_keypoints)
+    pictures = [image for one in sets for image, _ in one.pictures]
     if pictures and unlabelled == len(pictures):
         raise DataError(f"{source.path}: found no label file for {len(pictures):,} pictures, expected one such as "
-                        f"{label_path(pictures[0][0])}")
+                        f"{label_path(pictures[0])}")
     if unlabelled and source.background is not False:
         notes.append(f"pictures without a label file, as background (--no-background leaves them out): {unlabelled:,}")
-    return Annotations(names or _numbered(samples), samples, notes)
+    return Annotations(sets[0].names or classes.used() or _numbered(samples), samples, notes + classes.notes())
 
 
 def _numbered(samples: list[Sample]) -> list[str]:
@@ -77,34 +89,149 @@ def _numbered(samples: list[Sample]) -> list[str]:
     return [f"class{i}" for i in range(highest + 1)]
 
 
-def _names(options: dict, data_file: Path | None, source: Source) -> list[str]:
-    """Class names by number: of the data file, the file it names, or a file such as classes.txt; empty without any."""
-    if "names" in options:
-        named = options["names"]
-        folders = [data_file.parent, data_file.parent.parent, Path()]
-        return list(parse_data_config(data_file, locate(named, folders) if isinstance(named, str) else None).names)
-    paths = [path for path in source.files if path.name.lower() in NAME_FILES or path.suffix.lower() == ".names"]
-    return read_names(paths[0]) if paths else []
+# ---- classes
+
+class ClassNames:
+    """Class names by number from files such as classes.txt, of which labelImg writes one to each folder of labels."""
+
+    def __init__(self, source: Source):
+        self._files, self._by_folder = defaultdict(list), {}
+        for path in source.files:
+            if path.name.lower() in NAME_FILES or path.suffix.lower() == ".names":
+                self._files[_folder(path)].append(path)
+
+    def of(self, label: Path, image: Path) -> list[str]:
+        """Names for a label file: of the nearest file beside or above it, or its picture, else of all files; empty
+        where there is none. Raises DataError where several of them differ."""
+        if label.parent not in self._by_folder:
+            above = [folder for path in (label, image) for folder in (_folder(path), *_folder(path).parents)]
+            nearest = next((folder for folder in above if folder in self._files), None)
+            files = self._files[nearest] if nearest else [path for paths in self._files.values() for path in paths]
+            several = [(path, read_names(path)) for path in files]
+            for path, names in several[1:]:
+                if names != several[0][1]:
+                    raise DataError(f"{path}: found other class names than in {several[0][0]}, expected one file for "
+                                    f"{label.parent}; leave the right one there")
+            self._by_folder[label.parent] = several[0][1] if several else []
+        return self._by_folder[label.parent]
+
+    def used(self) -> list[str]:
+        """All names that were asked for, each once."""
+        return list(dict.fromkeys(name for names in self._by_folder.values() for name in names))
+
+    def notes(self) -> list[str]:
+        """A line that says so where folders number their classes otherwise."""
+        several = {tuple(names) for names in self._by_folder.values()}
+        return [f"files of class names differ ({len(several)} lists): the nearest to each label counts"] * (
+            len(several) > 1)
 
 
-def _listed_pictures(options: dict, data_file: Path | None, source: Source) -> list[tuple[Path, str]]:
-    """(picture, part) of the lists and folders that the data file names, or of train.txt, valid.txt, ... beside it."""
-    here = data_file.parent if data_file else source.root
+def _folder(path: Path) -> Path:
+    return Path(os.path.abspath(path.parent))
+
+
+def _names(options: dict, data_file: Path) -> list[str]:
+    """Class names by number, of the data file or the file that it names; empty without any."""
+    if "names" not in options:
+        return []
+    named = options["names"]
+    folders = [data_file.parent, data_file.parent.parent, Path()]
+    return list(parse_data_config(data_file, locate(named, folders) if isinstance(named, str) else None).names)
+
+
+# ---- pictures
+
+def _sets(source: Source, notes: list[str]) -> list[YoloSet]:
+    """The list that is the source, else what the data files describe, else train.txt, valid.txt, ..., else all
+    pictures. Raises DataError where a training or validation side is not there, and where two files disagree."""
+    if source.path.suffix.lower() == ".txt":
+        pictures = dict.fromkeys(_pictures_of(source.path, source, source.faults.add))
+        return [YoloSet(None, [], [(image, None) for image in pictures])]
+    described = [_described(path, source) for path in _data_files(source)]
+    there = [one for one in described if one.pictures] or described[:1]
+    notes += [f"{one.file}: names no picture that is there, left aside" for one in described if one not in there]
+    for one in there:
+        for fault in one.faults:
+            source.faults.add(fault)
+        for part, value in one.missing:
+            if part != "test":
+                raise DataError(f"{one.file}: found {part} {shown(value)}, which is not there, expected a list or "
+                                "folder of pictures; mend or remove that entry")
+            notes.append(f"{one.file}: names {shown(value)} for test, which is not there")
+    there = there or [YoloSet(None, [], _listed(source))]
+    if any(one.pictures for one in there):
+        merged = [one for one in _merged(there) if one.pictures]
+        if len(merged) > 1:
+            notes.append(f"read as one set: {', '.join(str(one.file) for one in merged)}")
+        return merged
+    names, file = [], there[0].file
+    if file:
+        notes.append(f"{file.name} names no pictures: all below it are taken")
+        names = _names(read_options(file), file)
+    pictures = [(path, part_of_folders(path, source.root)) for path in source.pictures]
+    return [there[0]._replace(names=names, pictures=pictures)]
+
+
+def _merged(sets: list[YoloSet]) -> list[YoloSet]:
+    """The sets, each picture once. Raises DataError unless they have the same classes, and agree on each picture."""
+    alone = "import each alone, by naming its file as the source"
+    owners, merged = {}, []
+    for one in sets:
+        if sorted(one.names) != sorted(sets[0].names):
+            raise DataError(f"{one.file}: found classes {shown(', '.join(one.names))}, expected those of "
+                            f"{sets[0].file}, {shown(', '.join(sets[0].names))}; {alone}")
+        fresh = {}
+        for image, part in dict.fromkeys(one.pictures):
+            whole = os.path.abspath(image)
+            other, side = owners.get(whole, (one, part))
+            if other is one:
+                fresh[image, part] = whole
+            elif (side, other.names) != (part, one.names):
+                raise DataError(f"{one.file}: found {image} for {part} with classes {shown(', '.join(one.names))}, "
+                                f"expected {side} and {shown(', '.join(other.names))}, as in {other.file}; {alone}")
+        owners |= {whole: (one, part) for (_, part), whole in fresh.items()}
+        merged.append(one._replace(pictures=list(fresh)))
+    return merged
+
+
+def _described(data_file: Path, source: Source) -> YoloSet:
+    """What a data file names: its classes, and the pictures of its lists and folders."""
+    options, here = read_options(data_file), data_file.parent
     bases = ([here / str(options["path"])] if options.get("path") else []) + [here, here.parent, Path()]
-    pictures = []
-    for part, keys in PART_KEYS.items():
-        values = [options[key] for key in keys if options.get(key)] if options else [f"{key}.txt" for key in keys]
-        for value in [item for value in values for item in (value if isinstance(value, list) else [value])]:
-            path = locate(str(value), bases) if options else here / value
-            if path is not None and path.exists():
-                pictures += [(image, part) for image in _pictures_of(path, source)]
-    if not pictures and source.path.suffix.lower() == ".txt":
-        pictures = [(image, None) for image in _pictures_of(source.path, source)]
-    return [(image, part) for (image, part) in dict.fromkeys(pictures)]
+    named = [(part, str(item)) for part, keys in PART_KEYS.items() for key in keys if (value := options.get(key))
+             for item in (value if isinstance(value, list) else [value])]
+    paths = {value: locate(value, bases) for _, value in named}
+    pictures, missing, faults = [], [], []
+    for part, value in named:
+        others = [path for other, path in paths.items() if path and other != value]
+        if paths[value] is None or _is_another(paths[value], value, others):
+            missing.append((part, value))
+        else:
+            pictures += [(image, part) for image in _pictures_of(paths[value], source, faults.append)]
+    keypoints = keypoint_numbers(options.get("kpt_shape"), str(data_file))
+    names = _names(options, data_file) if pictures else []  # a file that is left aside may have lost those too
+    return YoloSet(data_file, names, pictures, keypoints, tuple(missing), tuple(faults))
 
 
-def _pictures_of(path: Path, source: Source) -> list[Path]:
-    """Pictures of a folder or of a list file; what is missing is a fault."""
+def _is_another(path: Path, value: str, others: list[Path]) -> bool:
+    """Whether what was found for `value` is a folder that is not meant: with its first parts lost, valid/images would
+    be any folder `images`, of the other side or around the folders that other entries name."""
+    named = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    if not path.is_dir() or not named or list(path.parts[-len(named):]) == named:
+        return False
+    sides = [part_of_folders(Path(*parts, "picture"), Path()) for parts in (named, path.absolute().parts[1:])]
+    return sides[0] not in (None, sides[1]) or any(other.is_relative_to(path) for other in others)
+
+
+def _listed(source: Source) -> list[tuple[Path, str | None]]:
+    """(picture, part) of train.txt, valid.txt, ... in the source."""
+    lists = [(source.root / f"{key}.txt", part) for part, keys in PART_KEYS.items() for key in keys]
+    return [(image, part) for path, part in lists if path.exists()
+            for image in _pictures_of(path, source, source.faults.add)]
+
+
+def _pictures_of(path: Path, source: Source, fail: Callable[[str], None]) -> list[Path]:
+    """Pictures of a folder or of a list file; `fail` is told of each entry that is not there."""
     if path.is_dir():
         return files_below(path, IMAGE_SUFFIXES).files
     pictures = []
@@ -113,7 +240,7 @@ def _pictures_of(path: Path, source: Source) -> list[Path]:
             continue
         image = locate(line, [path.parent, source.root, path.parent.parent, Path()])
         if image is None or not image.is_file():
-            source.faults.add(f"{path}:{i}: found {shown(line.strip())}, which is not there, expected a picture")
+            fail(f"{path}:{i}: found {shown(line.strip())}, which is not there, expected a picture")
         else:
             pictures.append(image)
     return pictures
@@ -122,35 +249,3 @@ def _pictures_of(path: Path, source: Source) -> list[Path]:
 def find_label(image: Path) -> Path | None:
     """The label file of a picture: in `labels` beside `images` (or JPEGImages), else beside the picture."""
     return next((path for path in label_places(image) if path.is_file()), None)
-
-
-def read_label(path: Path, names: list[str], has_keypoints: bool = False) -> list[Box]:
-    """Boxes of a label file, as fractions: `class cx cy w h` (keypoints may follow) or a polygon `class x y x y ...`.
-
-    Without names, classes are called class0, class1, ... Raises DataError.
-    """
-    boxes = []
-    for i, line in enumerate(read_lines(path, "labels (class cx cy w h)", most_bytes=MOST_LABEL_BYTES), start=1):
-        if line.strip():
-            boxes.append(_read_line(line.split(), names, has_keypoints, f"{path}:{i}"))
-    return boxes
-
-
-def _read_line(words: list[str], names: list[str], has_keypoints: bool, place: str) -> Box:
-    label, *values = numbers(words, None, place)
-    if label % 1 or label < 0 or (names and label >= len(names)):
-        highest = f" to {len(names) - 1}" * bool(names)
-        raise DataError(f"{place}: found class {label:g}, expected a whole number from 0{highest}")
-    if has_keypoints and len(values) > 4:
-        values = values[:4]
-    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise DataError(f"{place}: found {len(values)} numbers after the class, expected cx cy w h, or x and y of "
-                        "three or more points")
-    if not all(-0.5 <= value <= 1.5 for value in values):
-        raise DataError(f"{place}: found {shown(' '.join(words))}, expected fractions of the image, not pixels")
-    if len(values) == 4:
-        cx, cy, w, h = values
-        corners, flags = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), ()
-    else:
-        corners, flags = hull(values, place), ("rotated" if len(values) == 8 else "polygon",)
-    return Box(names[int(label)] if names else f"class{int(label)}", *corners, flags)

@@ -113,7 +113,8 @@ def _read_box(words: list[str], classes: int, place: str) -> tuple[float, ...] |
     except ValueError:
         label, box = -1.0, []
     if len(box) != 4 or not np.isfinite(box).all():
-        raise DataError(f"{place}: found {shown(' '.join(words))}, expected class cx cy w h")
+        way = "; data/import_dataset.py makes boxes of polygons" * (len(box) > 4)
+        raise DataError(f"{place}: found {shown(' '.join(words))}, expected class cx cy w h{way}")
     if label % 1 or not 0 <= label < classes:
         raise DataError(f"{place}: found class {label:g}, expected a whole number from 0 to {classes - 1}")
     if not (-0.5 <= min(box) and max(box) <= 1.5):

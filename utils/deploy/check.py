@@ -35,7 +35,7 @@ class Tolerance:
 TOLERANCES = {"float32": Tolerance(1e-3, 0.99, 0.01), "float16": Tolerance(3e-2, 0.95, 0.03)}
 
 
-def even(predictions: Tensor) -> Tensor:
+def with_log_sizes(predictions: Tensor) -> Tensor:
     """(..., 5 + K) with log sizes: an exponential would magnify the rounding of large boxes, and hide errors of all
     others behind them."""
     return torch.cat([predictions[..., :2], predictions[..., 2:4].clamp(min=1e-3).log(), predictions[..., 4:]], dim=-1)
@@ -56,7 +56,7 @@ def compare_predictions(
         if found.shape != expected.shape:
             raise ExportError(f"{where}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; "
                               "it was not written")
-        found, expected = even(found), even(expected)
+        found, expected = with_log_sizes(found), with_log_sizes(expected)
         deviations.append(float(((found - expected).abs() / expected.abs().amax(dim=(0, 1)).clamp(min=1e-9)).max()))
     return max(deviations, key=lambda value: (value != value, value))  # NaN is the worst
 

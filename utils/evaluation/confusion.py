@@ -6,7 +6,7 @@ from torch import Tensor
 from utils.boxes import box_iou
 
 SCORE = 0.25  # detections of a lower score do not count, as in other programs' matrices
-MOST_CLASSES = 1000  # a matrix of more would be of no use
+MATRIX_CLASSES = 1000  # a matrix of more would be of no use
 
 
 def confusion_matrix(detections: list[Tensor], targets: list[Tensor], n_classes: int, iou_thres: float = 0.5,

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from utils import processes
 from utils.boxes import cxcywh_to_xyxy
 from utils.evaluation.args import ScoreOptions
-from utils.evaluation.confusion import MOST_CLASSES, confusion_matrix
+from utils.evaluation.confusion import MATRIX_CLASSES, confusion_matrix
 from utils.evaluation.metrics import EvalResult, score
 from utils.evaluation.nms import non_max_suppression
 from utils.evaluation.reference_scorer import merge_nms, score_compat
@@ -79,6 +79,6 @@ def score_detections(detections: list[Tensor], truths: list[Tensor], names: tupl
         result = score_compat(detections, truths, len(names), list(names), unbounded)
     else:
         result = score(detections, truths, len(names), list(names), options)
-    if len(names) > MOST_CLASSES:
+    if len(names) > MATRIX_CLASSES:
         return result
     return dataclasses.replace(result, confusion=confusion_matrix(detections, truths, len(names), options.iou_thres))

@@ -216,8 +216,8 @@ def draw(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult | 
 
 def write_channels(path: Path, rows: list[list]) -> None:
     """`channel_rows` as a CSV file."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def numbers(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult | None],
