@@ -30,3 +30,12 @@ train sparse $SPARSE
 train sparse-gradual $SPARSE --rescale none # told to stop after 8 epochs
 cut sparse-cut logs/sparse/best.pth
 train sparse-tuned --cfg logs/sparse-cut/prune_yolov3-hand-w25.cfg -pre logs/sparse-cut/checkpoints/prune_yolov3-w25_ckpt.pth --epochs 8 --warmup 0.5 $TUNE --lr 1e-3
+# that cut for longer, with a teacher, and its shape from random weights for as many epochs
+SHAPE=logs/sparse-cut/prune_yolov3-hand-w25.cfg
+START="-pre logs/sparse-cut/checkpoints/prune_yolov3-w25_ckpt.pth --warmup 0.5 --lr 1e-3"
+TEACHER="--teacher-cfg $W25 --teacher-weights logs/q0-dense/best.pth"
+train milder-8-teacher --cfg $SHAPE $START $TUNE $TEACHER --epochs 8
+train milder-teacher --cfg $SHAPE $START $TUNE $TEACHER --epochs 40
+train milder-random --cfg $SHAPE --weights none $TUNE --lr 4e-3 --epochs 54
+train milder-random-teacher --cfg $SHAPE --weights none $TUNE $TEACHER --lr 4e-3 --epochs 54
+# milder-8-attention: the flags of milder-8-teacher with milder-8-attention/attention.patch applied (git apply, at 49860ff), AT_GAIN=10, AT_LAYERS=36,61,74,80,92,104
