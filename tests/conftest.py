@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ HANG = 900  # seconds after which a process of a test is taken to hang; never a 
 # no test fails because the machine is busy: no deadline for an example, nor for making examples
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell; tests send it all the same
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

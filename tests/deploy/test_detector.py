@@ -170,8 +170,8 @@ def test_a_signal_ends_it_after_the_picture_under_way_with_the_signals_status(tm
 @pytest.mark.parametrize("number, more, status", [(signal.SIGINT, False, 0), (signal.SIGTERM, False, 143),
                                                   (signal.SIGINT, True, 130)])
 def test_ctrl_c_is_the_usual_end_of_a_camera_alone(tmp_path, monkeypatch, number, more, status):
-    endless = lambda item: itertools.repeat((np.full((48, 64, 3), 90, np.uint8), 25.0))
-    monkeypatch.setattr(detector, "frames", endless)
+    camera = lambda item: itertools.repeat((np.full((48, 64, 3), 90, np.uint8), 25.0), 500)
+    monkeypatch.setattr(detector, "frames", camera)
     items = expand("0", OUT) + [Item(str(picture(tmp_path / "a.png")), Path("a"), False)] * more
     with pytest.raises(signals.Ended) if status else contextlib.nullcontext() as error:
         run(EndedAt(number, 4), items, tmp_path / "out")
