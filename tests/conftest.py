@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -45,6 +44,8 @@ def denormal_numbers():
 @contextlib.contextmanager
 def small_disk(most: int = 2000):
     """In this block no file can grow past so many bytes: what a full disk does, with another errno."""
+    import resource  # not above: Windows has none
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
     try:

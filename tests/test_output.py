@@ -115,7 +115,7 @@ def test_a_table_is_utf8_where_the_systems_own_letters_are_others(tmp_path):
     command = "from utils.output import write_csv; write_csv('a.csv', [{'class': '\\u732b'}])"
     plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=os.environ | plain, check=True)
-    assert (tmp_path / "a.csv").read_bytes() == "class\r\n猫\r\n".encode()
+    assert (tmp_path / "a.csv").read_bytes() == "class\n猫\n".encode()
 
 
 def test_where_no_open_file_can_be_removed_a_lock_is_closed_first_and_lets_go_in_any_case(tmp_path, monkeypatch):
