@@ -36,6 +36,7 @@ START="-pre logs/sparse-cut/checkpoints/prune_yolov3-w25_ckpt.pth --warmup 0.5 -
 TEACHER="--teacher-cfg $W25 --teacher-weights logs/q0-dense/best.pth"
 train milder-8-teacher --cfg $SHAPE $START $TUNE $TEACHER --epochs 8
 train milder-teacher --cfg $SHAPE $START $TUNE $TEACHER --epochs 40
+# milder-long: milder-teacher, copied to logs/milder-long, then python train.py --resume logs/milder-long --epochs 90 --threads 1 --n_cpu 0
 train milder-random --cfg $SHAPE --weights none $TUNE --lr 4e-3 --epochs 54
 train milder-random-teacher --cfg $SHAPE --weights none $TUNE $TEACHER --lr 4e-3 --epochs 54
 # milder-8-attention: the flags of milder-8-teacher with milder-8-attention/attention.patch applied (git apply, at 49860ff), AT_GAIN=10, AT_LAYERS=36,61,74,80,92,104
