@@ -195,47 +195,49 @@ class YOLOLayer(nn.Module):
     def boxes(self, t_xy: Tensor, t_wh: Tensor, cell_xy: Tensor, anchor_px: Tensor, stride: Tensor) -> Tensor:
         """(..., 4) cx, cy, w, h in input pixels from raw offsets and sizes, cell indices (x, y) and anchors.
         Broadcasts."""
+        return torch.cat([self.centres(t_xy, cell_xy, stride), self.extents(t_wh, anchor_px)], dim=-1)
+
+    def centres(self, t_xy: Tensor, cell_xy: Tensor, stride: Tensor) -> Tensor:
+        """cx, cy in input pixels from raw offsets and cell indices (x, y). Broadcasts."""
         xy = t_xy if self.new_coords else t_xy.sigmoid()
-        xy = (xy * self.scale_xy - (self.scale_xy - 1) / 2 + cell_xy) * stride
+        return (xy * self.scale_xy - (self.scale_xy - 1) / 2 + cell_xy) * stride
+
+    def extents(self, t_wh: Tensor, anchor_px: Tensor) -> Tensor:
+        """w, h in input pixels from raw sizes and anchors. Broadcasts."""
         # exp is held at e^8 so that an untrained or half-precision net cannot reach infinity
-        wh = (2 * t_wh) ** 2 if self.new_coords else t_wh.clamp(max=8.0).exp()
-        return torch.cat([xy, wh * anchor_px], dim=-1)
+        return ((2 * t_wh) ** 2 if self.new_coords else t_wh.clamp(max=8.0).exp()) * anchor_px
 
     def start(self, bias: Tensor) -> None:
         """Set the (A (5 + K),) biases of the convolution before an untrained head: an objectness of 1 %."""
         bias.view(len(self.anchors), -1)[:, self.objectness_entry] = -4.6
 
-    def probabilities(self, t: Tensor) -> Tensor:
-        """(..., 1 + K) objectness and class probabilities of raw scores."""
+    def probabilities(self, t: Tensor, dim: int = -1) -> Tensor:
+        """(..., 1 + K) objectness and class probabilities of raw scores, which stand on axis `dim`."""
         return t if self.new_coords else t.sigmoid()
 
-    def rows(self, raw: Tensor) -> Tensor:
-        """(B, A E, H, W) -> (B, A H W, E), the E entries of every box: anchor by anchor, then row, then column."""
-        B, channels, H, W = raw.shape
-        A = len(self.anchors)
-        return raw.reshape(B, A, channels // A, H * W).permute(0, 1, 3, 2).reshape(B, A * H * W, channels // A)
-
     def decode(self, raw: Tensor, image_width: int, image_height: int) -> Tensor:
-        """(B, A (5 + K), H, W) -> (B, A H W, 5 + K): cx, cy, w, h in input pixels, objectness, class probabilities."""
+        """(B, A (5 + K), H, W) -> (B, A H W, 5 + K): cx, cy, w, h in input pixels, objectness, class probabilities;
+        anchor by anchor, then row, then column."""
         return self.decode_cells(raw, [image_width / raw.shape[3], image_height / raw.shape[2]])
 
     def decode_cells(self, raw: Tensor, cell_px: list[float]) -> Tensor:
         """`decode`, given the (width, height) of a cell in input pixels. No tensor has over five axes, so that every
         converter follows."""
-        return self.decode_rows(self.rows(raw), raw, cell_px)
+        B, channels, H, W = raw.shape
+        A = len(self.anchors)
+        maps = self.decode_maps(raw.reshape(B, A, channels // A, H * W), (H, W), cell_px)
+        return maps.permute(0, 1, 3, 2).reshape(B, A * H * W, 5 + self.classes)
 
-    def decode_rows(self, t: Tensor, raw: Tensor, cell_px: list[float]) -> Tensor:
-        """(B, A H W, 5 + K) raw entries of the map `raw` -> the same, decoded."""
-        A, (H, W) = len(self.anchors), raw.shape[2:]
-        rows, columns = torch.meshgrid(torch.arange(H, device=raw.device, dtype=raw.dtype),
-                                       torch.arange(W, device=raw.device, dtype=raw.dtype), indexing="ij")
-        cell_xy = torch.stack([columns, rows], dim=-1).reshape(1, H * W, 2).repeat(1, A, 1)
-        stride = values(cell_px, raw)
-        anchors = (
-            self.anchors_px(stride).to(raw.dtype).reshape(1, A, 1, 2).repeat(1, 1, H * W, 1).reshape(1, A * H * W, 2)
-        )
-        boxes = self.boxes(t[..., 0:2], t[..., 2:4], cell_xy, anchors, stride)
-        return torch.cat([boxes, self.probabilities(t[..., 4:])], dim=-1)
+    def decode_maps(self, t: Tensor, grid: tuple[int, int], cell_px: list[float]) -> Tensor:
+        """(B, A, 5 + K, H W) raw entries of a map of `grid` (H, W) cells -> the same, decoded. The cells stand on the
+        last axis, where runtimes compute many at once; two numbers there cost a narrow net an eighth of its time."""
+        (H, W), stride = grid, values(cell_px, t)
+        rows, columns = torch.meshgrid(torch.arange(H, device=t.device, dtype=t.dtype),
+                                       torch.arange(W, device=t.device, dtype=t.dtype), indexing="ij")
+        cell_xy = torch.stack([columns, rows]).reshape(1, 1, 2, H * W)
+        anchors = self.anchors_px(stride).to(t.dtype).reshape(1, len(self.anchors), 2, 1)
+        centres = self.centres(t[:, :, 0:2], cell_xy, stride.reshape(2, 1))
+        return torch.cat([centres, self.extents(t[:, :, 2:4], anchors), self.probabilities(t[:, :, 4:], dim=2)], dim=2)
 
 
 class RegionLayer(YOLOLayer):
@@ -254,9 +256,12 @@ class RegionLayer(YOLOLayer):
         """(width, height) of the anchors in input pixels, as numbers. stride: of a cell in input pixels."""
         return [(width * stride[0], height * stride[1]) for width, height in self.sizes]
 
-    def probabilities(self, t: Tensor) -> Tensor:
-        """(..., 1 + K) objectness and class probabilities of raw scores."""
-        return torch.cat([t[..., :1].sigmoid(), t[..., 1:].softmax(dim=-1)], dim=-1) if self.softmax else t.sigmoid()
+    def probabilities(self, t: Tensor, dim: int = -1) -> Tensor:
+        """(..., 1 + K) objectness and class probabilities of raw scores, which stand on axis `dim`."""
+        if not self.softmax:
+            return t.sigmoid()
+        objectness, classes = t.split([1, self.classes], dim)
+        return torch.cat([objectness.sigmoid(), classes.softmax(dim)], dim)
 
 
 class GaussianYOLOLayer(YOLOLayer):
@@ -267,29 +272,22 @@ class GaussianYOLOLayer(YOLOLayer):
     ENTRIES = (0, 2, 4, 6)  # of x, y, w, h, each followed by its uncertainty; then come objectness and classes
     objectness_entry = 8
 
-    def entries(self, raw: Tensor) -> Tensor:
-        """(B, A (9 + K), H, W) -> (B, A, H, W, 9 + K)."""
-        return super().split(raw)
-
-    def without_uncertainties(self, t: Tensor) -> Tensor:
-        """(..., 9 + K) -> (..., 5 + K)."""
-        return torch.cat([t[..., i:i + 1] for i in self.ENTRIES] + [t[..., self.objectness_entry:]], dim=-1)
-
     def split(self, raw: Tensor) -> Tensor:
         """(B, A (9 + K), H, W) -> (B, A, H, W, 5 + K): without the uncertainties."""
-        return self.without_uncertainties(self.entries(raw))
+        t = super().split(raw)
+        return torch.cat([t[..., i:i + 1] for i in self.ENTRIES] + [t[..., self.objectness_entry:]], dim=-1)
 
     def start(self, bias: Tensor) -> None:
         """Set the (A (9 + K),) biases before an untrained head: an objectness and uncertainties of 1 %."""
         super().start(bias)
         bias.view(len(self.anchors), -1)[:, [i + 1 for i in self.ENTRIES]] = -4.6
 
-    def decode_cells(self, raw: Tensor, cell_px: list[float]) -> Tensor:
-        """(B, A (9 + K), H, W) -> (B, A H W, 5 + K) as [yolo]'s, objectness times 1 - the mean uncertainty."""
-        t = self.rows(raw)
-        plain = self.decode_rows(self.without_uncertainties(t), raw, cell_px)
-        uncertainty = sum(t[..., i + 1:i + 2].sigmoid() for i in self.ENTRIES) / len(self.ENTRIES)
-        return torch.cat([plain[..., :4], plain[..., 4:5] * (1 - uncertainty), plain[..., 5:]], dim=-1)
+    def decode_maps(self, t: Tensor, grid: tuple[int, int], cell_px: list[float]) -> Tensor:
+        """(B, A, 9 + K, H W) -> (B, A, 5 + K, H W) as [yolo]'s, objectness times 1 - the mean uncertainty."""
+        entries = [t[:, :, i:i + 1] for i in self.ENTRIES] + [t[:, :, self.objectness_entry:]]
+        plain = super().decode_maps(torch.cat(entries, dim=2), grid, cell_px)
+        uncertainty = sum(t[:, :, i + 1:i + 2].sigmoid() for i in self.ENTRIES) / len(self.ENTRIES)
+        return torch.cat([plain[:, :, :4], plain[:, :, 4:5] * (1 - uncertainty), plain[:, :, 5:]], dim=2)
 
 
 def _convolution(layer_i: int, section: dict, channels: int, initialise: bool) -> nn.Sequential:
@@ -451,19 +449,29 @@ class Darknet(nn.Module):
         write_darknet_weights(self, path)
 
 
-def load(cfg: str | os.PathLike, weights: str | os.PathLike, device: str = "", img_size: int | None = None,
-         **thresholds: float):
-    """A trained net to detect with: `load("X.cfg", "X.weights").detect(image)`.
+def load(cfg: str | os.PathLike, weights: str | os.PathLike | None = None, device: str = "",
+         img_size: int | None = None, backend: str | None = None, **thresholds: float):
+    """A trained net to detect with: `load("X.cfg", "X.weights").detect(image)`, or `load("X.onnx").detect(image)`.
 
-    weights: a checkpoint or a Darknet file; device: as --device; img_size: a square input (default: that of the
-    training, else the cfg's); thresholds: conf_thres and nms_thres. Returns a utils.deploy.detector.Detector:
+    weights: a checkpoint, a Darknet file, or what export.py wrote (which needs no cfg); device: as --device; img_size:
+    a square input (default: that of the training, else the cfg's); backend: as --backend (default: torch, of an
+    exported file its own runtime); thresholds: conf_thres and nms_thres. Returns a utils.deploy.detector.Detector:
     detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score,
-    class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError.
+    class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError, ValueError.
     """
+    from utils.checkpoint import is_exported
+    from utils.deploy.backends import make_backend
     from utils.deploy.detector import Detector
+    from utils.deploy.runtimes import open_on_cpu
     from utils.loading import load_net, numbered_names, resolve_cfg, select_device
 
+    if is_exported(weights or cfg):
+        file = open_on_cpu(weights or cfg, backend or "auto", img_size, device)
+        return Detector(file, file.metadata.names, file.size, file.predict, **thresholds)
+    if weights is None:
+        raise ValueError(f"{cfg}: found no weights given with it, expected load(cfg, weights) or an exported file")
     net = load_net(resolve_cfg(cfg), weights, Darknet, img_size)
     names = net.names or numbered_names(net.model.heads()[0].classes)
     model = net.model.to(select_device(device))
-    return Detector(model, names, net.size, **thresholds)
+    _, predict = make_backend(backend or "torch", model, net.size, weights=weights)
+    return Detector(model, names, net.size, predict, **thresholds)

@@ -63,6 +63,23 @@ def test_it_works_from_another_folder_with_nothing_but_sys_path(pair, tmp_path):
     assert done.returncode == 0 and done.stdout.split(maxsplit=1) == ["6", "['class0']\n"], done.stderr
 
 
+def test_an_exported_file_is_loaded_alone_or_in_the_place_of_weights(tmp_path):
+    """And gives the boxes of the net; so does the net in another runtime."""
+    pytest.importorskip("openvino")
+    flags = ["--cfg", PUBLISHED[0], "--weights", PUBLISHED[1], "--format", "openvino", "--out", tmp_path / "net.xml"]
+    done = subprocess.run([sys.executable, ROOT / "export.py", *flags], capture_output=True, text=True, timeout=HANG)
+    assert done.returncode == 0, done.stderr
+    wanted = load(*PUBLISHED, conf_thres=0.05).detect(SAMPLE)
+    for net in (load(tmp_path / "net.xml", conf_thres=0.05), load(PUBLISHED[0], tmp_path / "net.xml", conf_thres=0.05),
+                load(*PUBLISHED, backend="openvino", conf_thres=0.05)):
+        np.testing.assert_allclose(net.detect(SAMPLE), wanted, atol=2e-2)
+
+
+def test_a_cfg_without_weights_is_refused(pair):
+    with pytest.raises(ValueError, match="expected load.cfg, weights. or an exported file$"):
+        load(pair[0])
+
+
 @pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8),
                                    np.zeros((8, 8, 3), np.float32)])
 def test_an_array_of_another_kind_is_refused_with_what_was_found(pair, image):

@@ -27,8 +27,8 @@ def missing_packages(name: str) -> list[str]:
 
 
 def run_onnx(runtime: str, content: bytes, precision: str = "f32") -> Callable[[np.ndarray], np.ndarray]:
-    """What runs an ONNX file of one input and one output in a runtime of FROM_ONNX, with torch's number of threads;
-    openvino: computing in `precision`, its result lies in a buffer that the next call overwrites."""
+    """What runs an ONNX file of one input, images of one size, and one output in a runtime of FROM_ONNX, with torch's
+    number of threads; openvino: computing in `precision`, its result lies in a buffer that the next call overwrites."""
     if runtime == "onnxruntime":
         import onnxruntime
 
@@ -37,13 +37,9 @@ def run_onnx(runtime: str, content: bytes, precision: str = "f32") -> Callable[[
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
         return lambda images: session.run(None, {given.name: images})[0]
-    from utils.deploy.openvino_core import openvino_core
+    from utils.deploy.openvino_core import openvino_core, run_openvino
 
-    core = openvino_core()
-    options = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-    }
-    compiled = core.compile_model(core.read_model(content, b""), "CPU", options)
-    return lambda images: compiled(images)[0]
+    net = openvino_core().read_model(content, b"")
+    channels, height, width = (side.get_length() for side in list(net.inputs[0].partial_shape)[1:])
+    run = run_openvino(net, (channels, height, width), precision)
+    return lambda images: run(images)[0]

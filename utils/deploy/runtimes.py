@@ -200,10 +200,9 @@ def _onnxruntime(path: Path):
 
 
 def _openvino(path: Path):
-    from utils.deploy.openvino_core import openvino_core
+    from utils.deploy.openvino_core import openvino_core, run_openvino
 
-    core = openvino_core()
-    net = core.read_model(path)
+    net = openvino_core().read_model(path)
     if path.suffix.lower() == ".onnx":
         import onnx
 
@@ -217,13 +216,7 @@ def _openvino(path: Path):
     metadata = Metadata.from_text(fields, path)
 
     def make(metadata: Metadata, size: tuple[int, int], hint: str):
-        net.reshape([-1, metadata.channels, size[1], size[0]])
-        options = {
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": hint,
-        }
-        compiled = core.compile_model(net, "CPU", options)
+        compiled = run_openvino(net, (metadata.channels, size[1], size[0]), hint)
 
         def run(images: np.ndarray) -> np.ndarray:
             found = compiled(images)  # in buffers that the next call overwrites
