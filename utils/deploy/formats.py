@@ -11,7 +11,7 @@ from typing import Callable
 
 from torch import nn
 
-from utils.deploy.carriers import balanced
+from utils.deploy.equalisation import equalised
 from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, require_close, sample_images
 from utils.deploy.graph import takes_any_size
 from utils.deploy.litert_export import write_litert
@@ -173,7 +173,7 @@ def export_int8(model: nn.Module, name: str, path: Path, order: Order, pictures:
                          "be scored")
     model = copy.deepcopy(model).cpu().float().eval()
     with tempfile.TemporaryDirectory() as measured, replacing_all(path) as folder:
-        even = balanced(model, pictures.sample(input_channels(model)))
+        even = equalised(model, pictures.sample(input_channels(model)))
         reference = float32_file(model, name, Path(measured) / path.name, order, str(path), even)
         made = quantise(even, reference, folder / path.name, pictures, limits, path)
         whole = reference.bytes()

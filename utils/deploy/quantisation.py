@@ -4,8 +4,8 @@ they lose or gain nothing.
 NNCF's `quantize` makes them, OpenVINO and ONNX (QDQ) alike. Every convolution is put in 8 bits first; only where the
 file then scores too little on the validation images do layers stay in float: those that move the boxes most
 (utils.deploy.sensitivity), as few as bring the score back; and in any case those that a constant of removed channels
-would leave too few of the 255 steps (utils.deploy.carriers). Validation decides whether a file is accepted, so it is
-also what chooses among the candidates.
+would leave too few of the 255 steps (utils.deploy.equalisation). Validation decides whether a file is accepted, so it
+is also what chooses among the candidates.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from utils.compare import measured_alternately
 from utils.data.datasets import evaluation_loader
-from utils.deploy.carriers import costly_layers
+from utils.deploy.equalisation import costly_layers
 from utils.deploy.metadata import Metadata
 from utils.deploy.onnx_export import with_short_names
 from utils.deploy.packages import require_packages
@@ -36,7 +36,7 @@ from utils.evaluation.metrics import EvalResult
 from utils.letterbox import to_input
 from utils.parse_config import section_of
 
-KEPT = (1, 3, 6, 12, 24)  # how many of the worst layers stay in float, tried in turn where none does not do
+KEPT = (1, 2, 3, 5, 8, 13, 21)  # how many of the worst layers stay in float, tried in turn where none does not do
 MEASURED = 8  # images for the errors of layers
 NOISE = 1.05  # how much slower counts as slower: repeated runs of one file differ by that
 RUNS = 40  # of each file, alternately
@@ -167,7 +167,7 @@ def quantise(
     model: nn.Module, reference: Exported, path: Path, pictures: Pictures, limits: Limits, called: Path
 ) -> Quantised:
     """Write the 8-bit twin of an exported float32 file (.onnx, .xml) of a Darknet (eval mode, CPU, as
-    utils.deploy.carriers balances it) as `path`, `called` so in errors. One that is slower than float32, where limits
+    utils.deploy.equalisation makes it) as `path`, `called` so in errors. One that is slower than float32, where limits
     allow it, is nothing for --backend auto. Raises QuantisationError (see `require_score`, `require_speed`),
     ValueError, naming the pip command, where a package is missing."""
     inputs, sample = pictures.inputs(reference.channels), pictures.sample(reference.channels)

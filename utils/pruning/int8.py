@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from utils.data.prepare import dataset
-from utils.deploy.carriers import balanced
+from utils.deploy.equalisation import equalised
 from utils.deploy.darknet_export import write_pair
 from utils.deploy.formats import FORMATS, Order, float32_file
 from utils.deploy.onnx_runtimes import BF16, Predict
@@ -108,7 +108,7 @@ def quantised(job: Job, model: nn.Module, rescale: float, path: Path) -> Int8:
     with tempfile.TemporaryDirectory() as folder:
         dense, slim = plain_copy(job.dense), as_read(model, rescale, job.size, Path(folder))
         whole = float32_file(dense, form, Path(folder) / f"dense{suffix}", order, f"{path}, the net as loaded")
-        even = balanced(slim, pictures.sample(slim.channels))
+        even = equalised(slim, pictures.sample(slim.channels))
         reference = float32_file(slim, form, Path(folder) / f"float32{suffix}", order, str(path), even)
         made = quantise(even, reference, Path(folder) / path.name, pictures, limits_of(options, job.before), path)
         small = open_exported(Path(folder) / path.name, size=job.size)

@@ -1,4 +1,4 @@
-"""What a pruned net's constant channels cost in 8-bit numbers."""
+"""What 8-bit numbers cost a net whose channels are of unlike size, or constant, and what scaling them saves."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,10 +12,11 @@ from models import Darknet
 from nets import FOREIGN, MIXED, ODD, SAM, TINY, TINY_YOLO, cfg_text, place
 from utils.batch_norm import recalibrate
 from utils.deploy import quantisation
-from utils.deploy.carriers import balanced, channels_of, costly_layers
+from utils.deploy.equalisation import costly_layers, equalised
 from utils.deploy.formats import FORMATS, Order, describe
 from utils.deploy.quantisation import Limits, Pictures
 from utils.deploy.runtimes import open_exported
+from utils.deploy.scales import channels_of
 from utils.deploy.sensitivity import one_layer_quantised
 from utils.pruning.channel_graph import channel_graph
 from utils.pruning.surgery import compact_net
@@ -83,7 +84,7 @@ def test_large_constants_cost_8_bits_no_more_than_the_same_net_loses_without_the
     for seed in range(4):
         net, carriers = pruned(cfg_text(TINY, act=act), tmp_path, 3.0, seed)
         assert carriers >= 3
-        even = balanced(net, soft_pictures(6))
+        even = equalised(net, soft_pictures(6))
         assert worst(net, even, SIZE) < 1e-5
         as_is *= error_in_8_bits(net)
         made_ready *= error_in_8_bits(even, costly_layers(even, soft_pictures(6)))
@@ -93,21 +94,53 @@ def test_large_constants_cost_8_bits_no_more_than_the_same_net_loses_without_the
 
 @pytest.mark.parametrize("layers", [MIXED, ODD, FOREIGN], ids=["mixed", "odd", "foreign"])
 @pytest.mark.parametrize("act", ["leaky", "mish"])
-def test_a_balanced_net_is_the_same_net_whatever_its_layers(tmp_path, layers, act):
+def test_an_equalised_net_is_the_same_net_whatever_its_layers(tmp_path, layers, act):
     net, _ = pruned(cfg_text(layers, act=act, joins=SAM), tmp_path, 3.0)
     state = {key: value.clone() for key, value in net.state_dict().items()}
-    even = balanced(net, soft_pictures(2))
+    even = equalised(net, soft_pictures(2))
     assert worst(net, even, SIZE) < 1e-4
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
 
 
-def test_a_net_without_constants_stays_as_it_is(tmp_path):
+def unevenly_scaled(net, seed):
+    """An equal of a net of leaky convolutions in a row, each channel of layers that one convolution reads up to 64 times
+    as large or as small."""
+    net = net.optimize()
+    convs = [conv for _, conv, _ in net.convolutions()]
+    rng = torch.Generator().manual_seed(seed)
+    for conv, reader in zip(convs, convs[1:]):
+        factors = 2.0 ** torch.randint(-6, 7, (conv.out_channels,), generator=rng)
+        conv.weight.data *= factors[:, None, None, None]
+        conv.bias.data *= factors
+        reader.weight.data /= factors[:, None, None]
+    return net
+
+
+ROW = "".join(f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize=3\nstride={stride}\npad=1\nactivation=leaky\n"
+              for filters, stride in ((8, 2), (16, 2), (16, 1), (24, 2), (16, 1)))
+HEAD = ("[convolutional]\nfilters=18\nsize=1\nstride=1\npad=1\nactivation=linear\n"
+        "[yolo]\nmask=0,1,2\nanchors=8,8,16,16,32,32\nclasses=1\nnum=3\n")
+
+
+def test_a_net_of_unevenly_scaled_channels_loses_no_more_than_before_it_was_scaled(tmp_path):
+    (tmp_path / "net.cfg").write_text("[net]\nwidth=64\nheight=64\nchannels=3\n" + ROW + HEAD)
+    uneven, even, before = 1.0, 1.0, 1.0  # products over nets
+    for seed in range(4):
+        net = trained(tmp_path / "net.cfg", seed, zero_share=0.0, dtype=torch.float32)
+        scaled = unevenly_scaled(net, seed)
+        again = equalised(scaled, soft_pictures(6))
+        assert worst(net, scaled, SIZE) < 1e-4 and worst(net, again, SIZE) < 1e-4
+        before *= error_in_8_bits(net)
+        uneven *= error_in_8_bits(scaled)
+        even *= error_in_8_bits(again)
+    assert even <= 1.1**4 * before and uneven > 3.0**4 * before, "it would, left as it is"
+
+
+def test_a_net_without_constants_has_no_costly_layer(tmp_path):
     (tmp_path / "net.cfg").write_text(TINY_YOLO)
     net = trained(tmp_path / "net.cfg", zero_share=0.0, dtype=torch.float32)
-    even = balanced(net, soft_pictures(2))
-    for (_, ours, _), (_, theirs, _) in zip(even.convolutions(), net.optimize().convolutions()):
-        assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
-    assert costly_layers(even, soft_pictures(2)) == []
+    even = equalised(net, soft_pictures(2))
+    assert worst(net, even, SIZE) < 1e-5 and costly_layers(even, soft_pictures(2)) == []
 
 
 def test_what_a_shortcut_adds_keeps_one_scale(tiny_cfg):
@@ -129,7 +162,7 @@ def test_layers_that_a_constant_would_coarsen_stay_in_float_in_the_file(tmp_path
     net, _ = pruned(TINY_YOLO, tmp_path, 20.0)
     images = [((255 * image).to(torch.uint8), None) for image in soft_pictures(8)]
     pictures = Pictures(images, images, 8)
-    even = balanced(net, pictures.sample(3))
+    even = equalised(net, pictures.sample(3))
     costly = costly_layers(even, pictures.sample(3))
     assert costly
     metadata = replace(describe(net, "openvino", Order(None, SIZE, "int8", None)), precision="float32", free_size=False)
