@@ -103,8 +103,8 @@ def test_an_equalised_net_is_the_same_net_whatever_its_layers(tmp_path, layers, 
 
 
 def unevenly_scaled(net, seed):
-    """An equal of a net of leaky convolutions in a row, each channel of layers that one convolution reads up to 64 times
-    as large or as small."""
+    """An equal of a net of leaky convolutions in a row, each channel between two of them up to 64 times as large or as
+    small."""
     net = net.optimize()
     convs = [conv for _, conv, _ in net.convolutions()]
     rng = torch.Generator().manual_seed(seed)
