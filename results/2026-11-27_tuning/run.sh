@@ -40,8 +40,11 @@ train milder-teacher --cfg $SHAPE $START $TUNE $TEACHER --epochs 40
 train milder-random --cfg $SHAPE --weights none $TUNE --lr 4e-3 --epochs 54
 train milder-random-teacher --cfg $SHAPE --weights none $TUNE $TEACHER --lr 4e-3 --epochs 54
 # milder-8-attention: the flags of milder-8-teacher with milder-8-attention/attention.patch applied (git apply, at 49860ff), AT_GAIN=10, AT_LAYERS=36,61,74,80,92,104
-# times: the files below, timed alternately (the table's were timed so by a script of 22 passes a turn, the first two not counted)
+# times: the files below by alternate.py (in processes of their own: the last command)
 python export.py --cfg $W25 --weights logs/q0-dense/best.pth --format openvino --out logs/dense.xml
 python export.py --cfg $SHAPE --weights logs/milder-long/best.pth --format openvino --out logs/milder-long.xml
 python export.py --cfg $SHAPE --weights logs/milder-long/best.pth --format onnx --precision int8 --data $DATA --out logs/milder-long-int8.onnx --max-drop 1 --allow-slower
-python -m benchmarks --only deploy --cfg $W25 --weights logs/q0-dense/best.pth --formats openvino --precisions float32 --files logs/milder-long.xml logs/milder-long-int8.onnx --size 256 --threads 2
+for SIZE in 256 416; do
+    python results/2026-11-27_tuning/alternate.py $SIZE logs/dense.xml logs/milder-long.xml logs/milder-long-int8.onnx
+    python -m benchmarks --only deploy --cfg $W25 --weights logs/q0-dense/best.pth --formats openvino --precisions float32 --files logs/milder-long.xml logs/milder-long-int8.onnx --size $SIZE --threads 2 --repeats 60
+done
