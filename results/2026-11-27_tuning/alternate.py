@@ -1,17 +1,32 @@
-"""Median milliseconds of OpenVINO files, 22 passes of each in turn, the first two not counted, six rounds."""
-import sys, time
-import numpy as np, openvino as ov
-core, S = ov.Core(), int(sys.argv[1])
-x = np.random.default_rng(0).random((1, 3, S, S), dtype=np.float32)
-def opened(f, shape):
-    m = core.read_model(f); m.reshape(shape)
-    c = core.compile_model(m, "CPU", {"INFERENCE_NUM_THREADS": 2, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})
-    return lambda: c(x)[0].copy()
-runs = [(f + ("" if b == 1 else " (any batch)"), opened(f, [b, 3, S, S])) for f in sys.argv[2:] for b in (1, -1)]
-ts = [[] for _ in runs]
+"""Milliseconds of OpenVINO files: alternate.py SIZE FILE... One at a time 22 passes of each, the first two of which do
+not count, in six rounds; compiled for one image, and for any batch, as before."""
+
+import sys
+import time
+
+import numpy as np
+import openvino
+
+OPTIONS = {"INFERENCE_NUM_THREADS": 2, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+core, size = openvino.Core(), int(sys.argv[1])
+image = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+
+
+def opened(path: str, batch: int):
+    net = core.read_model(path)
+    net.reshape([batch, 3, size, size])
+    compiled = core.compile_model(net, "CPU", OPTIONS)
+    return lambda: compiled(image)[0].copy()
+
+
+files = [(f"{path}, batch {batch}", opened(path, batch)) for path in sys.argv[2:] for batch in (1, -1)]
+times = [[] for _ in files]
 for _ in range(6):
-    for (n, r), t in zip(runs, ts):
+    for (_, run), own in zip(files, times):
         for i in range(22):
-            a = time.perf_counter(); r(); b = time.perf_counter()
-            if i > 1: t.append(1e3 * (b - a))
-for (n, _), t in zip(runs, ts): print(f"{n:60s} {np.median(t):6.2f}  {np.percentile(t,25):.2f} to {np.percentile(t,75):.2f}")
+            started = time.perf_counter()
+            run()
+            if i > 1:
+                own.append(1e3 * (time.perf_counter() - started))
+for (name, _), own in zip(files, times):
+    print(f"{name:60s} {np.median(own):6.2f}  {np.percentile(own, 25):.2f} to {np.percentile(own, 75):.2f}")
