@@ -116,8 +116,8 @@ def unevenly_scaled(net, seed):
     return net
 
 
-ROW = "".join(f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize=3\nstride={stride}\npad=1\nactivation=leaky\n"
-              for filters, stride in ((8, 2), (16, 2), (16, 1), (24, 2), (16, 1)))
+ROW = "".join(f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize=3\nstride={stride}\npad=1\n"
+              "activation=leaky\n" for filters, stride in ((8, 2), (16, 2), (16, 1), (24, 2), (16, 1)))
 HEAD = ("[convolutional]\nfilters=18\nsize=1\nstride=1\npad=1\nactivation=linear\n"
         "[yolo]\nmask=0,1,2\nanchors=8,8,16,16,32,32\nclasses=1\nnum=3\n")
 
