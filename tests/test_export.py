@@ -19,13 +19,13 @@ from conftest import FAMILIES, ROOT, small_disk, trained
 from models import Darknet
 from nets import ADD, MIXED, ODD, cfg_text
 from utils.deploy import args as export_args
-from utils.deploy import formats
+from utils.deploy import formats, runtimes
 from utils.deploy.check import TOLERANCES, ExportError, compare_boxes
 from utils.deploy.formats import FORMATS, Order, export_format, out_name, out_paths
 from utils.deploy.graph import DeployGraph, takes_any_size
 from utils.deploy.metadata import BuiltInNms, metadata_of
 from utils.deploy.onnx_export import write_onnx
-from utils.deploy.runtimes import open_exported
+from utils.deploy.runtimes import open_exported, open_on_cpu
 from utils.evaluation.nms import non_max_suppression
 from utils.places import OutputError
 
@@ -178,6 +178,18 @@ def test_the_file_can_end_with_the_suppression_that_the_project_uses(tmp_path):
     pytest.importorskip("openvino")
     for ours, theirs in zip(open_exported(path).predict(images), open_exported(path, "openvino").predict(images)):
         assert torch.allclose(ours[ours[:, 4] > 0], theirs[theirs[:, 4] > 0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_onnx_file_is_run_by_the_fastest_runtime_that_is_installed_which_needs_nothing_else(
+    net, tmp_path, monkeypatch
+):
+    pytest.importorskip("openvino")
+    path = written(net, "onnx", tmp_path)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as where it is not installed
+    file = open_on_cpu(path, "auto", None)
+    assert file.runtime == "openvino" and file.metadata.names == ("hand",) and file.size == SIZE
+    monkeypatch.setattr(runtimes, "missing", lambda packages: [name for name in packages if name == "openvino"])
+    assert open_on_cpu(path, "auto", None).runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize("name", PACKAGES)

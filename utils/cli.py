@@ -330,7 +330,7 @@ def add_backend_flag(parser: argparse.ArgumentParser) -> None:
         "them or in output/), where the processor has instructions for it; bfloat16, where it has those, "
         "test.py scored it as no worse and it is the faster; else openvino or onnxruntime, if it is installed "
         "and there are enough images to make up for the seconds that its start takes; otherwise torch; "
-        "an exported file is run by its own runtime (.onnx: also by openvino); openvino-bf16 computes "
+        "an exported file is run by its own runtime (.onnx: by openvino or onnxruntime); openvino-bf16 computes "
         "in bfloat16: score it before use",
     )
 

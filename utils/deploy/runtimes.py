@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from utils import torch_archive
 from utils.deploy.metadata import Metadata, net_hash
-from utils.deploy.onnx_runtimes import BF16, Predict
+from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, Predict
 from utils.deploy.openvino_export import KEY
-from utils.deploy.packages import require_packages
+from utils.deploy.packages import missing, require_packages
 from utils.deploy.processor import require_bf16
 from utils.deploy.torchscript_export import EXTRA
 from utils.loading import select_device
@@ -148,10 +148,13 @@ def _holds(path: Path, mark: bytes) -> bool:
 
 
 def open_on_cpu(path, backend: str, img_size: int | None, device: str = "", threads: int = 0) -> Exported:
-    """The exported file that --weights names, with the values of --backend, --img_size, --device and --threads. Raises
-    ValueError on a device other than the CPU, and what open_exported raises."""
+    """The exported file that --weights names, with the values of --backend, --img_size, --device and --threads; auto:
+    of the runtimes that take it the fastest that is installed. Raises ValueError on a device other than the CPU, and
+    what open_exported raises."""
     if select_device(device or "cpu", threads).type != "cpu":
         raise ValueError(f"--device {device}: found {path}, which is run on the CPU; leave --device out")
+    if backend == "auto" and Path(path).suffix.lower() == ".onnx":
+        backend = next((name for name in FROM_ONNX if not missing((name,))), backend)
     return open_exported(path, backend, (img_size, img_size) if img_size else None)
 
 
@@ -203,17 +206,12 @@ def _openvino(path: Path):
     from utils.deploy.openvino_core import openvino_core, run_openvino
 
     net = openvino_core().read_model(path)
-    if path.suffix.lower() == ".onnx":
-        import onnx
-
-        fields = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
-    else:
-        fields = {
-            key: str(net.get_rt_info([KEY, key]).astype(str))
-            for key in Metadata.__dataclass_fields__
-            if net.has_rt_info([KEY, key])
-        }
-    metadata = Metadata.from_text(fields, path)
+    place = "framework" if path.suffix.lower() == ".onnx" else KEY  # of an ONNX file its metadata_props
+    metadata = Metadata.from_text({
+        key: str(net.get_rt_info([place, key]).astype(str))
+        for key in Metadata.__dataclass_fields__
+        if net.has_rt_info([place, key])
+    }, path)
 
     def make(metadata: Metadata, size: tuple[int, int], hint: str):
         compiled = run_openvino(net, (metadata.channels, size[1], size[0]), hint)
