@@ -66,11 +66,18 @@ def test_keys_of_other_ports_are_understood(tiny_cfg, net, tmp_path, naming):
     assert_loads(tiny_cfg, net, tmp_path / "a.pth")
 
 
+def zeros_like(state):
+    return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
 @pytest.mark.parametrize("wrap", [
     lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"ema": s},
     lambda s: {"model_state_dict": s, "optimizer": {}}, lambda s: {"ema": {"module": s, "updates": 7}},
     lambda s: {"model": {"state_dict": s}}, lambda s: {"ema": None, "model": s},
-    lambda s: {"model": {key: torch.zeros_like(value) for key, value in s.items()}, "ema": s}])
+    lambda s: {"model": zeros_like(s), "ema": s}, lambda s: {"state_dict": zeros_like(s), "state_dict_ema": s},
+    lambda s: {"model": zeros_like(s), "ema": {"decay": 0.99, "shadow": s}},
+    lambda s: {"model": s, "ema": {"decay": 0.99, "updates": 7}}, lambda s: {"model": s, "ema": {"shadow": {}}},
+    lambda s: {"network": s}, lambda s: {"epoch": 3, "params": s}, lambda s: {"checkpoint": {"model_state": s}}])
 def test_wrappers_are_taken_off_and_the_average_is_preferred(tiny_cfg, net, tmp_path, wrap):
     torch.save(wrap(net.state_dict()), tmp_path / "a.pth")
     assert_loads(tiny_cfg, net, tmp_path / "a.pth")

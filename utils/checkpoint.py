@@ -49,8 +49,10 @@ _DEFAULTS = {"size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_i
              "softmax": "0"}
 
 
-# where other programs keep a state_dict, the weights meant for inference first
-_WRAPPERS = ("ema", "model", "state_dict", "model_state_dict", "net", "module", "weights")
+# where other programs keep a state_dict, the likeliest first; under other names it is found as well
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "module", "weights")
+_AVERAGE = re.compile(r"(?:^|_)(?:ema|swa|shadow)(?:_|$)", re.IGNORECASE)  # a wrapper of the weights for inference
+_MOST_WRAPPERS = 8  # around each other
 # module_list.3.conv_3.weight; others: module_list.3.Conv2d.weight, module.model.module_list.3.BatchNorm2d.bias,
 # models.3.bn2.running_var
 _KEY = re.compile(r"(?:^|\.)(?:module_list|models|layers)\.(\d+)\.(conv|batch|bn|norm|0(?=\.)|1(?=\.))\w*\."
@@ -219,14 +221,29 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
 
 def _unwrapped(path: Path, content: Mapping) -> Mapping:
     """The state_dict in another program's checkpoint, which may lie in wrappers in wrappers."""
-    if any(isinstance(key, str) and _KEY.search(key) for key in content):
-        return content
-    for key in _WRAPPERS:
-        if isinstance(content.get(key), Mapping) and content[key]:
-            return _unwrapped(path, content[key])
+    if (state := _state_dict(content)) is not None:
+        return state
     found = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
     raise CheckpointError(f"{path}: found the keys {found}, expected a state_dict of a Darknet cfg's net, its keys "
                           "like module_list.0.conv_0.weight or module_list.0.Conv2d.weight")
+
+
+def _state_dict(content: Mapping, depth: int = 0) -> Mapping | None:
+    """`content` or the first state_dict within it, averaged weights before others; None without one. A wrapper that
+    holds none, such as the settings of an average, hides nothing."""
+    if any(isinstance(key, str) and _KEY.search(key) for key in content):
+        return content
+    wrappers = [key for key, value in content.items() if isinstance(value, Mapping)] if depth < _MOST_WRAPPERS else []
+    for key in sorted(wrappers, key=_wrapper_rank):
+        if (state := _state_dict(content[key], depth + 1)) is not None:
+            return state
+    return None
+
+
+def _wrapper_rank(key: object) -> tuple[bool, int]:
+    """A key that sorts the names of wrappers, the likeliest first."""
+    known = _WRAPPERS.index(key) if key in _WRAPPERS else len(_WRAPPERS)
+    return _AVERAGE.search(str(key)) is None, known
 
 
 def _named_state(path: Path, state: Mapping) -> dict[str, Tensor]:
