@@ -976,7 +976,7 @@ def test_an_id_is_the_same_as_text_and_as_number(tmp_path):
 
 @pytest.mark.parametrize("name, content, words", [
     ("a.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,l\xf6we,1,1,9,9", r"a\.csv: found 'utf-8' codec .* in UTF-8"),
-    ("a.csv", "image,x,y,w,h,label\na.jpg,1,1,9,9,hand", r"no annotation that is known \(.*a\.csv is in no such format"),
+    ("a.csv", "image,x,y,w,h,label\na.jpg,1,1,9,9,dog", r"no annotation that is known \(.*a\.csv is in no such format"),
     ("via.json", '{"a.jpg": {"regions": []}}', r"no annotation that is known \(.*via\.json is in no such format")])
 def test_a_file_that_is_not_understood_is_named(tmp_path, capsys, name, content, words):
     draw(tmp_path / "set" / "a.jpg", 0)
