@@ -1,8 +1,13 @@
 """Checkpoints of this program and of others: what loads, under which names, and what each wrong one is told."""
 
 import argparse
+import json
+import pickle
 import re
+import struct
+import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +26,7 @@ from utils.checkpoint import (
     weights_content,
 )
 from utils.deploy.runtimes import RUNTIMES
+from utils.loading import load_net
 from utils.parse_config import parse_model_config, rebuild_heads
 from utils.training.args import parse_train_args, train_options
 from utils.training.resume import resumed_options
@@ -66,11 +72,18 @@ def test_keys_of_other_ports_are_understood(tiny_cfg, net, tmp_path, naming):
     assert_loads(tiny_cfg, net, tmp_path / "a.pth")
 
 
+def zeros_like(state):
+    return {key: torch.zeros_like(value) for key, value in state.items()}
+
+
 @pytest.mark.parametrize("wrap", [
     lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"ema": s},
     lambda s: {"model_state_dict": s, "optimizer": {}}, lambda s: {"ema": {"module": s, "updates": 7}},
     lambda s: {"model": {"state_dict": s}}, lambda s: {"ema": None, "model": s},
-    lambda s: {"model": {key: torch.zeros_like(value) for key, value in s.items()}, "ema": s}])
+    lambda s: {"model": zeros_like(s), "ema": s}, lambda s: {"state_dict": zeros_like(s), "state_dict_ema": s},
+    lambda s: {"model": zeros_like(s), "ema": {"decay": 0.99, "shadow": s}},
+    lambda s: {"model": s, "ema": {"decay": 0.99, "updates": 7}}, lambda s: {"model": s, "ema": {"shadow": {}}},
+    lambda s: {"network": s}, lambda s: {"epoch": 3, "params": s}, lambda s: {"checkpoint": {"model_state": s}}])
 def test_wrappers_are_taken_off_and_the_average_is_preferred(tiny_cfg, net, tmp_path, wrap):
     torch.save(wrap(net.state_dict()), tmp_path / "a.pth")
     assert_loads(tiny_cfg, net, tmp_path / "a.pth")
@@ -97,6 +110,57 @@ def test_numbers_arrays_and_arguments_beside_the_weights_do_no_harm(tiny_cfg, ne
     assert read_checkpoint(tmp_path / "a.pth")["names"] == ["hand"]
     torch.save({key: value.numpy() for key, value in net.state_dict().items()}, tmp_path / "arrays.pth")
     assert_loads(tiny_cfg, net, tmp_path / "arrays.pth")
+    torch.save({"model": net.state_dict(), "opt": argparse.Namespace(data=Path("a/b.data"))}, tmp_path / "path.pth")
+    assert_loads(tiny_cfg, net, tmp_path / "path.pth")
+
+
+def write_safetensors(path, state, more=None):
+    """The format as its description has it; more: entries of the header that replace those of the tensors."""
+    header, content = {"__metadata__": {"format": "pt"}}, b""
+    names = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+    for key, value in state.items():
+        start, content = len(content), content + value.numpy().tobytes()
+        header[key] = {"dtype": names[value.dtype], "shape": list(value.shape), "data_offsets": [start, len(content)]}
+    text = json.dumps(header | (more or {})).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content)
+
+
+def test_safetensors_and_numpys_archives_load(tiny_cfg, net, tmp_path):
+    state = net.state_dict()
+    write_safetensors(tmp_path / "a.safetensors", renamed(state, lambda key: f"model.{key}"))
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    write_safetensors(tmp_path / "half.safetensors", half)
+    np.savez_compressed(tmp_path / "a.npz", **{key: value.numpy() for key, value in state.items()})
+    for name, off in (("a.safetensors", 0.0), ("half.safetensors", 1e-2), ("a.npz", 0.0)):
+        assert_loads(tiny_cfg, net, tmp_path / name, off)
+        assert weights_classes(tmp_path / name, parse_model_config(tiny_cfg)) == 1
+
+
+KEY = "module_list.0.conv_0.weight"
+
+
+@pytest.mark.parametrize("entry, words", [
+    ({"dtype": "F32", "shape": [8, 3, 3, 3], "data_offsets": [0, 1 << 40]}, "the file is cut off"),
+    ({"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}, "the file is cut off"),
+    ({"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}, "the file is cut off"),
+    ({"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}, "of type F8_E4M3, expected one of F64, F32"),
+    ({"shape": [2]}, "a header that is none of safetensors"), ([], "a header that is none of safetensors")])
+def test_a_damaged_safetensors_file_is_one_line(tiny_cfg, net, tmp_path, entry, words):
+    write_safetensors(tmp_path / "a.safetensors", net.state_dict(), {KEY: entry})
+    with pytest.raises(CheckpointError, match=rf"a\.safetensors: found .*{words}"):
+        load_weights(Darknet(tiny_cfg), tmp_path / "a.safetensors")
+
+
+def test_what_only_ends_like_a_checkpoint_is_told_what_it_is(tiny_cfg, net, tmp_path):
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("yolo/a.weights", "x")
+    with pytest.raises(CheckpointError, match="a zip archive of yolo/a.weights: unpack it"):
+        load_weights(Darknet(tiny_cfg), path)
+    path.write_bytes(pickle.dumps({"model": 1}))
+    with pytest.raises(CheckpointError, match="a pickle .* that torch.save did not write") as caught:
+        load_weights(Darknet(tiny_cfg), path)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_the_files_of_forks_load(shared):
@@ -167,7 +231,7 @@ def test_a_wrong_checkpoint_is_one_line_and_changes_nothing(tiny_cfg, net, tmp_p
 def test_a_file_for_a_runtime_is_named_as_such_by_whoever_wants_weights(tiny_cfg, tmp_path, ending):
     path = tmp_path / f"a{ending}"
     path.write_bytes(b"PK, or whatever it holds")
-    for read in (lambda: load(tiny_cfg, path), lambda: load_weights(Darknet(tiny_cfg), path, strict=False),
+    for read in (lambda: load_net(tiny_cfg, path, Darknet), lambda: load_weights(Darknet(tiny_cfg), path, strict=False),
                  lambda: read_checkpoint(path), lambda: weights_classes(path, parse_model_config(tiny_cfg))):
         with pytest.raises(CheckpointError, match="found a file for a runtime, expected a checkpoint .* detect.py and"):
             read()

@@ -124,10 +124,20 @@ def test_damaged_files_say_how_many_floats_and_load_nothing(tiny_cfg, tmp_path, 
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
 
 
-def test_something_else_than_weights_is_refused(tiny_cfg, tmp_path):
-    (tmp_path / "x.weights").write_bytes(b"not weights at all, but text")
-    with pytest.raises(WeightsError, match="no Darknet header"):
+@pytest.mark.parametrize("content, words", [
+    (b"not weights at all, but text", "found text; expected Darknet .weights"),
+    (b"\x93NUMPY and so on, with bytes", "found no Darknet header; expected Darknet .weights"),
+    (b"", "found an empty file"), (b"\n<!DOCTYPE html>\n<html>", "found a page of HTML.*download the file itself"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "found a Git LFS pointer.*git lfs pull"),
+    (b"\x1f\x8b\x08\x00 and so on, with bytes", "found a compressed archive: unpack it"),
+    (b"# yolo\n[net]\nwidth=64\n", "found a Darknet cfg: that is --cfg")])
+def test_something_else_than_weights_is_called_by_its_name(tiny_cfg, tmp_path, content, words):
+    (tmp_path / "x.weights").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"x\.weights: {words}"):
         Darknet(tiny_cfg).load_darknet_weights(tmp_path / "x.weights")
+
+
+def test_weights_that_are_not_there_are_missed(tiny_cfg, tmp_path):
     with pytest.raises(FileNotFoundError):
         Darknet(tiny_cfg).load_darknet_weights(tmp_path / "none.weights")
 

@@ -5,8 +5,8 @@ A checkpoint is a dict: "model" (the weights to use: EMA's where there is one), 
 and height of the input), "data" (what it was trained on), and in a run's last.pth all that --resume needs besides.
 
 Checkpoints of other Darknet ports load as well: state_dicts whose keys say the layer and whether it is a convolution or
-a batch norm, under any prefix (DataParallel) and in the usual wrappers. Nothing is unpickled but tensors, numbers and
-plain containers.
+a batch norm, under any prefix (DataParallel) and in any wrappers, in files of torch.save, safetensors or numpy.savez.
+Nothing is unpickled but tensors, numbers and plain containers.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Mapping
 
 import numpy as np
@@ -39,6 +39,7 @@ from utils.parse_config import (
     rebuild_heads,
     section_of,
 )
+from utils.tensor_files import is_npz, is_safetensors, read_npz, read_safetensors
 from utils.text import first_line, shown
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
@@ -49,8 +50,10 @@ _DEFAULTS = {"size": "1", "dilation": "1", "scale": "1", "groups": "1", "group_i
              "softmax": "0"}
 
 
-# where other programs keep a state_dict, the weights meant for inference first
-_WRAPPERS = ("ema", "model", "state_dict", "model_state_dict", "net", "module", "weights")
+# where other programs keep a state_dict, the likeliest first; under other names it is found as well
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "module", "weights")
+_AVERAGE = re.compile(r"(?:^|_)(?:ema|swa|shadow)(?:_|$)", re.IGNORECASE)  # a wrapper of the weights for inference
+_MOST_WRAPPERS = 8  # around each other
 # module_list.3.conv_3.weight; others: module_list.3.Conv2d.weight, module.model.module_list.3.BatchNorm2d.bias,
 # models.3.bn2.running_var
 _KEY = re.compile(r"(?:^|\.)(?:module_list|models|layers)\.(\d+)\.(conv|batch|bn|norm|0(?=\.)|1(?=\.))\w*\."
@@ -128,12 +131,13 @@ def is_exported(path: str | os.PathLike | None) -> bool:
 
 
 def is_torch_file(path: str | os.PathLike) -> bool:
-    """Whether a file was written by torch.save (told by its first bytes, not by its name). Raises CheckpointError for
-    one that export.py wrote, which holds no weights to go on with."""
+    """Whether a file holds tensors by name, as torch.save, safetensors and numpy.savez write them (told by its first
+    bytes, not by its name). Raises CheckpointError for one that export.py wrote, which holds no weights to go on
+    with."""
     _require_weights(path)
     with open(path, "rb") as file:
         head = file.read(2)
-    return head == b"PK" or head[:1] == b"\x80"
+    return head == b"PK" or head[:1] == b"\x80" or is_safetensors(path)
 
 
 def _require_weights(path: str | os.PathLike) -> None:
@@ -144,9 +148,9 @@ def _require_weights(path: str | os.PathLike) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
-    """Content of a torch file as a checkpoint, its weights under "model" by our names. Of another program's file the
-    weights and the class names alone are taken. mapped: the file is not read but mapped into memory, for who asks for
-    little of it and soon lets go.
+    """Content of a file of named tensors (`is_torch_file`) as a checkpoint, its weights under "model" by our names. Of
+    another program's file the weights and the class names alone are taken. mapped: what torch.save wrote is not read
+    but mapped into memory, for who asks for little of it and soon lets go.
 
     Raises CheckpointError, FileNotFoundError.
     """
@@ -154,7 +158,7 @@ def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
     if not path.is_file():
         raise missing(path, "checkpoint")
     _require_weights(path)
-    content = _unpickled(path, mapped and torch_archive.is_zip(path))
+    content = _content(path, mapped and torch_archive.is_zip(path))
     if "module_defs" in content:
         _check_own(path, content)
         return content | {"model": _named_state(path, content["model"])}
@@ -163,12 +167,21 @@ def read_checkpoint(path: str | os.PathLike, mapped: bool = False) -> dict:
     return {"model": _named_state(path, _unwrapped(path, content))} | ({"names": names} if named else {})
 
 
-def _unpickled(path: Path, mapped: bool) -> Mapping:
-    """torch.load of tensors, numbers and plain containers."""
+def _content(path: Path, mapped: bool) -> Mapping:
+    """What a file of named tensors holds, whichever program wrote it."""
     try:
         torch_archive.check(path)
+        if is_safetensors(path):
+            return read_safetensors(path)
+        if is_npz(path):
+            return read_npz(path)
     except torch_archive.ArchiveError as error:
         raise CheckpointError(f"{path}: {error}; the file is damaged") from None
+    return _unpickled(path, mapped)
+
+
+def _unpickled(path: Path, mapped: bool) -> Mapping:
+    """torch.load of tensors, numbers and plain containers."""
     try:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -177,20 +190,34 @@ def _unpickled(path: Path, mapped: bool) -> Mapping:
             raise CheckpointError(f"{path}: holds a pickled object of the class {found[1]}, expected a state_dict: "
                                   "nothing but tensors is unpickled; save it with torch.save(model.state_dict(), FILE) "
                                   "where that class is at hand") from None
-        reason = "a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}), expected a state_dict saved by "
-                              "torch.save") from None
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_reason(path, error)}), expected a state_dict "
+                              "saved by torch.save") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: found a {type(content).__name__}, expected a checkpoint or a state_dict")
     return content
 
 
+def _reason(path: Path, error: Exception) -> str:
+    """Why torch.load did not read a file, in words; never its own advice to unpickle whatever there is."""
+    if "TorchScript" in str(error):
+        return "a TorchScript archive"
+    names = torch_archive.zip_names(path)
+    if names and not torch_archive.is_torch_zip(path):
+        return f"a zip archive of {', '.join(names[:3])[:200]}{', ...' * (len(names) > 3)}: unpack it"
+    if "Weights only load failed" in str(error):
+        return "a pickle of something else than tensors, or one that torch.save did not write"
+    return first_line(error)
+
+
 def _plain_types() -> list:
     """What torch.load may make besides its own: numpy's numbers and arrays (under numpy 1's names and 2's), parsed
-    arguments."""
+    arguments and the paths among them (of any system, as names alone)."""
+    paths = [(PureWindowsPath if "Windows" in name else PurePosixPath, f"{module}.{name}")
+             for module in ("pathlib", "pathlib._local")  # Python before 3.13, and that one
+             for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")]
     scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdU"}
-    return [np.ndarray, np.dtype, *dtypes, argparse.Namespace] + [
+    return [np.ndarray, np.dtype, *dtypes, argparse.Namespace, *paths] + [
         (function, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")
         for function, name in ((scalar, "scalar"), (rebuild, "_reconstruct"))]
 
@@ -219,14 +246,29 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
 
 def _unwrapped(path: Path, content: Mapping) -> Mapping:
     """The state_dict in another program's checkpoint, which may lie in wrappers in wrappers."""
-    if any(isinstance(key, str) and _KEY.search(key) for key in content):
-        return content
-    for key in _WRAPPERS:
-        if isinstance(content.get(key), Mapping) and content[key]:
-            return _unwrapped(path, content[key])
+    if (state := _state_dict(content)) is not None:
+        return state
     found = ", ".join(str(key) for key in list(content)[:3]) or "nothing"
     raise CheckpointError(f"{path}: found the keys {found}, expected a state_dict of a Darknet cfg's net, its keys "
                           "like module_list.0.conv_0.weight or module_list.0.Conv2d.weight")
+
+
+def _state_dict(content: Mapping, depth: int = 0) -> Mapping | None:
+    """`content` or the first state_dict within it, averaged weights before others; None without one. A wrapper that
+    holds none, such as the settings of an average, hides nothing."""
+    if any(isinstance(key, str) and _KEY.search(key) for key in content):
+        return content
+    wrappers = [key for key, value in content.items() if isinstance(value, Mapping)] if depth < _MOST_WRAPPERS else []
+    for key in sorted(wrappers, key=_wrapper_rank):
+        if (state := _state_dict(content[key], depth + 1)) is not None:
+            return state
+    return None
+
+
+def _wrapper_rank(key: object) -> tuple[bool, int]:
+    """A key that sorts the names of wrappers, the likeliest first."""
+    known = _WRAPPERS.index(key) if key in _WRAPPERS else len(_WRAPPERS)
+    return _AVERAGE.search(str(key)) is None, known
 
 
 def _named_state(path: Path, state: Mapping) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.file_kinds import kind_of
 from utils.origin import missing
 from utils.output import replacing
 from utils.parse_config import class_count, head_anchors, head_entries, head_indices, integer, section_of
@@ -142,7 +143,9 @@ def _headers(path: Path) -> list[np.dtype]:
         raise missing(path, "weights file")
     size, start = path.stat().st_size, np.fromfile(path, "<i4", 3)
     if size < OLD_HEADER.itemsize or not (0 <= start[0] < 1000 and 0 <= start[1] < 1000):
-        raise WeightsError(f"{path}: found no Darknet header, expected major, minor, revision and a count of images")
+        found = kind_of(path) or "no Darknet header"
+        raise WeightsError(f"{path}: found {found}; expected Darknet .weights (major, minor, revision and a count of "
+                           "images first) or a checkpoint")
     if start[0] * 10 + start[1] >= 2:
         headers = [HEADER]
     else:

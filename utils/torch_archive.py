@@ -10,7 +10,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Iterable
 
 from utils.limits import MOST_HEADER_BYTES, MOST_UNPACKED_BYTES
 
@@ -76,6 +76,25 @@ def is_zip(path: Path) -> bool:
         return False
 
 
+def zip_names(path: Path) -> list[str]:
+    """Names of the files in a zip archive; empty where it is none, or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name for name in archive.namelist() if not name.endswith("/")]
+    except Exception:  # a zip directory can be damaged in any way
+        return []
+
+
+def is_torch_zip(path: Path) -> bool:
+    """Whether a zip archive holds a pickle where torch.save puts it."""
+    return _header_of(zip_names(path)) is not None
+
+
+def _header_of(names: Iterable[str]) -> str | None:
+    """The pickle among the names in an archive of torch.save."""
+    return next((name for name in names if name.endswith("/data.pkl") or name == "data.pkl"), None)
+
+
 def check(path: Path) -> None:
     """Raise ArchiveError where the file would take more memory than it is worth. What is damaged otherwise is left to
     torch, which says so."""
@@ -97,7 +116,7 @@ def _check_zip(path: Path) -> None:
         if unpacked > max(held, MOST_UNPACKED_BYTES):
             raise ArchiveError(f"found {held:,} bytes that unpack to {unpacked:,}, expected at most "
                                f"{MOST_UNPACKED_BYTES:,}, or a file that is stored uncompressed, as torch.save does")
-        header = next((name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"), None)
+        header = _header_of(entries)
         if header is None:
             return
         _check_header(entries[header].file_size)

@@ -101,7 +101,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}
     ("val: [1, {}]", "found val"),
     ("a: 1\na: 2", "a key that is there twice"), ("? [a, b]\n: c", "expected YAML"),
     ("a: &a [*a]\nnames: *a", "expected YAML"), ("a: *b", "expected YAML"), ("a: \x07", "expected YAML"),
-    ("a: 1\n--- \nb: 2", "expected YAML"), ("names: " + "[" * 9000, "nested too deep"),
+    ("a: 1\n--- \nb: 2", "2: found another document, expected YAML"), ("names: " + "[" * 9000, "nested too deep"),
     ("- a", "found a list"), ("a", "found a text"),
     ("", "found nothing"), (LAUGHS + "names: *a59", "found names [["), (LAUGHS + "train: *a59", "found train [["),
     (LAUGHS + "nc: *a59", "found nc [["), (LAUGHS + "path: *a59", "found path [[")])

@@ -248,6 +248,21 @@ def test_a_jpeg_cut_short_is_refused(tmp_path):
     assert len(ListDataset(listing, (64, 64), 1, skip_bad=True)) == 1
 
 
+def test_the_end_of_a_jpeg_is_that_of_its_picture(tmp_path):
+    listing = make_dataset(tmp_path, 3)
+    whole = (tmp_path / "images" / "1.jpg").read_bytes()
+    thumbnail = b"Exif\0\0" + whole[-2:] + bytes(9000)
+    header = b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail
+    large_header = whole[:2] + header + whole[2:]
+    (tmp_path / "images" / "0.jpg").write_bytes(large_header)
+    (tmp_path / "images" / "1.jpg").write_bytes(large_header[:2 + len(header) + len(whole) // 2])
+    (tmp_path / "images" / "2.jpg").write_bytes(whole + b"a film of one second" * len(whole))
+    dataset = ListDataset(listing, (64, 64), 1)
+    assert torch.equal(dataset[0][0], dataset[2][0])
+    with pytest.raises(DataError, match="cut short"):
+        dataset[1]
+
+
 @pytest.mark.parametrize("side", [40, 96, 150])
 def test_training_and_evaluation_see_the_object_at_one_place(tmp_path, side):
     """Enlarged, kept or shrunk: pixels and boxes agree in both, to a fraction of a pixel."""

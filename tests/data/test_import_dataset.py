@@ -965,6 +965,27 @@ def test_the_command_line_ends_with_one_line_and_status_2(tmp_path, capsys, monk
     assert capsys.readouterr().err == f"import_dataset.py: {tmp_path}/none: no such file or folder\n"
 
 
+def test_an_id_is_the_same_as_text_and_as_number(tmp_path):
+    draw(tmp_path / "set" / "a.jpg", 0)
+    table = {"images": [{"id": "7", "file_name": "a.jpg"}], "categories": [{"id": "1", "name": "hand"}],
+             "annotations": [{"image_id": 7, "category_id": 1, "bbox": [8, 6, 40, 30]}]}
+    (tmp_path / "set" / "a.json").write_text(json.dumps(table))
+    run(tmp_path / "set", tmp_path / "out", "--valid", "0")
+    assert_boxes(imported(tmp_path / "out")["a.jpg"], [("hand", 8, 6, 48, 36)])
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,l\xf6we,1,1,9,9", r"a\.csv: found 'utf-8' codec .* in UTF-8"),
+    ("a.csv", "image,x,y,w,h,label\na.jpg,1,1,9,9,dog", r"no annotation that is known \(.*a\.csv is in no such format"),
+    ("via.json", '{"a.jpg": {"regions": []}}', r"no annotation that is known \(.*via\.json is in no such format")])
+def test_a_file_that_is_not_understood_is_named(tmp_path, capsys, name, content, words):
+    draw(tmp_path / "set" / "a.jpg", 0)
+    (tmp_path / "set" / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "set", tmp_path / "out")
+    assert re.search(words, capsys.readouterr().err + str(caught.value))
+
+
 def test_ids_that_are_floats_and_sections_in_any_order_are_coco(tmp_path):
     draw(tmp_path / "in/a.jpg", 1)
     draw(tmp_path / "in/b.jpg", 2)

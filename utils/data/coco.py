@@ -58,7 +58,17 @@ def _read_table(path: Path) -> dict:
     table = read_json(path)
     if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in NEEDED):
         raise DataError(f"{path}: found {_keys(table)}, expected lists called images, annotations and categories")
+    for name, keys in (("images", ("id",)), ("annotations", ("image_id", "category_id")), ("categories", ("id",))):
+        for row in table[name]:
+            for key in keys:
+                if _has_id(row, key):
+                    row[key] = _number(row[key])
     return table
+
+
+def _number(key: int | float | str) -> int | float | str:
+    """An id that is a number written as text as that number: some tools write the same id both ways."""
+    return int(key) if isinstance(key, str) and is_whole(key) and len(key) < 19 and str(int(key)) == key else key
 
 
 def _samples(table: dict, categories: dict, path: Path, source: Source) -> list[Sample]:

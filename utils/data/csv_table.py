@@ -60,16 +60,17 @@ def read(source: Source) -> Annotations:
 
 def _first_row(path: Path) -> list[str]:
     try:
-        with _opened(path) as file:
+        with _opened(path, errors="replace") as file:  # what it is in shows in its head; the rest is an error when read
             return next(_reader(file), [])
-    except (UnicodeDecodeError, csv.Error):
+    except csv.Error:
         return []
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path, errors: str = "strict") -> TextIO:
     with open(path, "rb") as file:
         mark = file.read(2)
-    return open(path, encoding="utf-16" if mark in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", newline="")
+    encoding = "utf-16" if mark in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return open(path, encoding=encoding, errors=errors, newline="")
 
 
 def _reader(file: TextIO):

@@ -141,7 +141,8 @@ def _read_yaml(path: Path) -> dict:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "bad YAML"
-        raise CfgError(f"{path}:{mark.line + 1 if mark else 1}: found {problem[:100]}, expected YAML") from None
+        problem = re.sub("^(but )?found ", "", problem)[:100]
+        raise CfgError(f"{path}:{mark.line + 1 if mark else 1}: found {problem}, expected YAML") from None
     if not isinstance(options, dict):
         kind = {list: "a list", str: "a text"}.get(type(options), "nothing")
         raise CfgError(f"{path}:1: found {kind}, expected keys train, val, names")

@@ -41,8 +41,18 @@ def picture_bytes(path: str | os.PathLike) -> np.ndarray:
 
 
 def cut_short(content: np.ndarray) -> bool:
-    """Whether a JPEG lacks its end marker: OpenCV fills what is missing with grey and says nothing."""
-    return content[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in content[len(content) // 2:].tobytes()
+    """Whether a JPEG lacks its end marker: OpenCV fills what is missing with grey and says nothing. That of a thumbnail
+    in the header is another's; much may follow the picture's own (the film of a motion photo)."""
+    return content[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in content[_scan_start(content):].tobytes()
+
+
+def _scan_start(content: np.ndarray) -> int:
+    """Where the header of a JPEG ends: marker, length and content of each segment, up to the first scan."""
+    start = 2
+    while start + 4 <= len(content) and content[start] == 0xFF and content[start + 1] != 0xDA:
+        is_fill = content[start + 1] == 0xFF
+        start += 1 if is_fill else 2 + int.from_bytes(content[start + 2:start + 4].tobytes(), "big")
+    return start
 
 
 def chunks_overrun(content: np.ndarray) -> bool:

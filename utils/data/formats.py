@@ -20,7 +20,10 @@ def detect(source: Source) -> str:
         raise DataError(f"{source.path}: found annotations in more than one format: {several}; choose with --format")
     if not found:
         what = f"{len(source.files):,} files, {len(source.pictures):,} of them pictures, but " * source.path.is_dir()
-        raise DataError(f"{source.path}: found {what}no annotation, expected one of {', '.join(FORMATS)}")
+        others = source.with_suffix(".csv", ".tsv", ".json", ".xml")
+        known = f" that is known ({others[0]} is in no such format)" if source.path.is_dir() and others else ""
+        raise DataError(f"{source.path}: found {what}no annotation{known}, expected one of {', '.join(FORMATS)}; "
+                        "docs/data.md says what each looks like")
     return next(iter(found))
 
 
