@@ -39,6 +39,9 @@ train milder-teacher --cfg $SHAPE $START $TUNE $TEACHER --epochs 40
 # milder-long: milder-teacher, copied to logs/milder-long, then python train.py --resume logs/milder-long --epochs 90 --threads 1 --n_cpu 0
 train milder-random --cfg $SHAPE --weights none $TUNE --lr 4e-3 --epochs 54
 train milder-random-teacher --cfg $SHAPE --weights none $TUNE $TEACHER --lr 4e-3 --epochs 54
+train milder-8-standard --cfg $SHAPE $START $TUNE $TEACHER --epochs 8 --augment standard --mosaic 0
+# random-frames: egohands-frames.data lists the same 2,200 pictures, train.txt and then valid.txt, shuffled by random.Random(0), the last 1,800 to train on
+train random-frames --data data/hands/egohands-frames.data --cfg $SHAPE --weights none $TUNE --lr 4e-3 --epochs 54
 # milder-8-attention: the flags of milder-8-teacher with milder-8-attention/attention.patch applied (git apply, at 49860ff), AT_GAIN=10, AT_LAYERS=36,61,74,80,92,104
 # times: the files below by alternate.py (in processes of their own: the last command)
 python export.py --cfg $W25 --weights logs/q0-dense/best.pth --format openvino --out logs/dense.xml
