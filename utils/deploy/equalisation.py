@@ -58,12 +58,26 @@ class Reader:
         self.energy = (weight.square().sum((2, 3)) * (spread > 0)).numpy()
         self.power = (spread * weight[0, 0].numel()).numpy()
         self.signal = signal.numpy()
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """What `but` needs: sums, and which channel has the largest kernel of each output."""
+        self.whole = self.heard(np.ones(len(self.numbers), bool))
+        self.first = self.peak.argmax(1)
 
     def heard(self, chosen: np.ndarray) -> Heard:
         """Of the channels `chosen`, (C_in,) bool."""
         low, high = self.spans[:, chosen]
         return Heard(float(low.min(initial=0)), float(high.max(initial=0)), self.peak[:, chosen].max(1, initial=0),
                      self.energy[:, chosen].sum(1), float(self.power[chosen].sum()))
+
+    def but(self, chosen: np.ndarray, own: Heard) -> Heard:
+        """Of all channels but those `chosen`, of which `own` is heard: looked for only where they are the largest."""
+        low, high = self.spans[:, ~chosen]
+        peak, rows = self.whole.peak.copy(), np.flatnonzero(chosen[self.first])
+        peak[rows] = np.where(chosen, 0, self.peak[rows]).max(1, initial=0)
+        return Heard(float(low.min(initial=0)), float(high.max(initial=0)), peak,
+                     (self.whole.energy - own.energy).clip(min=0), max(self.whole.power - own.power, 0.0))
 
     def noise(self, heard: Heard) -> np.ndarray:
         """(n,) rounding noise of the map and of the kernels in each output that varies, against its variance: that of a
@@ -79,6 +93,7 @@ class Reader:
         self.peak[:, chosen] /= factor
         self.energy[:, chosen] /= factor**2
         self.power[chosen] *= factor**2
+        self._sum_up()
 
 
 @torch.inference_mode()
@@ -88,13 +103,15 @@ def equalised(model: nn.Module, images: Tensor) -> nn.Module:
     net = model.optimize().to(memory_format=torch.contiguous_format)
     channels = scalable_channels(net, (images.shape[3], images.shape[2]))
     readers = readers_of(net, channels, images)
-    for number, factor in _factors(net, channels, list(readers.values())).items():
+    factors = _factors(net, channels, list(readers.values()))
+    for number, factor in factors.items():
         for layer_i, channel in channels.makers_of(number):
             conv = net.module_list[layer_i][0]
             conv.bias[channel] = _bias(net, layer_i, channel, factor)
             conv.weight[channel] *= factor
-        for layer_i, reader in readers.items():
-            net.module_list[layer_i][0].weight[:, torch.from_numpy(reader.numbers == number)] /= factor
+    for layer_i, reader in readers.items():
+        read = torch.tensor([factors.get(number, 1.0) for number in reader.numbers.tolist()])
+        net.module_list[layer_i][0].weight /= read[:, None, None]
     return net
 
 
@@ -136,7 +153,7 @@ def _factors(net: nn.Module, channels: Channels, readers: list[Reader]) -> dict[
 
 
 def _total(readers: list[Reader]) -> float:
-    return sum(_mean(reader.noise(reader.heard(reader.numbers >= 0))) for reader in readers)
+    return sum(_mean(reader.noise(reader.whole)) for reader in readers)
 
 
 def _mean(noise: np.ndarray) -> float:
@@ -145,10 +162,13 @@ def _mean(noise: np.ndarray) -> float:
 
 def _best(net: nn.Module, channels: Channels, number: int, readers: list[Reader], factor: float) -> float:
     """The one of FACTORS by which a set of channels, `factor` times as large already, leaves the least noise."""
-    parts = [(reader, reader.heard(reader.numbers != number), reader.heard(reader.numbers == number))
-             for reader in readers]
-    noise = {step: sum(_mean(reader.noise(rest.joined(own.scaled(step)))) for reader, rest, own in parts)
-             for step in FACTORS}
+    noise = dict.fromkeys(FACTORS, 0.0)
+    for reader in readers:
+        chosen = reader.numbers == number
+        own = reader.heard(chosen)
+        rest = reader.but(chosen, own)
+        for step in FACTORS:
+            noise[step] += _mean(reader.noise(rest.joined(own.scaled(step))))
     possible = lambda step: step == 1 or all(
         _bias(net, *place, factor * step) is not None for place in channels.makers_of(number))
     return next(step for step in sorted(FACTORS, key=noise.get) if possible(step))
@@ -167,7 +187,7 @@ def costly_layers(net: nn.Module, images: Tensor) -> list[int]:
     for layer_i, reader in readers_of(net, channels, images).items():
         constant = (reader.power == 0) & (reader.spans != 0).any(0)
         rest = reader.noise(reader.heard(~constant))
-        lost = np.log2(reader.noise(reader.heard(reader.numbers >= 0))[rest > 0] / rest[rest > 0]) / 2
+        lost = np.log2(reader.noise(reader.whole)[rest > 0] / rest[rest > 0]) / 2
         if _mean(lost) > MOST_BITS:
             found.append(layer_i)
     return found
