@@ -80,6 +80,15 @@ def test_a_cfg_without_weights_is_refused(pair):
         load(pair[0])
 
 
+@pytest.mark.parametrize("options, words", [
+    ({"backend": "tensorrt"}, "--backend tensorrt: found no such backend, expected one of auto, torch, "),
+    ({"conf_thres": 30}, "found conf_thres=30, expected a ratio from 0 to 1"),
+    ({"nms_thres": float("nan")}, "found nms_thres=nan, expected a ratio")])
+def test_options_that_a_command_line_would_refuse_are_refused(pair, options, words):
+    with pytest.raises(ValueError, match=words):
+        load(*pair, **options)
+
+
 @pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8),
                                    np.zeros((8, 8, 3), np.float32)])
 def test_an_array_of_another_kind_is_refused_with_what_was_found(pair, image):

@@ -43,6 +43,8 @@ def make_backend(name: str, model: nn.Module, size: tuple[int, int], images: flo
     """
     if name == "auto":
         return _made_before(model, size, weights) or _first_that_runs(model, size, images, weights)
+    if name not in MAKERS:
+        raise ValueError(f"--backend {name}: found no such backend, expected one of auto, {', '.join(MAKERS)}")
     require_backend(name, next(model.parameters()).device)
     try:
         return name, MAKERS[name](model, size)

@@ -43,6 +43,9 @@ class Detector:
 
     def __init__(self, model: nn.Module, names: Sequence[str], size: tuple[int, int], predict: Predict | None = None,
                  conf_thres: float = CONF_THRES, nms_thres: float = 0.5):
+        for name, value in (("conf_thres", conf_thres), ("nms_thres", nms_thres)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"found {name}={value}, expected a ratio from 0 to 1")
         self.names, self.size = list(names), size
         self.device, self.channels = input_device(model), input_channels(model)
         self.predict = model.optimize() if predict is None else predict
