@@ -1,0 +1,18 @@
+# The well trained full-size net of ../2026-11-26_gpu (logs/full.cfg, logs/full-dense/best.pth) made sparse and cut on a GPU, tuned and exported on a CPU. Run from the repository root;
+# data/hands/hands.data as in ../2026-11-25_hands_slim. Each step that is done is passed over, a training that was stopped goes on.
+set -e
+export OMP_NUM_THREADS=1
+DATA="--data data/hands/hands.data"
+[ -f logs/full-sparse/best.pth ] || python train.py --cfg logs/full.cfg -pre logs/full-dense/best.pth $DATA -sr --target-flops 0.03 --epochs 10 --batch_size 64 --lr 2e-3 --weight_decay 5e-4 --warmup 1 \
+    --bf16 --n_cpu 4 --threads 1 --no-publish --no-pictures --name full-sparse
+[ -d logs/full-cut ] || python test_prune.py --cfg logs/full.cfg --weights logs/full-sparse/best.pth $DATA --no-eval --target-flops 0.0667 --batch_size 32 --repeats 0 --out logs/full-cut
+NET="--cfg logs/full-cut/prune_full.cfg"
+if [ -f logs/full-tuned/last.pth ]; then python train.py --resume logs/full-tuned --threads 1 --n_cpu 0
+else python train.py $NET -pre logs/full-cut/checkpoints/prune_full_ckpt.pth $DATA --epochs 24 --lr 2e-3 --warmup 0.5 --batch_size 32 --weight_decay 2.5e-4 --augment strong --mosaic 0.3 \
+    --evaluation_interval 6 --seed 0 --n_cpu 0 --threads 1 --cache-gb 3 --no-publish --no-pictures --name full-tuned; fi
+python test.py $NET --weights logs/full-tuned/best.pth $DATA
+python export.py $NET --weights logs/full-tuned/best.pth --format openvino --out logs/full-tuned.xml
+python export.py $NET --weights logs/full-tuned/best.pth $DATA --format openvino --precision int8 --allow-slower --out logs/full-tuned-int8.xml
+# times, beside the dense net with random weights (logs/published of ../2026-11-27_published)
+python export.py --cfg logs/published/yolov3-hands.cfg --weights logs/published/random.weights --format openvino --out logs/published/dense.xml
+python results/2026-11-27_tuning/alternate.py 256 logs/published/dense.xml logs/full-tuned.xml logs/full-tuned-int8.xml
