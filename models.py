@@ -230,7 +230,8 @@ class YOLOLayer(nn.Module):
 
     def decode_maps(self, t: Tensor, grid: tuple[int, int], cell_px: list[float]) -> Tensor:
         """(B, A, 5 + K, H W) raw entries of a map of `grid` (H, W) cells -> the same, decoded. The cells stand on the
-        last axis, where runtimes compute many at once; two numbers there cost a narrow net an eighth of its time."""
+        last axis, where runtimes compute many at once: two numbers there cost a narrow net up to an eighth of its
+        time."""
         (H, W), stride = grid, values(cell_px, t)
         rows, columns = torch.meshgrid(torch.arange(H, device=t.device, dtype=t.dtype),
                                        torch.arange(W, device=t.device, dtype=t.dtype), indexing="ij")
@@ -455,8 +456,8 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike | None = None, devic
 
     weights: a checkpoint, a Darknet file, or what export.py wrote (which needs no cfg); device: as --device; img_size:
     a square input (default: that of the training, else the cfg's); backend: as --backend (default: torch, of an
-    exported file its own runtime); thresholds: conf_thres and nms_thres. Returns a utils.deploy.detector.Detector:
-    detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score,
+    exported file the fastest that takes it); thresholds: conf_thres and nms_thres.
+    Returns a utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score,
     class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError, ValueError.
     """
     from utils.checkpoint import is_exported

@@ -15,4 +15,6 @@ python export.py $NET --weights logs/full-tuned/best.pth --format openvino --out
 python export.py $NET --weights logs/full-tuned/best.pth $DATA --format openvino --precision int8 --allow-slower --out logs/full-tuned-int8.xml
 # times, beside the dense net with random weights (logs/published of ../2026-11-27_published)
 python export.py --cfg logs/published/yolov3-hands.cfg --weights logs/published/random.weights --format openvino --out logs/published/dense.xml
-python results/2026-11-27_tuning/alternate.py 256 logs/published/dense.xml logs/full-tuned.xml logs/full-tuned-int8.xml
+for SIZE in 256 416; do
+    python results/2026-11-27_tuning/alternate.py $SIZE logs/published/dense.xml logs/full-tuned.xml logs/full-tuned-int8.xml
+done

@@ -27,7 +27,7 @@ def run_openvino(net, image: tuple[int, int, int], precision: str = "f32") -> Ca
     (B, *image) -> its results, in buffers that a next call overwrites. Raises what OpenVINO raises.
 
     Each B is compiled for by itself: where the shape is open, OpenVINO works out that of every layer anew in each call,
-    a fifth of the time of a narrow net. That of one image is compiled at once, so that what cannot be is known.
+    up to a fifth of the time of a narrow net. That of one image is compiled at once, so that what cannot be is known.
     """
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -94,7 +94,7 @@ def channels_of(defs: list[dict], size: tuple[int, int], free: dict[int, Tensor]
             for source in sources[1:]:
                 for one, other in zip(own, source):
                     found.join(one, other)
-        elif LAYER_TYPES.get(kind, LayerType()).constant and len(sources) == 1:
+        elif (known := LAYER_TYPES.get(kind, LayerType())).constant and known.homogeneous and len(sources) == 1:
             own = sources[0]
         else:
             for source in sources:
