@@ -456,9 +456,10 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike | None = None, devic
 
     weights: a checkpoint, a Darknet file, or what export.py wrote (which needs no cfg); device: as --device; img_size:
     a square input (default: that of the training, else the cfg's); backend: as --backend (default: torch, of an
-    exported file the fastest that takes it); thresholds: conf_thres and nms_thres.
-    Returns a utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6) x1, y1, x2, y2 in pixels, score,
-    class; names are the class names. Raises CfgError, CheckpointError, WeightsError, FileNotFoundError, ValueError.
+    exported file the fastest that takes it); thresholds: conf_thres and nms_thres. Returns a
+    utils.deploy.detector.Detector: detect(image) takes (H, W, 3) RGB uint8, a PIL image or a path and returns (n, 6)
+    x1, y1, x2, y2 in pixels, score, class; names are the class names. Raises CfgError, CheckpointError, WeightsError,
+    FileNotFoundError, ValueError.
     """
     from utils.checkpoint import is_exported
     from utils.deploy.backends import make_backend
