@@ -9,6 +9,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Callable
 
 from utils import cli
 from utils.deploy.args import parse_export_args
@@ -45,18 +46,33 @@ def main() -> None:
     names = tuple(class_names(args.class_path, args.data, net.names, classes, weights)) if named else None
     print(f"{cfg}, {weights}: {net.words}")
     order = Order(names, net.size, args.precision, BuiltInNms(args.conf_thres, args.nms_thres) if args.nms else None)
-    limits = Limits(args.max_drop, args.allow_slower)
     pictures = pictures_of(args, order) if args.precision == "int8" else None
     if "darknet" in paths:
         refuse_own_cfg(paths["darknet"].with_suffix(".cfg"), Path(cfg))
-    for name, path in paths.items():
+
+    def written(name: str, path: Path) -> str:
+        """What was written, in words."""
         if pictures:
-            print(export_int8(net.model, name, path, order, pictures, limits))
-        elif name == "darknet":
+            return export_int8(net.model, name, path, order, pictures, Limits(args.max_drop, args.allow_slower))
+        if name == "darknet":
             words = export_darknet(net.model.eval(), net.content.get("rescale", 1.0), path, net.size, names)
-            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, for {path.with_suffix('.cfg')}; {words}")
-        else:
-            print(export_format(net.model, name, path, order))
+            return f"{path}: {path.stat().st_size / 1e6:.2f} MB, for {path.with_suffix('.cfg')}; {words}"
+        return export_format(net.model, name, path, order)
+
+    write_each(paths, written)
+
+
+def write_each(paths: dict[str, Path], written: Callable[[str, Path], str]) -> None:
+    """Write every format, and say so; one that cannot be had does not stop those after it. Raises ValueError with the
+    reasons of all such, at the end."""
+    refused = []
+    for name, path in paths.items():
+        try:
+            print(written(name, path))
+        except ValueError as error:
+            refused.append(str(error))
+    if refused:
+        raise ValueError("; ".join(refused))
 
 
 def refuse_own_cfg(written: Path, read: Path) -> None:

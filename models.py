@@ -462,10 +462,11 @@ def load(cfg: str | os.PathLike, weights: str | os.PathLike | None = None, devic
     FileNotFoundError, ValueError.
     """
     from utils.checkpoint import is_exported
+    from utils.class_names import numbered_names
     from utils.deploy.backends import make_backend
     from utils.deploy.detector import Detector
     from utils.deploy.runtimes import open_on_cpu
-    from utils.loading import load_net, numbered_names, resolve_cfg, select_device
+    from utils.loading import load_net, resolve_cfg, select_device
 
     if is_exported(weights or cfg):
         file = open_on_cpu(weights or cfg, backend or "auto", img_size, device)

@@ -24,7 +24,8 @@ from models import load
 from utils import cli
 from utils.boxes import cxcywh_to_xyxy
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import ListDataset, read_image
+from utils.data.datasets import ListDataset
+from utils.data.image_files import read_image
 from utils.deploy.detector import Detector
 from utils.deploy.runtimes import open_exported
 from utils.letterbox import letterbox

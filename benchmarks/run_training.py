@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from models import Darknet
 from utils.boxes import wh_iou
 from utils.data.augmentations import Augmentation
-from utils.data.datasets import Draw, ListDataset, TrainSampler, collate, read_image_list, training_loader
+from utils.data.datasets import Draw, ListDataset, TrainSampler, collate, training_loader
+from utils.data.image_files import read_image_list
 from utils.data.yolo_labels import label_path
 from utils.memory import keep_freed
 from utils.pruning.prospect import Prospect

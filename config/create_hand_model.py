@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils import cli  # noqa: E402
-from utils.data.anchors import fit_anchors  # noqa: E402
 from utils.families import BASES, COCO_CLASSES, STRIDE, build  # noqa: E402
 from utils.parse_config import write_model_config  # noqa: E402
 from utils.shapes import layer_shapes  # noqa: E402
@@ -57,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     out = out if out.suffix == ".cfg" else out.with_name(out.name + ".cfg")
     defs = build(args.base, args.classes, args.width, args.size)
     if args.anchors_from:
+        from utils.data.anchors import fit_anchors
+
         defs = fit_anchors(defs, args.anchors_from)
     layer_shapes(defs)  # raises where the net is larger than can be built
     write_model_config(out, defs)

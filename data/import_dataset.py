@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import cli  # noqa: E402
-from utils.data import classes, formats, labels, report, split  # noqa: E402
+from utils.data import classes, formats, labels, split  # noqa: E402
 from utils.data.annotations import FLAGS, Annotations, Faults  # noqa: E402
 from utils.data.contact_sheet import write_contact_sheet  # noqa: E402
 from utils.data.file_names import unique_names  # noqa: E402
@@ -27,14 +27,9 @@ from utils.data.yolo_labels import DataError  # noqa: E402
 from utils.output import write_json, write_text  # noqa: E402
 
 
-def comma_list(text: str) -> list[str]:
-    """argparse type: names with commas between them."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def renaming(text: str) -> dict[str, str]:
     """argparse type: old=new, several with commas between them."""
-    pairs = [[word.strip() for word in pair.rpartition("=")[::2]] for pair in comma_list(text)]
+    pairs = [[word.strip() for word in pair.rpartition("=")[::2]] for pair in cli.class_names(text)]
     if not all(old and new for old, new in pairs):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected OLD=NEW")
     return dict(pairs)
@@ -42,7 +37,7 @@ def renaming(text: str) -> dict[str, str]:
 
 def flag_names(text: str) -> set[str]:
     """argparse type: flags with commas between them, or none."""
-    names = set(comma_list(text)) - {"none"}
+    names = set(cli.class_names(text)) - {"none"}
     unknown = ", ".join(sorted(names - set(FLAGS)))
     if unknown:
         raise argparse.ArgumentTypeError(f"found {unknown}, expected none or of {', '.join(FLAGS)}")
@@ -81,7 +76,8 @@ def add_box_flags(group: argparse._ArgumentGroup) -> None:
     """Which boxes are kept, under which names: renamed, then chosen, then merged."""
     group.add_argument("--map", type=renaming, action="append", default=[], metavar="OLD=NEW",
                        help="rename a class; several of one new name become one (default: none)")
-    group.add_argument("--classes", type=comma_list, metavar="A,B", help="keep these, in this order (default: all)")
+    group.add_argument("--classes", type=cli.class_names, metavar="A,B",
+                       help="keep these, in this order; a comma within a name is written \\, (default: all)")
     group.add_argument("--single-class", metavar="NAME", help="all classes that are left become this one")
     group.add_argument("--drop", type=flag_names, default="crowd,difficult", metavar="FLAGS",
                        help=f"leave out boxes that the source flags so: of {', '.join(FLAGS)}, or none")
@@ -97,7 +93,7 @@ def add_split_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=cli.seed, default=0, metavar="N", help="of the split (default: 0)")
     group.add_argument("--resplit", action="store_true", help="split anew, whatever split the source has")
     for part, words in (("valid", "for validation"), ("test", "for neither training nor validation")):
-        group.add_argument(f"--{part}-groups", type=comma_list, default=[], metavar="A,B",
+        group.add_argument(f"--{part}-groups", type=cli.class_names, default=(), metavar="A,B",
                            help=f"films, folders or games {words}; others train (default: none)")
 
 
@@ -163,6 +159,8 @@ def main(argv: list[str] | None = None) -> None:
              "left_out": left_out, "split": split_entries(entries, args)}
     counts["bad"] = faults.count
     new.write_pictures(entries, annotations.names, args.how)
+    from utils.data import report  # not above: the anchors that it suggests need torch, which takes seconds to load
+
     found = report.collect(annotations, entries, counts, about)
     write_json(args.out / "report.json", found)
     write_text(args.out / "report.md", report.as_markdown(found))

@@ -11,7 +11,7 @@ from models import Darknet
 from utils.checkpoint import load_weights
 from utils.compare import compare_latency
 from utils.darknet_weights import darknet_bytes
-from utils.data.datasets import read_image
+from utils.data.image_files import read_image
 from utils.data.yolo_labels import label_path, read_labels
 from utils.deploy.detector import write_picture
 from utils.deploy.drawing import draw

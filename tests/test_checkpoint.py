@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import randomise
-from models import Darknet, load
+from models import Darknet
 from nets import FOREIGN, TINY, cfg_text
 from utils.checkpoint import (
     EXPORTED,

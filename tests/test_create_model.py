@@ -12,7 +12,7 @@ import pytest
 
 from utils.data.anchors import kmeans_anchors, letterboxed_sizes, mean_best_iou, used_anchors, with_anchors
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import read_image_list
+from utils.data.image_files import read_image_list
 from utils.parse_config import format_model_config, head_anchors, head_indices, parse_model_config, write_model_config
 
 ROOT = Path(__file__).resolve().parent.parent

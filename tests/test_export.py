@@ -420,6 +420,19 @@ def test_export_offers_what_can_be_written():
     assert (ROOT / "data" / "samples").is_dir()
 
 
+def test_a_format_that_cannot_be_had_does_not_stop_those_after_it(net, tiny_cfg, tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise ExportError("net.onnx: it computes something else")
+
+    net.save_darknet_weights(tmp_path / "w.weights")
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=fails))
+    words = ["--cfg", str(tiny_cfg), "--weights", str(tmp_path / "w.weights"), "--format", "onnx", "torchscript"]
+    with pytest.raises(ValueError, match="^net.onnx: it computes something else$"):
+        run(export, monkeypatch, *words, "--out", str(tmp_path / "net"))
+    assert (tmp_path / "net.torchscript").is_file() and not (tmp_path / "net.onnx").exists()
+    assert "net.torchscript: " in capsys.readouterr().out
+
+
 def test_a_darknet_pair_does_not_take_the_place_of_the_cfg_that_is_read(net, tiny_cfg, tmp_path, monkeypatch):
     net.save_darknet_weights(tmp_path / "w.weights")
     before, words = tiny_cfg.read_text(), ["--cfg", str(tiny_cfg), "--weights", str(tmp_path / "w.weights")]

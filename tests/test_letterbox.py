@@ -7,7 +7,8 @@ import torch
 
 from models import Darknet
 from utils.data.augmentations import AUGMENTATIONS, Augmentation
-from utils.data.datasets import Draw, ListDataset, TrainSampler, evaluation_loader, read_image, training_loader
+from utils.data.datasets import Draw, ListDataset, TrainSampler, evaluation_loader, training_loader
+from utils.data.image_files import read_image
 from utils.deploy.backends import make_backend
 from utils.deploy.detector import Detector
 from utils.evaluation.evaluate import ScoreOptions, collect_detections

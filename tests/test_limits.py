@@ -18,14 +18,14 @@ from utils import limits
 from utils.checkpoint import CheckpointError, read_checkpoint, weights_content
 from utils.darknet_weights import WeightsError
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import read_image
 from utils.data.decoding import TooLargeError, decode
+from utils.data.image_files import read_image
 from utils.data.yolo_labels import DataError, read_labels
 from utils.deploy.sources import is_film, read_picture
 from utils.loading import load_net
-from utils.parse_config import CfgError, checked_defs, parse_model_config
+from utils.parse_config import checked_defs, parse_model_config
 from utils.shapes import layer_shapes, live_values
-from utils.text import TextError
+from utils.text import CfgError, TextError
 
 CONV = "[convolutional]\nfilters={filters}\nsize={size}\npad=1\nactivation=leaky\n"
 

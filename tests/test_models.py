@@ -13,7 +13,8 @@ from models import Darknet, LocalAvgPool, MaxPool, Reorg3d, Shortcut
 from nets import FOREIGN, cfg_text, place
 from utils import shapes
 from utils.layers import ACTIVATIONS, activation
-from utils.parse_config import CfgError, parse_model_config
+from utils.parse_config import parse_model_config
+from utils.text import CfgError
 from utils.shapes import largest_stride, layer_costs, layer_shapes, total_cost
 
 EXOTIC = """

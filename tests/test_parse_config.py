@@ -9,7 +9,6 @@ from nets import TINY_YOLO
 from utils.cfg_keys import NOT_COMPUTED, SECTION_KEYS
 from utils.data.data_config import parse_data_config
 from utils.parse_config import (
-    CfgError,
     class_count,
     format_model_config,
     head_anchors,
@@ -18,6 +17,7 @@ from utils.parse_config import (
     rebuild_heads,
     write_model_config,
 )
+from utils.text import CfgError
 
 CFGS = sorted((ROOT / "config").glob("yolov3*.cfg"))
 

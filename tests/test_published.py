@@ -8,7 +8,8 @@ from benchmarks.hands import hand_free
 from conftest import ROOT
 from models import Darknet, load
 from utils.boxes import cxcywh_to_xyxy
-from utils.data.datasets import ListDataset, evaluation_loader, read_image
+from utils.data.datasets import ListDataset, evaluation_loader
+from utils.data.image_files import read_image
 from utils.deploy.runtimes import open_exported
 from utils.evaluation.evaluate import ScoreOptions, evaluate
 from utils.parse_config import parse_model_config

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
+from utils.class_names import read_names
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import read_image_list
+from utils.data.image_files import read_image_list
 from utils.data.yolo_labels import read_labels
-from utils.loading import read_names
-from utils.parse_config import CfgError, parse_model_config
-from utils.text import HASH_FIRST, MARK_ANYWHERE, TextError, read_lines, shown
+from utils.parse_config import parse_model_config
+from utils.text import HASH_FIRST, MARK_ANYWHERE, CfgError, TextError, read_lines, shown
 
 CFG = "[net]\nwidth=32\nheight=32\n# c\n[convolutional]\nfilters=4\nsize=1\nactivation=linear\n"
 ENCODINGS = {"plain": lambda text: text.encode(), "utf-8 with its mark": lambda text: codecs.BOM_UTF8 + text.encode(),

@@ -29,7 +29,6 @@ from utils.limits import MOST_SIDE_PX
 from utils.origin import missing
 from utils.output import replacing
 from utils.parse_config import (
-    CfgError,
     checked_defs,
     class_count,
     explicit,
@@ -40,7 +39,7 @@ from utils.parse_config import (
     section_of,
 )
 from utils.tensor_files import is_npz, is_safetensors, read_npz, read_safetensors
-from utils.text import first_line, shown
+from utils.text import CfgError, first_line, shown
 
 # keys of heads and dropout that change nothing in the function of the layers before; those of kind "any" never do
 _TRAINING_KEYS = {"truth_thresh", "ignore_thresh", "classes", "probability", "num"}

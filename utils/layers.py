@@ -6,7 +6,6 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 
@@ -139,6 +138,8 @@ def carrier_beta(section: dict) -> float:
         return 0.0
     if value(1.0) == 1 or value(8.0) <= 1:
         return 1.0
+    from scipy.optimize import brentq  # not above: it would take a tenth of every script's start, for few nets
+
     return brentq(lambda x: value(x) - 1.0, 0.0, 8.0, xtol=1e-15)
 
 

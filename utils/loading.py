@@ -8,11 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from utils.checkpoint import CheckpointError, is_torch_file, load_weights, read_checkpoint, weights_classes
+from utils.class_names import read_names
 from utils.darknet_weights import file_classes
-from utils.limits import MOST_NAMES_BYTES
-from utils.origin import missing
-from utils.parse_config import CfgError, class_count, integer, parse_model_config, rebuild_heads, resized
-from utils.text import TextError, first_line, is_whole, read_lines
+from utils.parse_config import class_count, integer, parse_model_config, rebuild_heads, resized
+from utils.text import CfgError, TextError, first_line, is_whole
 
 
 def picture_defs(cfg: Path) -> list[dict]:
@@ -35,11 +34,6 @@ def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
         defs = rebuild_heads(defs, trained)
     size = read_checkpoint(weights, mapped=True).get("size") if is_torch_file(weights) else None
     return resized(defs, *size) if size else defs
-
-
-def numbered_names(classes: int) -> tuple[str, ...]:
-    """What classes are called that nobody named."""
-    return tuple(f"class{i}" for i in range(classes))
 
 
 @dataclass(frozen=True)
@@ -165,14 +159,3 @@ def checked_size(img_size: int | None, defs: list[dict]) -> tuple[int, int]:
 def default_weights(cfg: str | os.PathLike, folder: str = "weights") -> str:
     """Where train.py and test_prune.py leave the weights of `cfg`: the best in weights/, the last in checkpoints/."""
     return f"{folder}/{stem(cfg)}_ckpt.pth"
-
-
-def read_names(path: str | os.PathLike) -> list[str]:
-    """Class names, one a line; blank lines are skipped. Raises FileNotFoundError, TextError, or CfgError when empty."""
-    path = Path(path)
-    if not os.path.isfile(path):  # Path.is_file() raises on a name that is too long
-        raise missing(path, "class names file")
-    names = [line.strip() for line in read_lines(path, "class names", most_bytes=MOST_NAMES_BYTES) if line.strip()]
-    if not names:
-        raise CfgError(f"{path}:1: found no name, expected one class name a line")
-    return names

@@ -27,17 +27,13 @@ from utils.layers import ACTIVATIONS, MIXING, default_activation
 from utils.limits import MOST_ANCHOR_PX, MOST_CFG_BYTES, MOST_LAYERS
 from utils.origin import missing
 from utils.output import write_text
-from utils.text import MARK_ANYWHERE, TextError, read_lines, shown
+from utils.text import MARK_ANYWHERE, CfgError, TextError, read_lines, shown
 
 HEADS = ("yolo", "region", "Gaussian_yolo")
 # the key that names other layers
 REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "sam": "from"}
 DEFAULT_CLASSES = 20  # of a detection layer that does not say, as in Darknet
 SE_REDUCTION = 4  # of a [se] section that does not say (MobileNetV3's, Howard et al. 2019, section 5.3)
-
-
-class CfgError(ValueError):
-    """A cfg or data file says something that cannot be built; the message starts with `file:line:`."""
 
 
 class Section(dict):

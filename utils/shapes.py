@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from utils.limits import MOST_LIVE_VALUES, MOST_PARAMETERS
-from utils.parse_config import CfgError, head_anchors, head_entries, input_size, integer, layer_inputs, where
+from utils.parse_config import head_anchors, head_entries, input_size, integer, layer_inputs, where
+from utils.text import CfgError
 
 
 @dataclass(frozen=True)

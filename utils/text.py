@@ -33,6 +33,10 @@ class TextError(ValueError):
     """A file is no text that can be read; the message starts with `file:line:`."""
 
 
+class CfgError(ValueError):
+    """A cfg or data file says something that cannot be built; the message starts with `file:line:`."""
+
+
 def shown(value: object) -> str:
     """`value` as an error message may show it: repr, cut short where it is long or nested."""
     return _short.repr(value)

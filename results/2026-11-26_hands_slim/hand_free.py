@@ -10,7 +10,8 @@ import torch
 from benchmarks.hands import hand_free
 from utils.boxes import cxcywh_to_xyxy
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import ListDataset, read_image
+from utils.data.datasets import ListDataset
+from utils.data.image_files import read_image
 
 config, out = parse_data_config(sys.argv[1]), Path(sys.argv[2]).resolve()
 photographs = ListDataset(config.train, (256, 256), len(config.names))

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from utils.data.data_config import parse_data_config
-from utils.parse_config import CfgError
+from utils.text import CfgError
 
 
 def yaml_file(folder, text, *folders):

@@ -30,16 +30,15 @@ from utils.data.augmentations import (
 )
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import (
-    DataError,
     Draw,
     ListDataset,
     TrainSampler,
     collate,
     evaluation_loader,
-    read_image_list,
     training_loader,
 )
-from utils.data.yolo_labels import Doubtful, LabelFinder, label_path, label_places, read_labels
+from utils.data.image_files import read_image_list
+from utils.data.yolo_labels import DataError, Doubtful, LabelFinder, label_path, label_places, read_labels
 from utils.letterbox import letterbox
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.data.datasets import read_image_list
 from utils.data.folders import files_below
+from utils.data.image_files import read_image_list
 from utils.data.yolo_labels import DataError
 from utils.deploy.sources import expand
 

@@ -24,7 +24,9 @@ from utils import cli
 from utils.data import duplicates, split
 from utils.data.annotations import Box, Faults, Sample
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import DataError, ListDataset, read_image_list
+from utils.data.datasets import ListDataset
+from utils.data.image_files import read_image_list
+from utils.data.yolo_labels import DataError
 from utils.data.documents import parse_xml
 from utils.data.file_names import unique_names
 from utils.data.labels import fit, label_text
@@ -282,6 +284,15 @@ def write_voc(root: Path, stem: str, content: bytes, seed: int, folders=("", "")
     path.write_bytes(content)
 
 
+def test_an_annotation_without_a_byte_is_a_fault_not_a_picture_without_an_object(tmp_path):
+    write_voc(tmp_path / "in", "a", voc_xml("a.jpg", [("hand", 4, 6, 40, 30)]), 1)
+    write_voc(tmp_path / "in", "b", b"", 2)
+    with pytest.raises(DataError, match=r"found 1 fault \(above, from .*b.xml:1 on\)"):
+        run(tmp_path / "in", tmp_path / "out", "--background")
+    run(tmp_path / "in", tmp_path / "out", "--skip-bad")
+    assert list(imported(tmp_path / "out")) == ["a.jpg"]
+
+
 def test_labelimg_folder_with_blanks_and_unicode_is_imported(tmp_path):
     for i, stem in enumerate(("a b", "手 1", "c.d", "e")):
         write_voc(tmp_path / "in", stem, voc_xml(f"{stem}.jpg", [("main gauche", 4, 6, 40, 30)]), i)
@@ -356,10 +367,20 @@ def test_voc_difficult_is_left_out_and_rotated_boxes_become_their_hull(tmp_path)
     assert_boxes(imported(tmp_path / "out")["b.jpg"], [("hand", 35, 20, 45, 40)])
 
 
-def test_xml_with_a_doctype_is_refused_in_one_line():
-    bomb = b'<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;&x;">]>\n<annotation>&y;</annotation>'
-    with pytest.raises(DataError, match=r"^a.xml:1: found a DOCTYPE"):
-        parse_xml(bomb, "a.xml")
+@pytest.mark.parametrize("line, text", [
+    (1, '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;&x;">]>\n<annotation>&y;</annotation>'),
+    (1, '<!DOCTYPE a [<!ENTITY % x SYSTEM "file:///etc/passwd">%x;]>\n<annotation/>'),
+    (2, '<!DOCTYPE annotation SYSTEM "voc.dtd">\n<annotation><name>a &x; b</name></annotation>'),
+])
+def test_xml_with_entities_of_its_own_is_refused_in_one_line(line, text):
+    with pytest.raises(DataError, match=rf"^a.xml:{line}: found the entity x"):
+        parse_xml(text.encode(), "a.xml")
+
+
+@pytest.mark.parametrize("head", ["<!DOCTYPE annotation>", '<!DOCTYPE annotation SYSTEM "http://x.invalid/voc.dtd">',
+                                  "<!DOCTYPE annotation [<!ELEMENT annotation ANY>]>"])
+def test_xml_with_a_doctype_is_read_and_nothing_is_fetched(head):
+    assert parse_xml(f"{head}\n<annotation><name>a &amp; b</name></annotation>".encode(), "a").value("name") == "a & b"
 
 
 @given(st.binary(max_size=200))

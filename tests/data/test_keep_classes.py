@@ -19,8 +19,9 @@ from utils.data.data_config import parse_data_config
 from utils.data.keep_classes import cut_heads
 from utils.data.prepare import ReadOptions, dataset
 from utils.deploy.runtimes import open_exported
-from utils.loading import read_names
-from utils.parse_config import CfgError, class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.class_names import read_names
+from utils.parse_config import class_count, parse_model_config, rebuild_heads, write_model_config
+from utils.text import CfgError
 from utils.pruning import iterative, stages
 
 NAMES = ["person", "bicycle", "car", "cat", "traffic light"]

@@ -129,6 +129,10 @@ def test_a_damaged_source_is_one_error_or_skipped_and_counted(tmp_path, name, ca
     items = expand(str(tmp_path), OUT)
     with pytest.raises(DataError, match=name):
         run(OneBox(), items, tmp_path / "out")
+    assert not (tmp_path / "out/detections.json").exists()
+    with pytest.raises(DataError, match=name):
+        run(OneBox(), items[::-1], tmp_path / "out")
+    assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 1  # what came before it is not lost
     assert len(run(OneBox(), items, tmp_path / "out", skip_bad=True)) == 1
     assert "1 of 2 sources skipped" in capsys.readouterr().out
 

@@ -17,13 +17,14 @@ from utils.checkpoint import load_weights, weights_classes
 from utils.data import classes, formats
 from utils.data.annotations import Faults
 from utils.data.data_config import parse_data_config
-from utils.data.datasets import read_image_list
+from utils.data.image_files import read_image_list
 from utils.data.source import Source
 from utils.data.yolo_labels import read_labels
 from utils.deploy.runtimes import open_exported
 from utils.deploy.sources import Item, frames, is_film, read_picture
 from utils.letterbox import letterbox
-from utils.loading import checked_size, read_names
+from utils.class_names import read_names
+from utils.loading import checked_size
 from utils.parse_config import class_count, format_model_config, parse_model_config
 from utils.pruning.channel_graph import channel_graph
 from utils.shapes import total_cost

@@ -14,7 +14,7 @@ from models import Darknet
 from utils.deploy.quantisation import LosesTooMuch
 from utils.deploy.runtimes import int8_files, open_exported
 from utils.loading import load_net
-from utils.parse_config import CfgError
+from utils.text import CfgError
 from utils.pruning import args, budget, int8, iterative
 from utils.pruning.budget import Pruned, within_budget
 from utils.pruning.compact import compact_and_verify

@@ -93,6 +93,19 @@ def test_what_is_left_alone_is_printed_with_the_reason(job_of, capsys):
     )
 
 
+def test_a_layer_that_loses_nearly_all_because_its_gammas_are_small_beside_others_is_named(job_of, capsys):
+    for score, starved in (("gamma", True), ("gamma-norm", False)):
+        job = job_of(f"--percent 0.5 --score {score}")
+        groups = {i: set(job.graph.outputs[i].tolist()) for i in job.graph.prunable}
+        alone = [i for i in groups if all(groups[i].isdisjoint(groups[j]) for j in groups if j != i)]
+        layer_i = max(alone, key=lambda i: len(groups[i]))
+        assert len(groups[layer_i]) > 10  # one channel of them is less than a tenth
+        with torch.no_grad():
+            job.model.module_list[layer_i][1].weight.mul_(1e-3)
+        warn_before(job, plan_cut(job))
+        assert (f"warning: layers {layer_i} keep less than 10%" in capsys.readouterr().out) == starved
+
+
 @pytest.mark.parametrize(
     "flag, least",
     [

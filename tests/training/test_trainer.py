@@ -25,7 +25,8 @@ from utils.deploy.darknet_export import export_darknet
 from utils.deploy.detector import Detector
 from utils.loss import LossOptions, LossParts
 from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS
-from utils.parse_config import CfgError, parse_model_config, rebuild_heads
+from utils.parse_config import parse_model_config, rebuild_heads
+from utils.text import CfgError
 from utils.pruning.channel_graph import channel_graph, prunable_layers
 from utils.pruning.importance import saved_macs
 from utils.pruning.prospect import Prospect

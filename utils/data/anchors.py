@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from utils import boxes
-from utils.data.datasets import Source, read_image, read_image_list
+from utils.data.image_files import Source, read_image, read_image_list
 from utils.data.yolo_labels import LabelFinder, read_labels
 from utils.letterbox import fitting_scale
 from utils.parse_config import head_anchors, head_indices, input_size, integers, section_of

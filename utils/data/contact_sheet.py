@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.data.datasets import read_image
+from utils.data.image_files import read_image
 from utils.data.labels import Entry, Row
 from utils.output import replacing
 

@@ -14,7 +14,7 @@ from utils.data.annotations import (
     part_of_file,
     sorted_corners,
 )
-from utils.data.datasets import IMAGE_SUFFIXES
+from utils.data.image_files import IMAGE_SUFFIXES
 from utils.data.source import Source
 from utils.data.voc import unannotated
 from utils.data.yolo_labels import DataError

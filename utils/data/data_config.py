@@ -8,11 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from utils.class_names import read_names
 from utils.limits import MOST_CLASSES, MOST_YAML_BYTES
-from utils.loading import read_names
 from utils.origin import missing, origin
-from utils.parse_config import CfgError
-from utils.text import HASH_AFTER_BLANK, MARK_FIRST, read_lines, shown
+from utils.text import HASH_AFTER_BLANK, MARK_FIRST, CfgError, read_lines, shown
 
 PART_KEYS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 NAMES_MAY_BE = "a list of names, names by number, or a file of names"

@@ -57,7 +57,8 @@ class Element:
 
 
 def read_xml(path: str | os.PathLike) -> Element:
-    """Root of an XML file. Raises DataError (`file:line`), at a DOCTYPE too: no entity can grow or fetch anything."""
+    """Root of an XML file. Raises DataError (`file:line`), at an entity of its own too: none can grow or fetch
+    anything."""
     return parse_xml(_content(path, MAX_XML_BYTES), path)
 
 
@@ -77,10 +78,12 @@ def parse_xml(content: bytes, path: str | os.PathLike) -> Element:
     def characters(text):
         stack[-1].text += text
 
-    def doctype(*_):
-        raise DataError(f"{path}:{parser.CurrentLineNumber}: found a DOCTYPE, expected an annotation without one")
+    def entity(name, *_):
+        raise DataError(f"{path}:{parser.CurrentLineNumber}: found the entity {name}, expected an annotation without "
+                        "entities of its own")
 
-    parser.StartElementHandler, parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = start, characters, doctype
+    parser.StartElementHandler, parser.CharacterDataHandler = start, characters
+    parser.EntityDeclHandler = parser.SkippedEntityHandler = entity
     parser.EndElementHandler = lambda _tag: stack.pop()
     try:
         parser.Parse(text.encode(), True)

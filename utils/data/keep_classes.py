@@ -6,12 +6,12 @@ from typing import Callable
 from torch import Tensor, nn
 
 from utils.checkpoint import load_weights
+from utils.class_names import numbered_names, read_names
 from utils.data.data_config import DataConfig, named_classes
 from utils.data.net_classes import given_names
 from utils.layers import split_key
-from utils.loading import defs_for_weights, names_of, numbered_names, read_names
+from utils.loading import defs_for_weights, names_of
 from utils.parse_config import (
-    CfgError,
     class_count,
     head_anchors,
     head_entries,
@@ -21,6 +21,7 @@ from utils.parse_config import (
     section_of,
     where,
 )
+from utils.text import CfgError
 
 
 def kept_rows(defs: list[dict], head_i: int, kept: list[int]) -> list[int]:

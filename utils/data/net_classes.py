@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
+from utils.class_names import numbered_names
 from utils.data.data_config import DataConfig, named_classes
-from utils.loading import numbered_names
-from utils.parse_config import CfgError
+from utils.text import CfgError
 
 
 def given_names(data: DataConfig) -> list[str] | None:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
-from utils.data.datasets import read_image
 from utils.data.duplicates import difference_hash
 from utils.data.exif import decode_stored, encode_stored, is_turned
+from utils.data.image_files import read_image
 from utils.data.yolo_labels import DataError
 from utils.output import replacing
 from utils.progress import Progress

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from utils.data.annotations import Faults, part_of_folders
-from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.folders import files_below
+from utils.data.image_files import IMAGE_SUFFIXES
 from utils.data.yolo_labels import DataError
 
 

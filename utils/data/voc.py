@@ -18,8 +18,8 @@ from utils.data.annotations import (
     require_pixels,
     sorted_corners,
 )
-from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.documents import Element, read_xml
+from utils.data.image_files import IMAGE_SUFFIXES
 from utils.data.source import Source
 from utils.data.yolo_labels import DataError
 from utils.text import read_lines
@@ -29,8 +29,12 @@ MAIN_LISTS = {"trainval.txt": "train", "train.txt": "train", "val.txt": "valid",
 
 
 def found(source: Source) -> list[Path]:
-    """XML files whose root is an annotation."""
-    return [path for path in source.with_suffix(".xml") if _is_annotation(path)]
+    """XML files whose root is an annotation, and files without a byte that lie beside such: annotations cut short."""
+    paths = source.with_suffix(".xml")
+    annotations = {path for path in paths if _is_annotation(path)}
+    folders = {path.parent for path in annotations}
+    return [path for path in paths
+            if path in annotations or (path.parent in folders and not path.stat().st_size)]
 
 
 def _is_annotation(path: Path) -> bool:

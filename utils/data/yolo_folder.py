@@ -5,16 +5,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from utils.class_names import read_names
 from utils.data.annotations import BAD_INPUT, Annotations, Sample, part_of_folders
 from utils.data.data_config import PART_KEYS, parse_data_config, read_options
-from utils.data.datasets import IMAGE_SUFFIXES
 from utils.data.folders import files_below
+from utils.data.image_files import IMAGE_SUFFIXES
 from utils.data.source import Source, locate
 from utils.data.yolo_labels import DataError, label_path, label_places
 from utils.data.yolo_lines import LabelLines, keypoint_numbers
-from utils.loading import read_names
-from utils.parse_config import CfgError
-from utils.text import HASH_FIRST, TextError, read_lines, shown
+from utils.text import HASH_FIRST, CfgError, TextError, read_lines, shown
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
 

@@ -70,7 +70,7 @@ def require_close(deviation: float, limit: float, where: str) -> None:
 
 def sample_images(size: tuple[int, int], channels: int = 3, limit: int = 4) -> Tensor:
     """(n, channels, height, width) the project's sample pictures as the net sees them; none where they are missing."""
-    from utils.data.datasets import read_image
+    from utils.data.image_files import read_image
 
     canvases = [letterbox(read_image(path), size)[0] for path in sorted(SAMPLES.glob("*.jpg"))[:limit]]
     if not canvases:

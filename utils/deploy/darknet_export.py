@@ -18,8 +18,9 @@ from utils.compare import TOLERANCE, deviation, probe_image
 from utils.deploy.opencv_log import quiet_opencv
 from utils.layers import ACTIVATIONS
 from utils.output import one_step, replacing, write_text
-from utils.parse_config import CfgError, explicit, format_model_config, integers, resized, section_of
+from utils.parse_config import explicit, format_model_config, integers, resized, section_of
 from utils.shapes import largest_stride, layer_shapes
+from utils.text import CfgError
 
 OPENCV_TOLERANCE = 1e-3  # of the largest raw value; OpenCV's fast convolutions round otherwise than torch's
 

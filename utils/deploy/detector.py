@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from utils import signals
+from utils.class_names import numbered_names, read_names
 from utils.cli import CONF_THRES
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import DataError
@@ -26,7 +27,6 @@ from utils.deploy.opencv_log import quiet_opencv
 from utils.deploy.sources import Item, frame_count, frames, read_picture
 from utils.evaluation.nms import non_max_suppression
 from utils.letterbox import input_channels, input_device, letterbox, planes, to_input
-from utils.loading import numbered_names, read_names
 from utils.output import counted, replacing, replacing_all, write_json
 from utils.places import OutputError
 
@@ -111,9 +111,10 @@ def run(detector: Detector, items: Sequence[Item], out: Path, max_frames: int = 
     """Detect in all `items`; the drawn pictures and films, and detections.json of all of them, go to `out`. Returns a
     result per picture or frame.
 
-    max_frames: where to end a film, 0: at its end. Raises DataError on what cannot be read; with skip_bad says so and
-    goes on. Told to end by a signal it ends after the picture or frame under way, writes what was found so far and
-    raises signals.Ended, unless it was Ctrl-C at the last item and that is live: nothing else ends a camera.
+    max_frames: where to end a film, 0: at its end. Raises DataError on what cannot be read, after writing what was
+    found before it; with skip_bad says so and goes on. Told to end by a signal it ends after the picture or frame under
+    way, writes what was found so far and raises signals.Ended, unless it was Ctrl-C at the last item and that is live:
+    nothing else ends a camera.
     """
     taken = {item.path.resolve() for item in items if item.path}  # no source is overwritten, should `out` hold it
     results, skipped = [], 0
@@ -124,6 +125,8 @@ def run(detector: Detector, items: Sequence[Item], out: Path, max_frames: int = 
                             [_run_image(detector, item, out, taken)])
             except DataError as error:
                 if not skip_bad:
+                    if results:
+                        _write_results(results, out)
                     raise
                 print(f"skipped: {error}")
                 skipped += 1

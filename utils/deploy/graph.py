@@ -6,8 +6,8 @@ B images, A anchors of a head, K classes, H x W cells, N = boxes of all heads.
 import torch
 from torch import Tensor, nn
 
-from utils.parse_config import CfgError
 from utils.shapes import largest_stride, layer_shapes
+from utils.text import CfgError
 
 
 class DeployGraph(nn.Module):

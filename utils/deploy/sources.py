@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageSequence
 
-from utils.data.datasets import IMAGE_SUFFIXES, DataError, read_image, read_image_list
 from utils.data.decoding import TooLargeError, require_size
 from utils.data.folders import files_below
+from utils.data.image_files import IMAGE_SUFFIXES, read_image, read_image_list
+from utils.data.yolo_labels import DataError
 from utils.deploy.opencv_log import quiet_opencv
 from utils.text import is_whole
 

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.data.datasets import DataError, ListDataset, read_image
+from utils.data.datasets import ListDataset
+from utils.data.image_files import read_image
+from utils.data.yolo_labels import DataError
 from utils.evaluation.args import ScoreOptions
 from utils.evaluation.nms import non_max_suppression
 from utils.letterbox import input_channels, input_device, letterbox, planes, to_input

@@ -23,6 +23,7 @@ from utils.pruning.latency_search import LatencySearch, OutOfReach, calibrate
 from utils.pruning.pace import Pace
 from utils.pruning.selection import (
     COSTLY,
+    STARVED,
     Cut,
     candidates,
     describe_cut,
@@ -32,6 +33,7 @@ from utils.pruning.selection import (
     make_room,
     obtain_filters_mask,
     percent_limit,
+    starved_layers,
     without_ties,
 )
 from utils.pruning.surgery import narrow_defs
@@ -209,6 +211,10 @@ def warn_before(job: Job, plan: Plan) -> None:
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
               f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr {strength} "
               f"--data {job.options.source.data}")
+    if rule.score == "gamma" and (starved := starved_layers(graph, gammas, plan.cut.keep)):
+        print(f"warning: layers {', '.join(map(str, starved))} keep less than {STARVED:.0%} of their channels that are "
+              "not at zero: their gammas are small beside those of other layers; --score gamma-norm, which divides by "
+              "the layer's mean, spreads the cut")
     if plan.cut.rescued and rule.layer_keep:
         print(f"layers {', '.join(map(str, plan.cut.rescued))} keep more than the threshold asks for (--layer-keep "
               f"{rule.layer_keep:g})")

@@ -16,6 +16,7 @@ from utils.pruning.channel_graph import ChannelGraph
 from utils.pruning.importance import axes, member_count, reduce_members
 
 TIE = 1e-9  # of a score; gammas of float32 that differ are 6e-8 apart
+STARVED = 0.1  # share of a layer's channels that are not at zero; fewer left starve it
 COSTLY = 1e-2  # share of the squared gammas from which a cut has been seen to cost mAP before fine-tuning
 
 
@@ -187,6 +188,18 @@ def strongest(levels: Sequence[float], holds: Callable[[float], bool]) -> float 
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(levels[middle]) else (low, middle - 1)
     return levels[low]
+
+
+def starved_layers(graph: ChannelGraph, gammas: dict[int, Tensor], keep: Tensor) -> list[int]:
+    """Prunable layers that keep less than STARVED of the channels whose gamma is not 0. gammas: layer -> (C_i,); keep:
+    (G,) bool."""
+    found = []
+    for layer_i in graph.prunable:
+        alive = gammas[layer_i].detach().cpu() != 0
+        kept = alive & keep[graph.outputs[layer_i]]
+        if kept.sum() < STARVED * alive.sum():
+            found.append(layer_i)
+    return found
 
 
 def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: float) -> tuple[float, str]:

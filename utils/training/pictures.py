@@ -1,6 +1,5 @@
 """Pictures in a run's folder: what is labelled, what the net is shown, what it finds, which classes it confuses."""
 
-from pathlib import Path
 from typing import Callable
 
 import numpy as np
