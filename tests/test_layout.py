@@ -161,6 +161,8 @@ def test_functions_are_short_and_public_ones_documented(path):
         ("config/yolov3-tiny-hand.cfg", "yolov3-tiny"),
         ("a/yolov3-hand-w25.cfg", "yolov3-w25"),
         ("config/prune_yolov3-hand.cfg", "prune_yolov3"),
+        ("left-handed-hand.cfg", "left-handed"),
+        ("my-handles.cfg", "my-handles"),
     ],
 )
 def test_stem_is_the_name_without_hand(cfg, stem):

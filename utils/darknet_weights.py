@@ -26,7 +26,7 @@ from utils.shapes import layer_costs
 
 HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i8")])  # what we write; read the same way from 0.2 on
 OLD_HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i4")])  # before 0.2
-MOST_CLASSES = 10_000  # of a file with other heads: YOLO9000 has 9,418; more is a file that fits by chance
+MOST_GUESSED_CLASSES = 10_000  # of a file with other heads: YOLO9000 has 9,418; more is a file that fits by chance
 
 
 class WeightsError(ValueError):
@@ -176,7 +176,7 @@ def _other_heads(header: np.dtype, defs: list[dict], sizes: dict[int, int], foun
     changed = lambda classes: sizes | {i: _head_floats(defs, i, sizes[i], classes) for i in heads}
     total = lambda classes: sum(changed(classes).values())
     classes, rest = divmod(found - total(0), total(1) - total(0))
-    fits = rest == 0 and 1 <= classes <= MOST_CLASSES
+    fits = rest == 0 and 1 <= classes <= MOST_GUESSED_CLASSES
     return _Contents("no heads", header, changed(classes), classes) if fits else None
 
 

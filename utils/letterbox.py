@@ -91,8 +91,9 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Let
 
 
 def planes(image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 image -> (3, H, W) uint8 tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    """(H, W, 3) uint8 image -> (3, H, W) uint8 tensor, a view of it where that can be: as channels last, which
+    `to_input` wants, nothing has to be moved."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def input_channels(model: nn.Module) -> int:

@@ -106,8 +106,9 @@ def resolve_cfg(path: str) -> Path:
 
 
 def stem(cfg: str | os.PathLike) -> str:
-    """Name that a cfg's files carry: its file name without .cfg and without -hand."""
-    return Path(cfg).stem.replace("-hand", "")
+    """Name that a cfg's files carry: its file name without .cfg and without -hand, which ends it or stands before
+    another -part."""
+    return re.sub(r"-hand(?=-|$)", "", Path(cfg).stem)
 
 
 def pruned_name(cfg: str | os.PathLike) -> tuple[str, int]:

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from utils.layers import LAYER_TYPES, LayerType, activation_name, activation_of
+from utils.layers import ACTIVATIONS, LAYER_TYPES, LayerType, activation_name, activation_of
 from utils.parse_config import integer, layer_inputs, section_of
 from utils.shapes import layer_shapes
-
-HOMOGENEOUS = ("linear", "leaky", "relu")  # activations with act(f x) = f act(x)
 
 
 @dataclass
@@ -89,7 +86,7 @@ def channels_of(defs: list[dict], size: tuple[int, int], free: dict[int, Tensor]
         elif kind == "route":
             parts, part = integer(section, "groups", 1), integer(section, "group_id")
             own = [n for source in sources for n in source[len(source) // parts * part:][:len(source) // parts]]
-        elif kind == "shortcut" and activation_name(section) in HOMOGENEOUS:
+        elif kind == "shortcut" and ACTIVATIONS[activation_name(section)].homogeneous:
             own = list(sources[0])
             for source in sources[1:]:
                 for one, other in zip(own, source):
@@ -109,14 +106,14 @@ def scalable_channels(net: nn.Module, size: tuple[int, int]) -> Channels:
     free = {}
     for layer_i, conv, _ in net.convolutions():
         constant = (conv.weight == 0).flatten(1).all(1)
-        any_of_it = activation_name(section_of(net.module_defs, layer_i)) in HOMOGENEOUS
+        any_of_it = ACTIVATIONS[activation_name(section_of(net.module_defs, layer_i))].homogeneous
         free[layer_i] = torch.ones_like(constant) if any_of_it else constant
     return channels_of(net.module_defs, size, free)
 
 
 def scaled_bias(section: dict, bias: float, factor: float) -> float | None:
     """The bias that makes a convolution of kernel 0 give `factor` times what `bias` gives; None where none does."""
-    if activation_name(section) in HOMOGENEOUS:
+    if ACTIVATIONS[activation_name(section)].homogeneous:
         return bias * factor
     act = lambda x: activation_of(section)(torch.tensor(x, dtype=torch.float64)).item()
     wanted = factor * act(bias)
@@ -125,4 +122,6 @@ def scaled_bias(section: dict, bias: float, factor: float) -> float | None:
     most = 2 * wanted + 8  # mish and swish come close to x, and rise from 0 on
     if not 0 < wanted or act(0.0) != 0 or act(most) < wanted:
         return None
+    from scipy.optimize import brentq  # not above: test_prune.py loads this module for few nets that need it
+
     return brentq(lambda x: act(x) - wanted, 0.0, most, xtol=1e-15)
