@@ -18,3 +18,25 @@ python export.py --cfg logs/published/yolov3-hands.cfg --weights logs/published/
 for SIZE in 256 416; do
     python results/2026-11-27_tuning/alternate.py $SIZE logs/published/dense.xml logs/full-tuned.xml logs/full-tuned-int8.xml
 done
+# deeper cuts of the sparse net, tuned alike
+for SHARE in 0.0333 0.015; do
+    [ -d logs/full-cut-$SHARE ] || python test_prune.py --cfg logs/full.cfg --weights logs/full-sparse/best.pth $DATA --no-eval --target-flops $SHARE --batch_size 32 --repeats 0 --out logs/full-cut-$SHARE
+done
+TP=logs/full-cut-tp-0.0333/nets/Torch-Pruning-BNScale-0.0333
+[ -d $TP ] || python -m benchmarks.tradeoff --cfg logs/full.cfg --weights logs/full-sparse/best.pth $DATA --methods 'Torch-Pruning BNScale' --flops 0.0333 --threads 2 --no-timing --out logs/full-cut-tp-0.0333
+tune() {  # NAME CFG WEIGHTS LR
+    if [ -f logs/$1/last.pth ]; then python train.py --resume logs/$1 --threads 1 --n_cpu 0
+    else python train.py --cfg $2 --weights $3 $DATA --epochs 24 --lr $4 --warmup 0.5 --batch_size 32 --weight_decay 2.5e-4 --augment strong --mosaic 0.3 \
+        --evaluation_interval 6 --seed 0 --n_cpu 0 --threads 1 --cache-gb 3 --no-publish --no-pictures --name $1; fi
+}
+tune deeper-gamma logs/full-cut-0.0333/prune_full.cfg logs/full-cut-0.0333/checkpoints/prune_full_ckpt.pth 2e-3
+tune deeper-torch-pruning $TP/net.cfg $TP/net.pth 2e-3
+tune deepest-gamma logs/full-cut-0.015/prune_full.cfg logs/full-cut-0.015/checkpoints/prune_full_ckpt.pth 2e-3
+tune deeper-gamma-random logs/full-cut-0.0333/prune_full.cfg none 4e-3
+# the ranking decides the shape: the cut at the zeros cut again, to the same FLOPs
+again() {  # NAME FLAGS
+    python test_prune.py $NET --weights logs/full-cut/checkpoints/prune_full_ckpt.pth $DATA --target-flops 0.6486 "${@:2}" --repeats 0 --batch_size 32 --out logs/again-$1
+}
+again gamma --score gamma
+again gamma-norm --score gamma-norm
+again keep-0.3 --layer-keep 0.3
