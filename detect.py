@@ -18,7 +18,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.Parser(description=__doc__)
     cli.add_model_flags(p, None, None, f"to use (default: weights/STEM_ckpt.pth; without --cfg {PUBLISHED[1]})",
                         cli.TO_RUN)
-    p.add_argument("--source", "--image_folder", dest="source", nargs="+", default=["data/samples"], metavar="WHAT",
+    p.add_argument("--source", "--image_folder", dest="source", nargs="+", default=[str(shipped("data/samples"))],
+                   metavar="WHAT",
                    help="image, video, GIF, folder (with its sub-folders), glob, list of images (.txt), camera "
                    "number, or address of a stream (default: data/samples)")
     p.add_argument("--data_config", "--data", dest="data", metavar="FILE",
@@ -40,12 +41,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
+def shipped(path: str) -> Path:
+    """What the project brings along: from its folder, whatever the working directory."""
+    return Path(path) if Path(path).exists() else cli.ROOT / path
+
+
 def net_files(cfg: str | None, weights: str | None) -> tuple[Path, str]:
     """The cfg and weights to use, given what was named of them: the published net where neither was."""
     from utils.loading import default_weights, resolve_cfg
 
     if cfg is None and weights is None:
-        return Path(PUBLISHED[0]), PUBLISHED[1]
+        return shipped(PUBLISHED[0]), str(shipped(PUBLISHED[1]))
     cfg = resolve_cfg(cfg or "config/yolov3-hand.cfg")
     return cfg, weights or default_weights(cfg)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pickle
 import re
 import struct
@@ -161,6 +162,15 @@ def test_what_only_ends_like_a_checkpoint_is_told_what_it_is(tiny_cfg, net, tmp_
     with pytest.raises(CheckpointError, match="a pickle .* that torch.save did not write") as caught:
         load_weights(Darknet(tiny_cfg), path)
     assert "weights_only" not in str(caught.value)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
+    save_checkpoint(tmp_path / "a.pth", {"epoch": 1})
+    assert done == ["fsync", "replace"] and torch.load(tmp_path / "a.pth") == {"epoch": 1}
 
 
 def test_the_files_of_forks_load(shared):

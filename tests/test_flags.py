@@ -4,6 +4,7 @@ import argparse
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +146,13 @@ def test_a_wrong_flag_is_one_line_and_exit_status_2(words, said, capsys):
         parse_train_args("", words)
     error = capsys.readouterr().err
     assert end.value.code == 2 and said in error and error.count("\n") == 1 and error.startswith("train.py: ")
+
+
+def test_detect_finds_its_net_and_its_samples_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg, weights = detect.net_files(None, None)
+    assert cfg.is_file() and Path(weights).is_file()
+    assert all(Path(source).is_dir() for source in detect.parse_args([]).source)
 
 
 def test_detect_takes_the_published_net_unless_told_otherwise():

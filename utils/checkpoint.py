@@ -89,6 +89,8 @@ def save_checkpoint(path: str | os.PathLike, content: dict) -> None:
             if noting.error:  # torch's own words are "unexpected pos 1620"
                 raise noting.error from None
             raise
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that goes down may have the new name on its disk, and nothing in it
 
 
 class _NotingErrors:
