@@ -259,21 +259,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def main(argv=None) -> int:
-    """Convert; 0, or 2 when the release is missing or damaged."""
+def main(argv=None) -> None:
+    """Find, convert, write the lists, report. Raises ReleaseError where the release is missing or damaged."""
     args = parse_args(argv)
-    try:
-        found = find_images(find_release(args.root))
-        for part in ("images", "labels"):
-            (args.out / part).mkdir(parents=True, exist_ok=True)
-        done = {name: convert_list(name, paths, args.out, args.copy, args.skip_bad) for name, paths in found.items()}
-    except (ReleaseError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = find_images(find_release(args.root))
+    for part in ("images", "labels"):
+        (args.out / part).mkdir(parents=True, exist_ok=True)
+    done = {name: convert_list(name, paths, args.out, args.copy, args.skip_bad) for name, paths in found.items()}
     for name, (lines, _) in done.items():
         write_beside(args.out / f"{name}.txt", "".join(line + "\n" for line in lines))
     print(report({name: counts for name, (_, counts) in done.items()}))
-    return 0
 
 
 if __name__ == "__main__":

@@ -241,33 +241,19 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def main(argv=None) -> int:
-    """Draw the set; 0, or 2 when the folder holds something else."""
+def main(argv=None) -> None:
+    """Draw the set. Raises FileExistsError where the folder holds something else."""
     args = parse_args(argv)
     counts = {"train": args.train, "valid": args.valid, "test": args.test}
     difficulty = Difficulty(tuple(args.sides), args.most_hands, args.min_visible)
-    try:
-        claim(
-            args.out,
-            {
-                "seed": args.seed,
-                "size": args.size,
-                **asdict(difficulty),
-                "sides": list(args.sides),
-                "drawing": DRAWING,
-                **counts,
-            },
-        )
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    claim(args.out, {"seed": args.seed, "size": args.size, **asdict(difficulty), "sides": list(args.sides),
+                     "drawing": DRAWING, **counts})
     jobs = [(split, i) for split, count in counts.items() for i in range(count)]
     draw = partial(write_sample, out=args.out, seed=args.seed, size=args.size, difficulty=difficulty)
     hands = drawn(draw, jobs, args.workers)
     print(f"{args.out / 'hand_dataset'}: {len(jobs):,} images, {hands:,} hands drawn now")
     if args.contact_sheet:
         contact_sheet(args.contact_sheet, args.seed, args.size, difficulty)
-    return 0
 
 
 if __name__ == "__main__":
