@@ -101,6 +101,7 @@ def test_release_under_oxford_is_found(root):
     (root / "oxford").mkdir()
     shutil.move(root / "hand_dataset", root / "oxford" / "hand_dataset")
     converter.main(["--root", str(root)])
+    assert (root / "train.txt").read_text() == "images/Buffy_1.jpg\nimages/Movie_1.jpg\n"
 
 
 @pytest.mark.parametrize("copy", [False, True])
