@@ -1,7 +1,8 @@
 """Find objects in pictures, films, cameras or streams; draws them and writes their boxes as JSON.
 
     python detect.py                                    # the published hand detector on data/samples
-    python detect.py --source my/pictures 0             # on a folder, then on camera 0
+    python detect.py --source my/pictures my/film.mp4   # on a folder, then on a film
+    python detect.py --source 0 --show                  # before a camera, in a window; a slow net skips frames
     python detect.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --source data/samples
 """
 
@@ -31,8 +32,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--nms_thres", type=cli.ratio, default=0.5, help=cli.NMS_HELP)
     p.add_argument("--img_size", type=cli.pixels, metavar="PX",
                    help="square input size (default: that of the training, else the cfg's)")
+    cli.add_keep_classes_flag(p, "look for these classes alone, such as person,car")
     cli.add_device_flags(p)
     cli.add_backend_flag(p)
+    p.add_argument("--show", action="store_true",
+                   help="show what is drawn in a window, too: q or Esc ends, any other key goes on to the next picture")
+    p.add_argument("--no-pictures", dest="pictures", action="store_false",
+                   help="write detections.json alone, no drawn pictures and films")
+    p.add_argument("--save-txt", action="store_true",
+                   help="write label files (class cx cy w h), too, to labels/ in --out, to be corrected and trained on")
     p.add_argument("--out", type=cli.out_folder, default=Path("output"), metavar="DIR",
                    help="folder for the drawn pictures and detections.json")
     p.add_argument("--max-frames", type=cli.count, default=0, metavar="N",
@@ -60,19 +68,22 @@ def main() -> None:
     """Load -> for each picture and film: detect, draw, write -> JSON of all."""
     args = parse_args()
     from utils.checkpoint import is_exported
-    from utils.deploy.detector import run
+    from utils.deploy.detection import Options, run
     from utils.deploy.sources import expand
 
     items = [item for source in args.source for item in expand(source, args.out)]
     detector = of_file(args) if is_exported(args.weights) else of_net(args, items)
-    run(detector, items, args.out, args.max_frames, args.skip_bad)
+    if args.keep_classes:
+        detector.keep_classes(args.keep_classes)
+    run(detector, items, cli.options_of(Options, args))
 
 
 def of_net(args: argparse.Namespace, items: list):
     """Detector of the network of --cfg and --weights."""
     from models import Darknet
     from utils.deploy.backends import make_backend
-    from utils.deploy.detector import Detector, class_names, expected_images
+    from utils.deploy.detection import expected_images
+    from utils.deploy.detector import Detector, class_names
     from utils.loading import load_net, select_device
     from utils.parse_config import class_count
 

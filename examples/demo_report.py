@@ -13,8 +13,8 @@ from utils.compare import compare_latency
 from utils.darknet_weights import darknet_bytes
 from utils.data.image_files import read_image
 from utils.data.yolo_labels import label_path, read_labels
-from utils.deploy.detector import write_picture
 from utils.deploy.drawing import draw
+from utils.deploy.results import write_picture
 from utils.output import ascii_table, change, write_json, write_text
 from utils.shapes import total_cost
 

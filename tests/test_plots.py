@@ -5,7 +5,7 @@ import pytest
 
 from examples.demo_report import FinalTable, conclusion, draw_truth, write_report
 from utils import plots
-from utils.deploy.detector import write_picture
+from utils.deploy.results import write_picture
 
 
 @pytest.fixture

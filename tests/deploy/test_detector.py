@@ -14,18 +14,23 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import small_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import small_disk
 from utils import signals
 from utils.data.datasets import DataError
-from utils.deploy import detector, drawing
-from utils.deploy.detector import Detector, expected_images, film, run
+from utils.data.yolo_labels import read_labels
+from utils.deploy import detection, drawing
+from utils.deploy.detection import Options, expected_images, run
+from utils.deploy.detector import Detector
 from utils.deploy.drawing import class_text, draw, place_labels
+from utils.deploy.results import Results
 from utils.deploy.sources import Item, expand, frame_count, frames, is_live, masked, read_picture
+from utils.output import write_json
 from utils.places import OutputError
+from utils.text import CfgError
 
 OUT = Path("output")
 
@@ -48,6 +53,12 @@ def video(path, count):
         writer.write(np.full((48, 64, 3), 40 * i % 256, np.uint8))
     writer.release()
     return path
+
+
+def detect_in(net, items, out, **options):
+    """detect.py's results, as the file has them."""
+    run(net, items, Options(out, **options))
+    return json.loads((out / "detections.json").read_text())
 
 
 class OneBox:
@@ -94,7 +105,7 @@ def test_what_an_earlier_run_wrote_below_the_source_is_not_detected_in_again(tmp
     out = tmp_path / "seen"
     for _ in range(2):
         items = expand(str(tmp_path), out)
-        assert len(run(OneBox(), items, out)) == 1
+        assert len(detect_in(OneBox(), items, out)) == 1
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "detections.json"]
 
 
@@ -103,7 +114,7 @@ def test_results_keep_the_folders_of_their_sources_and_never_overwrite_one(tmp_p
         picture(tmp_path / name)
     before = (tmp_path / "in/0.png").read_bytes()
     items = [item for name in ("in", "other") for item in expand(str(tmp_path / name), tmp_path / "in")]
-    results = run(OneBox(), items, tmp_path / "in")
+    results = detect_in(OneBox(), items, tmp_path / "in")
     sources = [Path(result["source"]).relative_to(tmp_path).as_posix() for result in results]
     assert sources == ["in/0.png", "in/sub/0.png", "other/0.png"]
     assert (tmp_path / "in/0.png").read_bytes() == before
@@ -117,7 +128,7 @@ def test_a_gif_that_moves_is_a_film_and_a_still_one_a_picture(tmp_path):
     shown = list(frames(items[0]))
     assert [int(frame[0, 0, 0]) for frame, _ in shown] == pytest.approx([10, 30, 50, 70], abs=3) and shown[0][1] == 20
     assert read_picture(still).shape == (32, 48, 3)
-    results = run(OneBox(), items, tmp_path / "out", max_frames=3)
+    results = detect_in(OneBox(), items, tmp_path / "out", max_frames=3)
     assert [result.get("frame") for result in results] == [0, 1, 2, None]
     assert cv2.VideoCapture(str(tmp_path / "out/moving_detected.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
@@ -128,12 +139,12 @@ def test_a_damaged_source_is_one_error_or_skipped_and_counted(tmp_path, name, ca
     picture(tmp_path / "good.png")
     items = expand(str(tmp_path), OUT)
     with pytest.raises(DataError, match=name):
-        run(OneBox(), items, tmp_path / "out")
+        detect_in(OneBox(), items, tmp_path / "out")
     assert not (tmp_path / "out/detections.json").exists()
     with pytest.raises(DataError, match=name):
-        run(OneBox(), items[::-1], tmp_path / "out")
+        detect_in(OneBox(), items[::-1], tmp_path / "out")
     assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 1  # what came before it is not lost
-    assert len(run(OneBox(), items, tmp_path / "out", skip_bad=True)) == 1
+    assert len(detect_in(OneBox(), items, tmp_path / "out", skip_bad=True)) == 1
     assert "1 of 2 sources skipped" in capsys.readouterr().out
 
 
@@ -164,7 +175,7 @@ def test_a_signal_ends_it_after_the_picture_under_way_with_the_signals_status(tm
         picture(tmp_path / "in" / name)
     video(tmp_path / "in" / "b.avi", 6)
     with pytest.raises(signals.Ended) as error:
-        run(EndedAt(number, at), expand(str(tmp_path / "in"), OUT), tmp_path / "out")
+        detect_in(EndedAt(number, at), expand(str(tmp_path / "in"), OUT), tmp_path / "out")
     assert signals.exit_status(error.value) == 128 + number
     assert found_in(tmp_path / "out") == done
     films = [path for path in (tmp_path / "out").glob("*.mp4")]
@@ -175,49 +186,12 @@ def test_a_signal_ends_it_after_the_picture_under_way_with_the_signals_status(tm
                                                   (signal.SIGINT, True, 130)])
 def test_ctrl_c_is_the_usual_end_of_a_camera_alone(tmp_path, monkeypatch, number, more, status):
     camera = lambda item: itertools.repeat((np.full((48, 64, 3), 90, np.uint8), 25.0), 500)
-    monkeypatch.setattr(detector, "frames", camera)
+    monkeypatch.setattr(detection, "frames", camera)
     items = expand("0", OUT) + [Item(str(picture(tmp_path / "a.png")), Path("a"), False)] * more
     with pytest.raises(signals.Ended) if status else contextlib.nullcontext() as error:
-        run(EndedAt(number, 4), items, tmp_path / "out")
+        detect_in(EndedAt(number, 4), items, tmp_path / "out")
     assert not status or signals.exit_status(error.value) == status
     assert found_in(tmp_path / "out") == {"0": 4}
-
-
-@pytest.mark.parametrize("rate", [1.0, 23.976, 240.0])
-def test_a_film_holds_every_frame_at_any_rate(tmp_path, rate):
-    with film(tmp_path / "new" / "a.mp4") as writer:
-        for side in (48, 48, 96):  # a stream may change its size
-            writer.write(np.full((side, side, 3), 90, np.uint8), rate)
-    read = cv2.VideoCapture(str(tmp_path / "new" / "a.mp4"))
-    assert read.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and read.get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=1e-3)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.mp4"]
-
-
-def test_a_film_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_stays(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"old")
-    noise = np.random.default_rng(0)
-    with pytest.raises(OutputError, match=r"a.mp4: cannot be written: 0 of 60 frames can be read back"):
-        with film(tmp_path / "a.mp4") as writer:
-            with small_disk(20_000):
-                for _ in range(60):
-                    writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8), 10)
-                writer.close()
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
-
-
-def test_a_film_that_cannot_be_begun_is_an_error_at_its_first_frame(tmp_path):
-    with pytest.raises(OutputError, match="a.mp4: cannot be written as a film of 64x48 pixels"):
-        with film(tmp_path / "a.mp4") as writer:
-            writer.path = tmp_path / "no folder" / "a.mp4"
-            writer.write(np.zeros((48, 64, 3), np.uint8), 10)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_film_under_way_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), film(tmp_path / "a.mp4") as writer:
-        writer.write(np.zeros((48, 64, 3), np.uint8), 10)
-        raise RuntimeError
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_box_wholly_in_the_border_or_thinner_than_the_results_can_say_is_none():
@@ -272,8 +246,8 @@ def test_a_stream_is_named_after_its_address_without_its_password(address, name)
 def test_no_password_of_a_stream_is_shown_or_written(tmp_path, monkeypatch, capsys, address, shown):
     assert masked(address) == shown
     if is_live(address):
-        monkeypatch.setattr(detector, "frames", lambda item: iter([(np.full((48, 64, 3), 90, np.uint8), 25.0)]))
-        [result] = run(OneBox(), expand(address, OUT), tmp_path / "out")
+        monkeypatch.setattr(detection, "frames", lambda item: iter([(np.full((48, 64, 3), 90, np.uint8), 25.0)]))
+        [result] = detect_in(OneBox(), expand(address, OUT), tmp_path / "out")
         written = "".join(path.name + path.read_text(errors="replace") for path in (tmp_path / "out").iterdir())
         assert result["source"] == shown and "cret" not in written + capsys.readouterr().out
 
@@ -396,3 +370,78 @@ def test_a_long_name_keeps_its_score_and_stays_in_a_small_picture():
 
 def test_no_detection_leaves_the_picture_as_it_is():
     assert (labels_of(["hand"], []) == 200).all()
+
+
+def test_results_are_on_the_disk_before_the_run_ends_and_are_one_json_list(tmp_path):
+    result = {"source": "a\nб.png", "width": 4, "height": 2, "detections": [{"score": 0.5}, {"score": 0.25}]}
+    with Results(tmp_path / "new" / "detections.json") as results:
+        for i in range(1000):
+            results.add(result | {"frame": i})
+        [under_way] = (tmp_path / "new").iterdir()
+        assert under_way.name != "detections.json" and under_way.stat().st_size > 100_000
+    write_json(tmp_path / "whole.json", [result | {"frame": i} for i in range(1000)])
+    assert (tmp_path / "new/detections.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert (results.count, results.detections) == (1000, 2000)
+    with Results(tmp_path / "new" / "detections.json"):
+        pass
+    assert json.loads((tmp_path / "new/detections.json").read_text()) == []
+    with pytest.raises(RuntimeError), Results(tmp_path / "new" / "detections.json") as results:
+        results.add(result)
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["detections.json"]
+    assert json.loads((tmp_path / "new/detections.json").read_text()) == []
+
+
+def test_results_that_do_not_fit_on_the_disk_are_an_error_and_those_before_stay(tmp_path):
+    (tmp_path / "detections.json").write_text("old")
+    with pytest.raises(OutputError, match="detections.json: cannot be written .*; the file that was there before is"):
+        with small_disk(20_000), Results(tmp_path / "detections.json") as results:
+            for _ in range(1000):
+                results.add({"detections": [], "source": "a" * 100})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_label_files_are_what_training_reads(tmp_path):
+    """Of pictures and of each frame of a film; a picture without objects has an empty one."""
+    picture(tmp_path / "in/images/a.png", 40)
+    video(tmp_path / "in/b.avi", 2)
+    detect_in(OneBox(), expand(str(tmp_path / "in"), OUT), tmp_path / "out", save_txt=True)
+    labels = tmp_path / "out/labels"
+    assert sorted(path.relative_to(labels).as_posix() for path in labels.rglob("*.txt")) == [
+        "b_000000.txt", "b_000001.txt", "images/a.txt"]
+    assert read_labels(labels / "images/a.txt", 1) == pytest.approx(np.array([[0, 11 / 40, 11 / 40, 18 / 40, 18 / 40]]))
+    assert read_labels(labels / "b_000001.txt", 1) == pytest.approx(
+        np.array([[0, 11 / 64, 11 / 48, 18 / 64, 18 / 48]]), abs=1e-6)
+    nothing = Detector(torch.nn.Linear(1, 1), ["hand"], (64, 64), lambda images: torch.zeros(1, 0, 6))
+    detect_in(nothing, expand(str(tmp_path / "in/images"), OUT), tmp_path / "out", save_txt=True)
+    assert (labels / "a.txt").read_text() == ""
+
+
+def test_without_pictures_the_results_are_the_same_and_stand_alone(tmp_path):
+    picture(tmp_path / "in/a.png")
+    video(tmp_path / "in/b.avi", 3)
+    items = expand(str(tmp_path / "in"), OUT)
+    results = detect_in(OneBox(), items, tmp_path / "out")
+    assert detect_in(OneBox(), items, tmp_path / "alone", pictures=False) == results
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["detections.json"]
+
+
+def test_classes_that_nobody_looks_for_are_left_out():
+    boxes = torch.tensor([[[10, 10, 8, 8, 0.9, 1, 0, 0], [30, 30, 8, 8, 0.8, 0, 1, 0], [50, 50, 8, 8, 0.7, 0, 0, 1.0]]])
+    found = {}
+    net = Detector(torch.nn.Linear(1, 1), ["car", "dog", "bus"], (64, 64), lambda images: boxes)
+    for keep in (("car", "dog", "bus"), ("Car",), ("bus", "car")):
+        found[keep] = net.keep_classes(keep).detect(np.zeros((64, 64, 3), np.uint8))[:, 5].tolist()
+    assert list(found.values()) == [[0, 1, 2], [0], [0, 2]]
+    with pytest.raises(CfgError, match="--keep-classes: found 'buss', expected classes of the network; did"):
+        net.keep_classes(["buss"])
+
+
+def test_a_camera_says_now_and_then_how_far_it_is(tmp_path, monkeypatch, capsys):
+    clock = itertools.count(step=4.0)
+    monkeypatch.setattr(detection.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(detection, "frames", lambda item: itertools.repeat((np.full((48, 64, 3), 90, np.uint8), 25.0)))
+    detect_in(OneBox(), expand("0", OUT), tmp_path / "out", max_frames=9)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 3 and lines[0].startswith("0: ") and lines[0].endswith(" per second, 1 found in the last")
+    assert lines[-2].startswith("0: 9 frames, ") and lines[-1].startswith("9 detections in 9 pictures")

@@ -1,9 +1,12 @@
 """What --source can name: images, films (videos, GIFs, cameras, streams), and folders, globs and lists of them."""
 
+import contextlib
 import glob
 import math
 import os
+import queue
 import re
+import threading
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -23,6 +26,7 @@ VISUAL = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}
 _GLOB = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}  # part of a pattern -> regular expression
 PATIENCE_MS = 10_000  # how long a stream may be silent, at its start and later
 MASK = "***"  # in the place of a password
+LEAST_RATE, USUAL_RATE, MOST_RATE = 1.0, 25.0, 240.0  # frames per second that a film may have
 WHOLE = 0.95  # share of the frames that a header announces, which is a guess in some formats
 EXPECTED = ("an image, a video, a GIF, a folder or glob of them, a list of images (.txt), a camera number or the "
             "address of a stream (rtsp://..., http://...)")
@@ -184,8 +188,9 @@ def frame_count(item: Item) -> float:
     return max(_open(item).get(cv2.CAP_PROP_FRAME_COUNT), 0)  # a damaged file may count below 0
 
 
-def frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
-    """(RGB frame, frames per second) of a film until it ends. Raises DataError when it has none."""
+def frames(item: Item) -> Iterator[tuple[np.ndarray, float | None]]:
+    """(RGB frame, frames per second) of a film until it ends; None per second where they come as they are made, the
+    newest each time. Raises DataError when it has none."""
     return _gif_frames(item.path) if item.path and item.path.suffix.lower() == ".gif" else _video_frames(item)
 
 
@@ -207,22 +212,58 @@ def _gif_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
         raise DataError(f"{path}: found no picture in it, expected a GIF")
 
 
-def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float]]:
+def _video_frames(item: Item) -> Iterator[tuple[np.ndarray, float | None]]:
     capture, number = _open(item), 0
     if not capture.isOpened():
         raise DataError(f"--source {item.shown}: {_why_closed(item)}")
     rate, announced = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    rate = rate if 1 <= rate <= 240 else 25.0  # streams may not know theirs
-    try:
-        while (step := capture.read())[0]:
+    endless = item.path is None and announced <= 0  # an address may be that of a whole film
+    rate = None if endless else rate if LEAST_RATE <= rate <= MOST_RATE else USUAL_RATE
+    with contextlib.closing(newest(capture) if endless else _all(capture)) as shown:
+        for frame in shown:
             number += 1
-            yield cv2.cvtColor(step[1], cv2.COLOR_BGR2RGB), rate
-    finally:
-        capture.release()
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), rate
     if not number:
         raise DataError(f"--source {item.shown}: found no frame that can be read, expected a video")
     if item.path and number < WHOLE * announced:
         print(f"warning: {item.shown}: {number} of {announced:.0f} frames can be read, the film breaks off there")
+
+
+def _all(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The frames of a film, one after another."""
+    try:
+        while (step := capture.read())[0]:
+            yield step[1]
+    finally:
+        capture.release()
+
+
+def newest(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The newest frame of a camera or stream whenever one is wanted, the last one for certain; those that come in
+    between are passed over. Read one after another they would come later and later, the detector being slower."""
+    waiting, left = queue.Queue(maxsize=1), threading.Event()
+
+    def read() -> None:
+        try:
+            while not left.is_set() and (step := capture.read())[0]:
+                with contextlib.suppress(queue.Empty):
+                    waiting.get_nowait()
+                waiting.put(step[1])
+        finally:
+            waiting.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while (frame := waiting.get()) is not None:
+            yield frame
+    finally:
+        left.set()
+        while reader.is_alive():  # it may wait for room, or for the camera
+            with contextlib.suppress(queue.Empty):
+                waiting.get_nowait()
+            reader.join(0.05)
+        capture.release()
 
 
 def _open(item: Item) -> cv2.VideoCapture:
