@@ -21,11 +21,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_score_flags(p)
     cli.add_backend_flag(p)
     p.add_argument("--json", type=cli.out_file, metavar="FILE", help="write all numbers there")
+    p.add_argument("--coco", type=cli.out_folder, metavar="DIR",
+                   help="write the labels and the detections there as COCO's two files, such as pycocotools scores")
     p.add_argument("--pr", type=cli.out_file, metavar="PNG",
                    help="precision-recall curve (default: output/pr_STEM.png)")
     p.add_argument("--mistakes", type=cli.out_file, metavar="JPG",
                    help="draw the 16 images with the most mistakes: missed boxes in red, false alarms in orange")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.coco and args.scorer == "reference":
+        p.error("--coco: found --scorer reference beside it, whose input is no letterbox; expected standard or compat")
+    return args
 
 
 def main() -> None:
@@ -34,6 +39,7 @@ def main() -> None:
     from utils import processes
     from utils.checkpoint import is_exported
     from utils.data.datasets import evaluation_loader
+    from utils.evaluation.coco_files import write_coco
     from utils.evaluation.evaluate import ScoreOptions, detect_all, score_detections
     from utils.plots import plot_pr_curves
 
@@ -53,6 +59,8 @@ def main() -> None:
     print(f"precision-recall curve: {curve}")
     if args.mistakes:
         draw_worst(run, result, together, args.mistakes)
+    if args.coco:
+        print("as COCO has it: {}, {}".format(*write_coco(args.coco, run.valid, together[0], run.names)))
     if args.json:
         write_json(args.json, result.to_dict() | {"cfg": run.cfg, "weights": str(run.weights), "data": str(run.data),
                                                   "size": run.valid.size, "backend": run.backend})

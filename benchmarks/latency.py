@@ -12,6 +12,7 @@ import argparse
 import shlex
 import time
 
+import torch
 from torch import nn
 
 from models import Darknet
@@ -93,7 +94,7 @@ def row_of(words: str, job: Job, plan: Plan, net: nn.Module, shares: list[tuple[
 
 def profile(job: Job, net: nn.Module, runtime: str) -> list[dict]:
     """Each convolution of a cut: widths and its time alone in the runtime."""
-    clock = LayerClock.of(runtime)
+    clock = LayerClock.of(runtime, torch.device("cpu"))
     unit, rows = clock.unit(), []
     for layer_i, spec in conv_specs(net.module_defs, job.size).items():
         seconds = WidthTable.of(spec, (False, False), unit, clock).seconds[0, 0]

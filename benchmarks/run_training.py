@@ -27,7 +27,7 @@ from utils.training.trainer import Trainer
 # ---- loading
 
 def our_loader(train_list: str, size: int, batch: int, cache_gb: float):
-    """Ours: decoding at reduced size, one warp, colour, flip, collate; in this process."""
+    """Ours: decode, one warp, colour, flip, collate; in this process."""
     pictures = ListDataset(train_list, (size, size), 1, Augmentation(), cache_gb=cache_gb)
     sampler = TrainSampler(len(pictures), batch, (size, size))
     loader = training_loader(pictures, sampler, 0)

@@ -226,7 +226,7 @@ def clock(monkeypatch):
     """law -> a runtime in which convolutions take law(spec) seconds, and a whole net 1.3 times their sum and 50 us."""
     def set_to(law):
         whole = lambda net, size: 5e-5 + 1.3 * sum(law(spec) for spec in conv_specs(net.module_defs, size).values())
-        monkeypatch.setattr(LayerClock, "of", lambda runtime: LayerClock(law))
+        monkeypatch.setattr(LayerClock, "of", lambda runtime, device: LayerClock(law))
         monkeypatch.setattr(Stopwatch, "beside", lambda self, net, repeats: [
             SimpleNamespace(median=whole(own, self.size), protocol="made up") for own in (self.dense, net)])
         return whole

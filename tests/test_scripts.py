@@ -138,9 +138,11 @@ def test_second_family_of_commands(project):
     assert (project / "pruned/yolov3-pruned.weights").read_bytes() != start
 
     python("test.py --data data/oxford.yaml --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights "
-           "--json out/t.json", project)
+           "--json out/t.json --coco out/coco", project)
     numbers = json.loads((project / "out/t.json").read_text())
     assert numbers["n_images"] == 6 and 0 <= numbers["map50"] <= 1
+    assert len(json.loads((project / "out/coco/ground_truth.json").read_text())["images"]) == 6
+    exists(project, "out/coco/detections.json")
 
     before = (project / "pruned/yolov3-pruned.cfg").read_bytes()  # a second pruning counts up
     python("test_prune.py --cfg pruned/yolov3-pruned.cfg --weights pruned/yolov3-pruned.weights --percent 0.3 "

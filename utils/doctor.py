@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Iterator
 
 from utils import cli
+from utils.text import gigabytes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -197,11 +198,6 @@ def judge(what: str, needed: int, there: int | None, of: str, remedy: str) -> Fi
     if needed > there:
         return Finding(BAD, f"{what} about {gigabytes(needed)} of {of}, {gigabytes(there)} are free: take {remedy}")
     return Finding(GOOD, f"{what} about {gigabytes(needed)} of {of}, {gigabytes(there)} are free")
-
-
-def gigabytes(count: int) -> str:
-    """"1.5 GB": bytes, in powers of 1024."""
-    return f"{count / 2**30:.1f} GB" if count >= 100 << 20 else f"{count / 2**20:.1f} MB"
 
 
 if __name__ == "__main__":

@@ -64,9 +64,11 @@ class Letterbox:
         """(..., 4) x1, y1, x2, y2 in pixels of the image -> the same boxes in pixels of the network's input."""
         return boxes_xyxy_px * self._factors(boxes_xyxy_px) + self._offsets(boxes_xyxy_px)
 
-    def to_image(self, boxes_xyxy_px: Tensor) -> Tensor:
+    def to_image(self, boxes_xyxy_px: Tensor, clipped: bool = True) -> Tensor:
         """(..., 4) x1, y1, x2, y2 in pixels of the network's input -> pixels of the image, clipped to the image."""
         boxes = (boxes_xyxy_px - self._offsets(boxes_xyxy_px)) / self._factors(boxes_xyxy_px)
+        if not clipped:
+            return boxes
         return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([self.width, self.height] * 2))
 
     def _factors(self, like: Tensor) -> Tensor:

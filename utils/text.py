@@ -96,3 +96,8 @@ def _decode_lines(content: bytes, path: str | os.PathLike, expected: str,
             raise TextError(f"{path}:{line_i}: found {found}, which is not UTF-8; expected {expected} in UTF-8 or "
                             "UTF-16 (save the file as UTF-8)") from None
     return lines
+
+
+def gigabytes(count: int) -> str:
+    """"1.5 GB": bytes, in powers of 1024."""
+    return f"{count / 2**30:.1f} GB" if count >= 100 << 20 else f"{count / 2**20:.1f} MB"

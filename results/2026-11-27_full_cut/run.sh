@@ -40,3 +40,4 @@ again() {  # NAME FLAGS
 again gamma --score gamma
 again gamma-norm --score gamma-norm
 again keep-0.3 --layer-keep 0.3
+tune deeper-gamma-norm-random logs/again-gamma-norm/prune2_full.cfg none 4e-3  # stopped after 12 epochs, as deeper-gamma-random after 13

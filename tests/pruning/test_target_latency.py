@@ -6,12 +6,13 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from conftest import ROOT, conv_law, fake_score, trained
 from utils.checkpoint import save_checkpoint, weights_content
 from utils.cli import Target
 from utils.deploy import onnx_runtimes
-from utils.deploy.layer_time import conv_specs
+from utils.deploy.layer_time import LayerClock, conv_specs, convolution_seconds
 from utils.pruning import job as job_module
 from utils.pruning import plan as plan_module
 from utils.pruning import report
@@ -137,11 +138,20 @@ def test_a_runtime_that_is_not_installed_names_the_pip_command(job_of, monkeypat
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
 def test_a_runtime_times_convolutions_and_whole_nets(job_of, runtime):
-    from utils.deploy.layer_time import convolution_seconds
-
     if onnx_runtimes.missing_packages(runtime):
         pytest.skip(f"{runtime} is not installed")
     job = job_of(f"--latency-backend {runtime}")
     spec = next(iter(conv_specs(job.dense.module_defs, job.size).values()))
-    assert 0 <= convolution_seconds(spec, runtime) < math.inf
+    assert 0 <= convolution_seconds(spec, runtime, torch.device("cpu")) < math.inf
     assert all(latency.median > 0 for latency in job.watch.beside(job.dense, 2))
+
+
+def test_a_gpu_may_train_for_a_runtime_on_the_cpu_and_is_timed_itself_in_torch(job_of, monkeypatch):
+    gpu, options = torch.device("cuda"), lambda words: job_of(words).options
+    assert job_module.runtime_of(options("--target-latency 0.5 --latency-backend onnxruntime"), gpu) == "onnxruntime"
+    assert job_module.runtime_of(options("--target-latency 0.5"), gpu) == "torch"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    paths = {(runtime, device): LayerClock.of(runtime, torch.device(device)).path.name
+             for runtime in ("torch", "onnxruntime") for device in ("cpu", "cuda")}
+    assert paths["torch", "cuda"].startswith("A-GPU-torch") and paths["torch", "cpu"] != paths["torch", "cuda"]
+    assert paths["onnxruntime", "cpu"] == paths["onnxruntime", "cuda"]

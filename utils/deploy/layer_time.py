@@ -101,13 +101,16 @@ class LayerClock:
         self.new = 0
 
     @classmethod
-    def of(cls, runtime: str) -> "LayerClock":
-        """The clock of a runtime with torch's number of threads; one file for each processor and version."""
+    def of(cls, runtime: str, device: torch.device) -> "LayerClock":
+        """The clock of a runtime with torch's number of threads; torch: on `device`, the others: on the CPU. One file
+        for each processor and version."""
+        device = device if runtime == "torch" else torch.device("cpu")
         about = environment()
-        version = importlib.metadata.version(runtime)
-        name = f"{about['processor']} {about['threads']} threads {runtime} {version} v{METHOD}"
+        place = (torch.cuda.get_device_name(device) if device.type == "cuda" else
+                 f"{about['processor']} {about['threads']} threads")
+        name = f"{place} {runtime} {importlib.metadata.version(runtime)} v{METHOD}"
         path = user_cache() / "layer-times" / (re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".json")
-        return cls(lambda spec: convolution_seconds(spec, runtime), path)
+        return cls(lambda spec: convolution_seconds(spec, runtime, device), path)
 
     def seconds(self, specs: Sequence[ConvSpec]) -> list[float]:
         """Of each; those that are not known are measured now."""
@@ -214,20 +217,22 @@ def levels(width: int, unit: int) -> list[int]:
     return sorted({min(math.ceil(width * share / unit) * unit, width) for share in SHARES} | {min(unit, width)})
 
 
-def convolution_seconds(spec: ConvSpec, runtime: str) -> float:
-    """Measured seconds of one convolution with its activation and an addition, on one image of random numbers."""
+def convolution_seconds(spec: ConvSpec, runtime: str, device: torch.device) -> float:
+    """Measured seconds of one convolution with its activation and an addition, on one image of random numbers. device:
+    where the runtime works."""
     channels = spec.inputs if runtime == "torch" else min(spec.inputs, STEM)
     image = np.random.default_rng(0).random((1, channels, spec.rows, spec.columns), dtype=np.float32)
-    one = _runs(_side_by_side(spec, 1, runtime), image)
+    # of a single thread its own seconds count, not those that others take in between
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    one = _runs(_side_by_side(spec, 1, runtime, device), image, clock)
     branches = BRANCHES if one < LONG else 2
-    many = _runs(_side_by_side(spec, branches, runtime), image)
+    many = _runs(_side_by_side(spec, branches, runtime, device), image, clock)
     return max(many - one, 0.0) / (branches - 1)
 
 
-def _runs(run: Callable[[np.ndarray], object], image: np.ndarray) -> float:
-    """The shortest of some runs: what disturbs a run only adds to it. Of a single thread its own seconds count, not
-    those that others take in between."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+def _runs(run: Callable[[np.ndarray], object], image: np.ndarray, clock: Callable[[], float]) -> float:
+    """The shortest of some runs: what disturbs a run only adds to it."""
     run(image), run(image)
     times: list[float] = []
     while len(times) < 5 or (sum(times) < ENOUGH and len(times) < 40):
@@ -237,25 +242,27 @@ def _runs(run: Callable[[np.ndarray], object], image: np.ndarray) -> float:
     return min(times)
 
 
-def _side_by_side(spec: ConvSpec, count: int, runtime: str) -> Callable[[np.ndarray], object]:
+def _side_by_side(spec: ConvSpec, count: int, runtime: str, device: torch.device) -> Callable[[np.ndarray], object]:
     """A net of `count` such convolutions that read one image and are added up, ready to run."""
     if runtime == "torch":
-        return _torch_net(spec, count)
+        return _torch_net(spec, count, device)
     return run_onnx(runtime, _onnx_net(spec, count).SerializeToString())
 
 
 @torch.inference_mode()
-def _torch_net(spec: ConvSpec, count: int) -> Callable[[np.ndarray], object]:
+def _torch_net(spec: ConvSpec, count: int, device: torch.device) -> Callable[[np.ndarray], object]:
     layers = [nn.Conv2d(spec.inputs, spec.outputs, spec.size, spec.stride, spec.padding, spec.dilation, spec.groups)
-              .to(memory_format=torch.channels_last) for _ in range(count)]
+              .to(device, memory_format=torch.channels_last) for _ in range(count)]
     activation = activation_of({"type": "convolutional", "activation": spec.activation})
 
     @torch.inference_mode()
     def run(image: np.ndarray) -> torch.Tensor:
-        fed = torch.from_numpy(image).contiguous(memory_format=torch.channels_last)
+        fed = torch.from_numpy(image).to(device).contiguous(memory_format=torch.channels_last)
         total = activation(layers[0](fed))
         for layer in layers[1:]:
             total += activation(layer(fed))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return total
     return run
 

@@ -13,12 +13,12 @@ BF16 = "openvino-bf16"  # openvino, computing in bfloat16
 Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> predictions (B, N, 5 + K)
 
 
-def require_backend(name: str, device: torch.device, flag: str = "--backend") -> None:
-    """Raise ValueError where a backend that `flag` named cannot run nets that lie on `device`, or lacks packages."""
+def require_backend(name: str, device: torch.device) -> None:
+    """Raise ValueError where a --backend cannot run nets that lie on `device`, or lacks packages."""
     if name in (*FROM_ONNX, BF16) and device.type != "cpu":
-        raise ValueError(f"{flag} {name}: found device {device}, expected the CPU; add --device cpu, or take {flag} "
-                         "torch")
-    require_packages(*missing_packages(name), what=f"{flag} {name}")
+        raise ValueError(f"--backend {name}: found device {device}, expected the CPU; add --device cpu, or take "
+                         "--backend torch")
+    require_packages(*missing_packages(name), what=f"--backend {name}")
 
 
 def missing_packages(name: str) -> list[str]:

@@ -86,8 +86,8 @@ def open_exported(path, backend: str = "auto", size: tuple[int, int] | None = No
     runtimes = RUNTIMES[path.suffix.lower()]
     for needed in files_of(path):
         if not needed.is_file():
-            raise FileNotFoundError(f"{needed}: no such file" + ("" if needed == path else f"; {path} needs it beside "
-                                                                                           "it"))
+            beside = "" if needed == path else f"; {path} needs it beside it"
+            raise FileNotFoundError(f"{needed}: no such file{beside}")
     runtime = runtimes[0] if backend == "auto" else backend
     if runtime not in runtimes:
         raise ValueError(f"--backend {backend}: found {path}, which is run by {' or '.join(runtimes)}; leave --backend "

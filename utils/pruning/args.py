@@ -212,8 +212,8 @@ def _add_aim_flags(aim) -> None:
                      "take at most X: 0.5 or 12ms, in the runtime of --latency-backend")
     aim.add_argument("--latency-backend", choices=("openvino", "onnxruntime", "torch"),
                      help="the runtime whose time counts (default: with --target-latency the first of them that is "
-                     "installed, otherwise torch); times of single convolutions are measured once per processor and "
-                     "remembered")
+                     "installed, on a GPU torch; otherwise torch); openvino and onnxruntime: on the CPU, whatever "
+                     "--device says; times of single convolutions are measured once per processor and remembered")
     aim.add_argument("--max-drop", type=cli.ratio, metavar="D",
                      help="the strongest cut that loses at most D of mAP before fine-tuning, after recalibration of "
                      "the batch-norm statistics (with --steps: in each step)")

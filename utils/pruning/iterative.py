@@ -8,21 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator
 
-import torch
 from torch import nn
 
 from utils.data.net_classes import by_name
 from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
 from utils.deploy.darknet_export import export_darknet
-from utils.deploy.onnx_runtimes import require_backend
 from utils.deploy.quantisation import LosesTooMuch
-from utils.loading import checked_size, default_weights, load_net, resolve_cfg, stem, stored_names
+from utils.loading import checked_size, default_weights, load_net, resolve_cfg, select_device, stem, stored_names
 from utils.lock import Lock
 from utils.output import ascii_table, environment, markdown_table, one_step, write_json, write_text
 from utils.parse_config import parse_model_config
 from utils.pruning.args import INT8_FORMATS, PruneOptions
 from utils.pruning.int8 import Column, Int8, int8_path, quantised, refusal, table
-from utils.pruning.job import Job, OutputNames, PruneError, load, require_int8
+from utils.pruning.job import Job, OutputNames, PruneError, load, require_int8, runtime_of
 from utils.pruning.plan import Ranking, remove_layers, require_something_to_lose, size_threshold
 from utils.pruning.stages import (
     best_of,
@@ -184,8 +182,7 @@ def checked(options: PruneOptions) -> PruneOptions:
     parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
     if options.int8 and options.no_eval:
         raise PruneError("--int8: found --no-eval beside it, expected a net that may be scored; leave one of them out")
-    if options.latency_backend:
-        require_backend(options.latency_backend, torch.device("cpu"), "--latency-backend")
+    runtime_of(options, select_device(options.source.device))
     source = options.source
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))

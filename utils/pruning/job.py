@@ -17,8 +17,7 @@ from utils.data.keep_classes import kept_net
 from utils.data.net_classes import by_name, data_for_net, given_names, require_classes
 from utils.data.prepare import data_of, dataset, defs_to_prune, labelled_dataset
 from utils.deploy.formats import FORMATS
-from utils.deploy.net_time import Stopwatch, usual_runtime
-from utils.deploy.onnx_runtimes import require_backend
+from utils.deploy.net_time import Stopwatch, named_runtime
 from utils.deploy.packages import require_packages
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
@@ -41,7 +40,7 @@ from utils.pruning.blocks import Block
 from utils.pruning.channel_graph import ChannelGraph, channel_graph
 from utils.pruning.pace import Pace
 from utils.pruning.selection import Cut
-from utils.pruning.surgery import Surgery, compact_net, staying_groups
+from utils.pruning.surgery import Surgery, compact_net, staying_groups, vectors_of
 
 
 class PruneError(ValueError):
@@ -98,6 +97,7 @@ class Job:
     blocks: tuple[Block, ...] = ()  # residual blocks that were removed
     about: dict = field(default_factory=dict)
     probes: dict[bytes, float] = field(default_factory=dict)
+    training: dict[bool, ListDataset] = field(default_factory=dict)  # training images, by whether they need boxes
     pace: Pace | None = None
 
     @property
@@ -121,8 +121,11 @@ class Job:
             return []
         require_classes(class_count(self.dense.module_defs), self.weights, self.data)
         by_itself = labelled and self.options.unlabelled
-        read = labelled_dataset if labelled and not by_itself else dataset
-        images = read(self.options.read, self.data, "train", self.size, labelled=not self.options.unlabelled)
+        if labelled not in self.training:  # a search asks again and again
+            read = labelled_dataset if labelled and not by_itself else dataset
+            self.training[labelled] = read(self.options.read, self.data, "train", self.size,
+                                           labelled=not self.options.unlabelled)
+        images = self.training[labelled]
         sampler = TrainSampler(len(images), self.options.source.batch_size, self.size)
         if by_itself:
             drawn = [draw.index for batch in itertools.islice(sampler, count) for draw in batch]
@@ -156,12 +159,10 @@ def load(options: PruneOptions, net: type[nn.Module]) -> Job:
 
 
 def runtime_of(options: PruneOptions, device: torch.device) -> str:
-    """--latency-backend or its default. Raises ValueError where it lacks packages, naming the pip command, or cannot
-    run nets on `device`."""
-    if options.latency_backend:
-        require_backend(options.latency_backend, device, "--latency-backend")
-        return options.latency_backend
-    return usual_runtime(device.type == "cpu") if options.aims.target_latency else "torch"
+    """--latency-backend or its default, for nets on `device`. Raises ValueError where it lacks packages, naming the pip
+    command."""
+    wanted = options.latency_backend or options.aims.target_latency
+    return named_runtime(options.latency_backend, device) if wanted else "torch"
 
 
 def _net_and_data(options: PruneOptions, net: type[nn.Module], cfg: Path,
@@ -269,9 +270,7 @@ def stays(job: Job, keep: torch.Tensor) -> torch.Tensor:
     """(G,) bool: groups present in the compact net, carriers included."""
     if not job.options.rule.exact:
         return keep
-    return staying_groups(
-        job.model.module_defs, {key: value.cpu() for key, value in job.model.state_dict().items()}, job.graph, keep
-    )
+    return staying_groups(job.model.module_defs, vectors_of(job.model), job.graph, keep)
 
 
 def eval_model(job: Job, model: nn.Module, label: str) -> EvalResult | None:

@@ -36,6 +36,7 @@ from utils.pruning.selection import (
     starved_layers,
     without_ties,
 )
+from utils.pruning.sizes import NoCutError, mildest_within, most_allowed
 from utils.pruning.surgery import narrow_defs
 from utils.shapes import LayerCost, total_cost
 
@@ -133,7 +134,8 @@ def calibrated(job: Job, blocks: list[Block]) -> tuple[Job, Offer]:
     """(the job with its `pace`, what it may choose from for --target-latency). Raises PruneError, naming the least that
     could be had, where that takes longer."""
     repeats = max(job.options.repeats, LEAST_REPEATS)
-    pace = Pace(LayerClock.of(job.watch.runtime), job.watch, job.options.aims.target_latency, repeats)
+    clock = LayerClock.of(job.watch.runtime, next(job.dense.parameters()).device)
+    pace = Pace(clock, job.watch, job.options.aims.target_latency, repeats)
     job = replace(job, pace=pace)
     offer = offer_of(job, Ranking.of(job), blocks)
     try:
@@ -259,16 +261,16 @@ def search(job: Job, ranking: Ranking, room: float = 0.0) -> float:
 def size_threshold(job: Job, ranking: Ranking) -> float:
     """Threshold of the mildest cut that meets --target-params and --target-flops, 0 without them. Raises PruneError,
     naming what could be had, when there is none."""
-    if (fits := size_check(job)) is None:
+    aims = job.options.aims
+    if not aims.of_size:
         return 0.0
+    most = most_allowed(aims.target_params, aims.target_flops, total_cost(job.dense.module_defs, *job.size))
     levels = selection.thresholds(ranking.ranked, ranking.free)
-    threshold = selection.mildest(levels, lambda level: fits(cut_at(job, ranking, level)))
-    if threshold is None:
-        least = cost_of(job, cut_at(job, ranking, levels[-1]))
-        raise PruneError(f"--target-params/--target-flops: no cut gets there; the strongest leaves "
-                         f"{least.parameters:,} parameters and {2 * least.macs / 1e9:.3g} GFLOPs; "
-                         f"{', or '.join(ways_to_cut_more(job))}")
-    return threshold
+    try:
+        return mildest_within(levels, lambda level: cost_of(job, cut_at(job, ranking, level)), most)
+    except NoCutError as error:
+        ways = ", or ".join(ways_to_cut_more(job))
+        raise PruneError(f"--target-params/--target-flops: {error}; {ways}") from None
 
 
 def strongest_of(job: Job, ranking: Ranking, levels: Sequence[float], room: float,
@@ -334,22 +336,6 @@ def require_something_to_lose(job: Job) -> None:
         raise PruneError(f"--max-drop {most:g}: found a net of mAP {before:.4f}, expected more than the "
                          f"drop, or the score chooses nothing: any cut passes; train {job.weights} first, or cut by "
                          "--percent" + " without --max-drop" * ("percent" in job.options.typed))
-
-
-def size_check(job: Job) -> Callable[[Cut], bool] | None:
-    """Whether a cut meets --target-params and --target-flops; None without either."""
-    aims, dense = job.options.aims, total_cost(job.dense.module_defs, *job.size)
-    if aims.target_params is None and aims.target_flops is None:
-        return None
-    most_parameters = aims.target_params.of(dense.parameters) if aims.target_params else float("inf")
-    most_macs = aims.target_flops.of(2 * dense.macs) / 2 if aims.target_flops else float("inf")
-
-    def fits(cut: Cut) -> bool:
-        """Counted, nothing is built."""
-        cost = cost_of(job, cut)
-        return cost.parameters <= most_parameters and cost.macs <= most_macs
-
-    return fits
 
 
 def keeps_map(job: Job, ranking: Ranking, cut: Cut, room: float = 0.0) -> bool:

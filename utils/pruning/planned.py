@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from utils import processes
 from utils.batch_norm import gammas_by_layer
 from utils.deploy.layer_time import LayerClock, WidthTable
-from utils.deploy.net_time import Stopwatch, usual_runtime
-from utils.deploy.onnx_runtimes import require_backend
+from utils.deploy.net_time import Stopwatch, named_runtime
 from utils.pruning.blocks import residual_blocks
 from utils.pruning.channel_graph import ChannelGraph
 from utils.pruning.importance import member_count, reduce_members, summed_over_blocks, summed_over_groups
 from utils.pruning.latency_choices import Offer, Solution, choose, chosen_blocks, defs_of, with_tables
 from utils.pruning.latency_search import NEAR, OutOfReach, calibrate
 from utils.pruning.pace import Pace
-from utils.pruning.selection import candidates, mildest, obtain_filters_mask, thresholds, without_ties
-from utils.pruning.surgery import narrow_defs, staying_groups
+from utils.pruning.selection import candidates, obtain_filters_mask, thresholds, without_ties
+from utils.pruning.sizes import NoCutError, mildest_within, most_allowed
+from utils.pruning.surgery import narrow_defs, staying_groups, vectors_of
 from utils.shapes import LayerCost, total_cost
 from utils.training.strength import Aim, PlannedCut
 
@@ -38,19 +38,17 @@ class SizePlanner:
         """size: (width, height) of the image."""
         self.defs, self.graph, self.size, self.aim = defs, graph, size, aim
         self.members, self.dense = member_count(graph), total_cost(defs, *size)
-        self.most = LayerCost(int(aim.params.of(self.dense.parameters)) if aim.params else self.dense.parameters,
-                              int(aim.flops.of(2 * self.dense.macs) / 2) if aim.flops else self.dense.macs)
+        self.most = most_allowed(aim.params, aim.flops, self.dense)
 
     def threshold(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> tuple[float, bool]:
         """(|gamma| under which a group goes, whether that is the mildest cut there is). scores: (G,); staying: see
         carried. Raises ValueError where no cut gets there."""
         cost = lambda level: self._cost(staying(self.keep_at(scores, level)))
-        fits = lambda level: (found := cost(level)).parameters <= self.most.parameters and found.macs <= self.most.macs
         levels = thresholds(scores, candidates(self.graph, self.members))
-        if (threshold := mildest(levels, fits)) is None:
-            least = cost(levels[-1])
-            raise ValueError(f"{self.aim.words}: no cut gets there; the strongest leaves {least.parameters:,} "
-                             f"parameters and {2 * least.macs / 1e9:.3g} GFLOPs; ask for less")
+        try:
+            threshold = mildest_within(levels, cost, self.most)
+        except NoCutError as error:
+            raise ValueError(f"{self.aim.words}: {error}; ask for less") from None
         return threshold, threshold == levels[0]
 
     def scores(self, model: nn.Module) -> Tensor:
@@ -140,10 +138,8 @@ class LatencyPlanner:
 def measure(offer: Offer, aim: Aim, net_of: Callable[[list[dict]], nn.Module], device: torch.device) -> dict:
     """What plans need of the runtime, of plain values: "tables" of the convolutions, "points" and "dense" of
     utils.pruning.pace.Pace, "runtime". net_of: module_defs -> a net of any weights."""
-    if aim.runtime:
-        require_backend(aim.runtime, device, "--latency-backend")
-    runtime, dense = aim.runtime or usual_runtime(device.type == "cpu"), net_of(offer.defs)
-    pace = Pace(LayerClock.of(runtime), Stopwatch(runtime, dense, offer.size), aim.latency, REPEATS)
+    runtime, dense = named_runtime(aim.runtime, device), net_of(offer.defs)
+    pace = Pace(LayerClock.of(runtime, device), Stopwatch(runtime, dense, offer.size), aim.latency, REPEATS)
     offer = with_tables(offer, pace.clock)
     try:
         calibrate(pace, offer, dense, net_of)
@@ -159,8 +155,7 @@ def measure(offer: Offer, aim: Aim, net_of: Callable[[list[dict]], nn.Module], d
 
 def carried(model: nn.Module, graph: ChannelGraph) -> Callable[[Tensor], Tensor]:
     """(G,) bool of kept groups -> (G,) bool, those and the carriers they need."""
-    # kernels have no say in it, and are most of what would be copied from a GPU
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items() if value.ndim == 1}
+    state = vectors_of(model)
     return lambda keep: staying_groups(model.module_defs, state, graph, keep)
 
 

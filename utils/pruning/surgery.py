@@ -13,7 +13,7 @@ Functions here take module_defs and a state_dict and return new ones; sums are t
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.layers import LAYER_TYPES, LayerType, activation_of, carrier_beta, state_key
 from utils.parse_config import integer, layer_inputs, section_of
@@ -150,6 +150,12 @@ def _removed_constants(defs, state, graph: ChannelGraph, keep: Tensor) -> list[T
     betas = {i: state[state_key(i, "batch_norm.bias")].double() for i in graph.normalised}
     own = {i: activation_of(section_of(defs, i))(beta) for i, beta in betas.items()}
     return propagate(defs, graph, own, ~keep)
+
+
+def vectors_of(model: nn.Module) -> dict[str, Tensor]:
+    """The part of a Darknet's state that `staying_groups` reads, on the CPU: kernels, which have no say in it, are most
+    of what would be copied from a GPU."""
+    return {key: value.detach().cpu() for key, value in model.state_dict().items() if value.ndim == 1}
 
 
 def staying_groups(defs: list[dict], state: dict[str, Tensor], graph: ChannelGraph, keep: Tensor) -> Tensor:

@@ -304,7 +304,8 @@ def _add_aim_flags(s) -> None:
                    help="-sr: the same for widths and residual blocks that take at most X, 0.5 or 12ms, in the runtime "
                    "of --latency-backend; measured on this machine before the first step, with --threads threads")
     s.add_argument("--latency-backend", choices=("openvino", "onnxruntime", "torch"),
-                   help="the runtime whose time --target-latency is (default: the first of them that is installed)")
+                   help="the runtime whose time --target-latency is (default: the first of them that is installed, on "
+                   "a GPU torch); openvino and onnxruntime: on the CPU, whatever --device says")
 
 
 def _add_recovery_flags(r) -> None:

@@ -5,10 +5,10 @@ import torch
 
 from utils import torchrun
 from utils.data.datasets import TrainSampler
-from utils.doctor import gigabytes
 from utils.memory import at_least, machine_memory
 from utils.parse_config import integer
 from utils.shapes import layer_shapes
+from utils.text import gigabytes
 from utils.training.args import TrainOptions
 from utils.training.half import is_half
 
