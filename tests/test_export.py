@@ -454,3 +454,8 @@ def test_a_darknet_pair_does_not_take_the_place_of_the_cfg_that_is_read(net, tin
         with pytest.raises(ValueError, match="the cfg that is read") if refused else contextlib.nullcontext():
             export.main()
         assert out.exists() != refused and tiny_cfg.read_text() == before
+
+
+def test_a_torchscript_file_is_written_and_opened_without_a_warning(net, tmp_path, recwarn):
+    open_exported(written(net, "torchscript", tmp_path))
+    assert not [str(warning.message) for warning in recwarn]
