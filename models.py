@@ -384,7 +384,8 @@ class Darknet(nn.Module):
             if conv is not None and conv.bias is not None:
                 nn.init.normal_(conv.weight, std=0.01)
                 nn.init.zeros_(conv.bias)
-                if not head.new_coords:
+                # the scores of new_coords are what the convolution's own activation makes of these biases
+                if not head.new_coords or activation_name(self.module_defs[head_i]) == "logistic":
                     head.start(conv.bias.data)
 
     @property

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, randomise
+from conftest import ROOT, randomise, trained
 from models import Darknet
 from utils.darknet_weights import WeightsError, file_classes
 from utils.parse_config import parse_model_config, rebuild_heads
@@ -105,7 +105,7 @@ def test_files_of_the_public_sizes_are_told_apart(tmp_path):
     for size, kind in ((248_007_048, "no heads"), (162_482_580, "backbone")):
         path = tmp_path / "stand-in"
         with open(path, "wb") as file:
-            file.write(np.array([0, 2, 0], "<i4").tobytes() + np.array([1], "<i8").tobytes())
+            file.write(np.array([0, 2, 0, 1, 0], "<i4").tobytes() + np.ones(1, "<f4").tobytes())
             file.truncate(size)
         assert model.load_darknet_weights(path).kind == kind
         path.unlink()
@@ -225,3 +225,15 @@ def test_a_weight_that_is_no_number_is_refused_with_its_layer(tiny_cfg, tmp_path
     with pytest.raises(WeightsError, match=f"not a finite number in layer {layer_i}"):
         other.load_darknet_weights(tmp_path / "a.weights")
     assert all(torch.equal(tensor, before[key]) for key, tensor in other.state_dict().items())
+
+
+def test_as_many_floats_of_another_net_or_zeros_are_refused_and_nothing_is_loaded(tiny_cfg, tmp_path):
+    model = trained(tiny_cfg).float()
+    model.save_darknet_weights(tmp_path / "a.weights")
+    floats, header = floats_of(tmp_path / "a.weights"), (tmp_path / "a.weights").read_bytes()[:20]
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for content, words in ((floats[::-1], "found a variance of -.* in layer"), (floats * 0, "nothing but zeros")):
+        (tmp_path / "b.weights").write_bytes(header + content.tobytes())
+        with pytest.raises(WeightsError, match=words):
+            model.load_darknet_weights(tmp_path / "b.weights")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())

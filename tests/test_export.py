@@ -238,6 +238,19 @@ def test_a_box_that_moves_or_goes_missing_is_noticed():
             compare(wrong)
 
 
+def test_which_of_two_boxes_of_one_score_stays_is_no_difference():
+    boxes = torch.tensor([[[32.0, 32, 20, 20, 0.9, 1.0], [34, 32, 20, 20, 0.8999999, 1.0], [40, 32, 20, 20, 0.8, 1.0]]])
+    found = boxes.clone()
+    found[0, 0, 4] = 0.8999998  # now the second stays, and suppresses the third
+    compare = lambda net, file, nms: compare_boxes(
+        lambda _: net, lambda _: file, torch.zeros(1, 3, 64, 64), nms, TOLERANCES["float32"], "net.onnx")
+    assert compare(boxes, found, None) == 2
+    # of a file with a suppression of its own there is but what it left
+    assert compare(boxes[:, :2], found[:, 1:2], BuiltInNms()) == 1
+    with pytest.raises(ExportError, match="the file does not find"):
+        compare(boxes[:, :2], found[:, 2:], BuiltInNms())
+
+
 def test_a_format_whose_runtime_is_missing_is_converted_and_said_not_to_be_run(net, tmp_path, monkeypatch):
     find = formats.importlib.util.find_spec
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
@@ -441,3 +454,8 @@ def test_a_darknet_pair_does_not_take_the_place_of_the_cfg_that_is_read(net, tin
         with pytest.raises(ValueError, match="the cfg that is read") if refused else contextlib.nullcontext():
             export.main()
         assert out.exists() != refused and tiny_cfg.read_text() == before
+
+
+def test_a_torchscript_file_is_written_and_opened_without_a_warning(net, tmp_path, recwarn):
+    open_exported(written(net, "torchscript", tmp_path))
+    assert not [str(warning.message) for warning in recwarn]

@@ -10,7 +10,7 @@ import torch
 
 from conftest import ROOT, randomise
 from models import Darknet, LocalAvgPool, MaxPool, Reorg3d, Shortcut
-from nets import FOREIGN, cfg_text, place
+from nets import FOREIGN, YOLO, cfg_text, convolution, place
 from utils import shapes
 from utils.layers import ACTIVATIONS, activation
 from utils.parse_config import parse_model_config
@@ -424,6 +424,16 @@ def test_an_untrained_gaussian_head_is_sure_of_nothing_but_its_places(tmp_path):
     (tmp_path / "a.cfg").write_text(cfg_text(FOREIGN))
     bias = Darknet(tmp_path / "a.cfg").module_list[place(FOREIGN, "raw")][0].bias.view(2, 10)
     assert bias[:, [1, 3, 5, 7, 8]].eq(-4.6).all() and not bias[:, [0, 2, 4, 6, 9]].any()
+
+
+@pytest.mark.parametrize("options, act", [("", "linear"), ("new_coords=1\nscale_x_y=2.0\n", "logistic")])
+def test_an_untrained_head_finds_an_object_in_one_cell_of_a_hundred(options, act, tmp_path):
+    layers = {"stem": convolution(8, 3, stride=2), "raw": convolution(12, 1, normalised=0, act=act),
+              "head": YOLO + options}
+    (tmp_path / "net.cfg").write_text(cfg_text(layers))
+    with torch.no_grad():
+        objectness = Darknet(tmp_path / "net.cfg").eval()(torch.rand(2, 3, 64, 64))[..., 4]
+    assert 0.005 < objectness.mean() < 0.02
 
 
 def test_darknet_weights_of_foreign_layers_come_back(tmp_path):

@@ -61,6 +61,7 @@ def test_parsing_and_rebuilding_leave_their_input_alone(tiny_cfg):
     [
         ("[net]\nwidth=64\n[convolutional]\nfilers=8\nsize=3\n", 4, "did you mean 'filters'"),
         ("[net]\n[convolutional]\nfilters=8.5\nsize=3\n", 3, "expected a whole number"),
+        ("[net]\n[convolutional]\nfilters=1_6\nsize=3\n", 3, "expected a whole number"),  # 1 to Darknet
         ("[net]\n[convolutional]\nfilters=0\nsize=3\n", 2, "expected 1 or more"),
         ("[net]\n[convolutional]\nsize=3\n", 2, "without 'filters'"),
         ("[net]\n[convolutional]\nfilters=8\nsize=1\nactivation=leeky\n", 5, "did you mean 'leaky'"),
@@ -88,7 +89,7 @@ def test_parsing_and_rebuilding_leave_their_input_alone(tiny_cfg):
             4,
             "found 6 anchor numbers, expected 8",
         ),
-        ("[net]\n[convolutional]\nfilters=8\nxnor=1\n", 4, "binary weights and inputs (XNOR-Net) are not supported"),
+        ("[net]\n[convolutional]\nfilters=8\nxnor=1\n", 4, "it asks for binary weights and inputs (XNOR-Net)"),
         ("[net]\n[convolutional]\nfilters=8\nshare_index=3\n", 4, "weights shared between layers"),
         ("[net]\n[convolutional]\nfilters=8\n[shortcut]\nfrom=-1\nweights_type=per_feature\n", 6, "weighted shortcuts"),
         ("[net]\n[convolutional]\nfilters=8\nactivation=normalize_channels\n", 4, "not one that mixes channels"),
@@ -127,6 +128,14 @@ def read(folder, text):
     write_model_config(folder / "b.cfg", defs)
     assert parse_model_config(folder / "b.cfg") == defs
     return defs
+
+
+@pytest.mark.parametrize("reader", ["[convolutional]\nfilters=8\n", "[route]\nlayers=0,-1\n", "[shortcut]\nfrom=0\n"])
+def test_a_layer_that_reads_a_head_is_refused_since_darknet_hands_on_decoded_values(tmp_path, reader):
+    head = HEAD.format("anchors=1,2,3,4,5,6")
+    with pytest.raises(CfgError, match=r"a.cfg:11: found layer 2 .* reading layer 1 \[yolo\], expected"):
+        read(tmp_path, NET + head + reader + head)
+    read(tmp_path, NET + head + "[route]\nlayers=0\n" + head)
 
 
 def test_of_two_training_keys_the_first_counts_and_a_note_says_so(tmp_path, capsys):

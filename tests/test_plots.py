@@ -1,5 +1,8 @@
 """Pictures of numbers: what must be on them, read from the figure before it is saved."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,13 @@ def figure(monkeypatch, tmp_path):
         assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
         return made[-1].axes
     return axes_of
+
+
+def test_a_slow_machine_draws_without_a_warning(monkeypatch, recwarn, tmp_path):
+    seconds = itertools.count(step=5)
+    monkeypatch.setattr("matplotlib.legend.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    plots.plot_gammas({"kept": [0.5, 0.6], "cut": [0.1]}, 0.3, tmp_path / "a.png")
+    assert next(seconds) > 5 and not [str(warning.message) for warning in recwarn]
 
 
 def rows(epochs):

@@ -26,6 +26,7 @@ from utils.shapes import layer_costs
 
 HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i8")])  # what we write; read the same way from 0.2 on
 OLD_HEADER = np.dtype([("version", "<i4", 3), ("seen", "<i4")])  # before 0.2
+LEAST_VARIANCE = -1e-5  # of a batch norm, less what undone rescaling rounds; Darknet adds 1e-6 before the root
 MOST_GUESSED_CLASSES = 10_000  # of a file with other heads: YOLO9000 has 9,418; more is a file that fits by chance
 
 
@@ -88,6 +89,7 @@ def read_darknet_weights(model: nn.Module, path: str | os.PathLike) -> LoadRepor
     floats = np.fromfile(path, "<f4", offset=contents.header.itemsize)
     _check_finite(path, floats, contents.sizes)
     layers = {i: conv_tensors(conv, bn) for i, conv, bn in model.convolutions() if i in contents.sizes}
+    _check_variances(path, floats, layers, contents.sizes)
     if contents.kind == "full":
         report = LoadReport("full", len(layers), f"all {len(layers)} layers with weights")
     elif contents.kind == "backbone":
@@ -193,6 +195,22 @@ def _check_finite(path: Path, floats: np.ndarray, sizes: dict[int, int]) -> None
     layer_i = list(sizes)[int(np.searchsorted(ends, np.flatnonzero(~np.isfinite(floats))[0], side="right"))]
     raise WeightsError(f"{path}: found a weight that is not a finite number in layer {layer_i}, expected finite ones: "
                        "these weights are damaged, or those of a training that diverged")
+
+
+def _check_variances(path: Path, floats: np.ndarray, layers: dict[int, list[Tensor]], sizes: dict[int, int]) -> None:
+    """Raise WeightsError where the floats cannot be this net's, although they are as many."""
+    if not floats.any():
+        raise WeightsError(f"{path}: found nothing but zeros behind the header, expected weights: the file was not "
+                           "downloaded or written to its end")
+    start = 0
+    for i, tensors in layers.items():
+        if len(tensors) > 2:  # with batch norm
+            n = tensors[3].numel()
+            least = floats[start + 3 * n:start + 4 * n].min()
+            if least < LEAST_VARIANCE:
+                raise WeightsError(f"{path}: found a variance of {least:.3g} in layer {i}, expected 0 or more: these "
+                                   "weights are damaged, or those of another cfg with as many")
+        start += sizes[i]
 
 
 def _copy(layers: dict[int, list[Tensor]], sizes: dict[int, int], floats: np.ndarray) -> None:

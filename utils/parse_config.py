@@ -221,8 +221,8 @@ def _check_allowed(kind: str, key: str, value: str, place: str) -> None:
         harmless = False
     if not harmless:
         expected = f"{key}={allowed}" if allowed else f"no {key!r}"
-        raise CfgError(f"{place}: found {key}={value} in [{kind}], expected {expected}: {words} are not supported, "
-                       "the net would compute something else")
+        raise CfgError(f"{place}: found {key}={value} in [{kind}], expected {expected}: it asks for {words}, "
+                       "which this program does not compute")
 
 
 def _check_stray(kind: str, key: str, place: str) -> None:
@@ -256,7 +256,7 @@ def _check_value(kind: str, key: str, value: str, place: str) -> None:
     if kind not in KIND_WORDS:
         return
     try:
-        parts = [float(part) for part in _items(kind, value)]
+        parts = [] if "_" in value else [float(part) for part in _items(kind, value)]  # Python reads 1_6 as 16
     except ValueError:
         parts = None
     whole = kind.startswith("int")
@@ -301,6 +301,10 @@ def _check_references(defs: list[Section]) -> None:
             if not (-1 if source == layer_i - 1 else 0) <= source < layer_i:
                 raise CfgError(f"{section.where}: found a reference to layer {source} in layer {layer_i} "
                                f"[{section['type']}], expected a layer from 0 to {layer_i - 1}")
+            if source >= 0 and (head := section_of(defs, source)["type"]) in HEADS:
+                raise CfgError(f"{section.where}: found layer {layer_i} [{section['type']}] reading layer {source} "
+                               f"[{head}], expected a layer that is no detection head: Darknet hands on decoded values "
+                               "there; put a [route] to another layer before it")
 
 
 def _check_anchors(section: Section) -> None:

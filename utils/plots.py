@@ -3,6 +3,7 @@
 import itertools
 import math
 import textwrap
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +19,8 @@ MOST_TICKS = 30  # classes that can be named, and counted, beside each other
 
 
 def _save(figure, path: Path) -> None:
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Creating legend")  # that it takes a second, as on a busy machine
         kind = path.suffix[1:].lower()
         figure.savefig(temporary, dpi=110, format=kind if kind in figure.canvas.get_supported_filetypes() else "png")
     plt.close(figure)

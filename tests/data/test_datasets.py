@@ -415,11 +415,18 @@ def test_an_image_without_labels_anywhere_is_named_with_all_its_places(tmp_path)
     (tmp_path / "Images").mkdir()
     cv2.imwrite(str(tmp_path / "Images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
     dataset = ListDataset(tmp_path / "Images", (64, 64), 1)
-    with pytest.raises(DataError, match="found no box in 1 images") as error:
+    with pytest.raises(DataError, match="found no box in 1 image,") as error:
         dataset.require_boxes()
     for place in ("Labels/a.txt", "labels/a.txt", "Images/a.txt"):
         assert str(tmp_path / place) in str(error.value)
     assert len(label_places(tmp_path / "Images" / "a.png")) == 3
+
+
+def test_boxes_of_classes_that_are_not_kept_are_not_looked_for_elsewhere(tmp_path):
+    dataset = ListDataset(make_dataset(tmp_path, 3), (64, 64), 2)  # all of class 0
+    dataset.keep_classes([1])
+    with pytest.raises(DataError, match="list.txt: found 3 boxes of other classes and none of those that are kept"):
+        dataset.require_boxes()
 
 
 def test_boxes_without_area_are_left_out_and_counted_with_repeated_ones_in_one_line(tmp_path):

@@ -3,10 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.compare import Latency
 from utils.pruning import report
 from utils.pruning.compact import compact_and_verify
 from utils.pruning.plan import plan_cut
+from utils.pruning.report import warn_about_speed
+from utils.shapes import LayerCost
 
 
 def cut_into(job, out):
@@ -64,3 +69,15 @@ def test_a_tuned_pruning_that_is_replaced_keeps_its_start_and_says_where_the_tun
         in capsys.readouterr().out
     )
     assert names.checkpoint.with_name(f"{names.checkpoint.stem}-init-before.pth").read_bytes() == start
+
+
+@pytest.mark.parametrize("dense, compact, words", [
+    ((10, 9.9, 10.1), (5, 4.9, 5.1), "thin layers"),
+    ((10, 5, 60), (30, 5, 60), "vary too much"),  # a busy machine
+    ((10, 9.9, 10.1), (2, 1.9, 2.1), ""),
+])
+def test_why_a_net_is_no_faster_is_said_where_its_times_tell(dense, compact, words, capsys):
+    costs = LayerCost(0, 400), LayerCost(0, 100)
+    warn_about_speed(costs, [Latency(*times, "made up") for times in (dense, compact)])
+    printed = capsys.readouterr().out
+    assert words in printed and bool(words) == bool(printed)

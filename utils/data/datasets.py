@@ -56,7 +56,7 @@ class ListDataset(Dataset):
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        self.images, self.labels = [], []
+        self.images, self.labels, self.left_out = [], [], 0  # left_out: boxes of classes that are not kept
         finder, doubtful = LabelFinder(), Doubtful()
         for path in read_image_list(self.source, self.notes):
             try:
@@ -90,7 +90,9 @@ class ListDataset(Dataset):
         """Leave out the boxes of other classes; class kept[i] becomes class i."""
         number = {label: i for i, label in enumerate(kept)}
         for image_i, rows in enumerate(self.labels):
-            rows = rows[np.isin(rows[:, 0], kept)]
+            own = np.isin(rows[:, 0], kept)
+            self.left_out += int((~own).sum())
+            rows = rows[own]
             rows[:, 0] = [number[int(label)] for label in rows[:, 0]]
             self.labels[image_i] = rows
         self.classes = len(kept)
@@ -103,10 +105,15 @@ class ListDataset(Dataset):
         return f"{counted(len(self), 'image')} with {counted(boxes, 'box', 'boxes')}{without}"
 
     def require_boxes(self) -> None:
-        """Raise DataError, naming all places where labels were looked for, when no image has a box."""
-        if not any(map(len, self.labels)):
-            places = " or ".join(map(str, label_places(self.images[0])))
-            raise DataError(f"{self.name}: found no box in {len(self)} images, expected labels such as {places}")
+        """Raise DataError when no image has a box, naming all places where labels were looked for, or the boxes that
+        are there of classes that are not kept."""
+        if any(map(len, self.labels)):
+            return
+        if self.left_out:
+            raise DataError(f"{self.name}: found {counted(self.left_out, 'box', 'boxes')} of other classes and none of "
+                            f"those that are kept in {counted(len(self), 'image')}, expected at least one")
+        places = " or ".join(map(str, label_places(self.images[0])))
+        raise DataError(f"{self.name}: found no box in {counted(len(self), 'image')}, expected labels such as {places}")
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(RGB image, boxes (n, 5) class, x1, y1, x2, y2 in its pixels), for augmentation alone.

@@ -8,7 +8,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from utils.boxes import box_iou
+from utils.boxes import box_iou, cxcywh_to_xyxy, pair_iou
 from utils.deploy.metadata import BuiltInNms
 from utils.deploy.onnx_runtimes import Predict
 from utils.evaluation.nms import non_max_suppression
@@ -53,12 +53,17 @@ def compare_predictions(
             batch, input_channels(model), size[1], size[0], generator=torch.Generator().manual_seed(batch)
         )
         expected, found = model(images), predict(images)
-        if found.shape != expected.shape:
-            raise ExportError(f"{where}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; "
-                              "it was not written")
+        require_shape(found, expected, where)
         found, expected = with_log_sizes(found), with_log_sizes(expected)
         deviations.append(float(((found - expected).abs() / expected.abs().amax(dim=(0, 1)).clamp(min=1e-9)).max()))
     return max(deviations, key=lambda value: (value != value, value))  # NaN is the worst
+
+
+def require_shape(found: Tensor, expected: Tensor, where: str) -> None:
+    """Raise ExportError when a file's output is not of the shape of the net's."""
+    if found.shape != expected.shape:
+        raise ExportError(f"{where}: found an output of {tuple(found.shape)}, expected {tuple(expected.shape)}; it was "
+                          "not written")
 
 
 def require_close(deviation: float, limit: float, where: str) -> None:
@@ -82,17 +87,49 @@ def sample_images(size: tuple[int, int], channels: int = 3, limit: int = 4) -> T
 def compare_boxes(
     model: nn.Module, predict: Predict, images: Tensor, nms: BuiltInNms | None, tolerance: Tolerance, where: str
 ) -> int:
-    """How many boxes the net finds in `images` (B, 3, H, W); each has a twin among the file's, and the other way round,
-    or it raises ExportError. nms: the suppression inside the file. A box may be missing whose score or overlap is
-    within the tolerance of a threshold."""
+    """How many boxes the net finds in `images` (B, 3, H, W), a file the same, or it raises ExportError.
+
+    nms: the suppression inside the file, whose boxes are compared with those that the net's leaves. Without one every
+    candidate is: of two boxes with nearly the same score rounding decides which one suppresses the other.
+    """
     if not len(images):
         return 0
-    limits = nms or THRESHOLDS
-    ours = non_max_suppression(model(images), limits.conf_thres, limits.nms_thres, limits.max_det)
-    # the file's own suppression is over; of its scores, which hold the class as well, none is dropped
-    theirs = non_max_suppression(
-        predict(images), 1e-9 if nms else limits.conf_thres, 1.0 if nms else limits.nms_thres, limits.max_det
-    )
+    limits, expected, found = nms or THRESHOLDS, model(images), predict(images)
+    ours = non_max_suppression(expected, limits.conf_thres, limits.nms_thres, limits.max_det)
+    if nms is None:
+        _require_same_candidates(expected, found, tolerance, where)
+    else:  # the file's own suppression is over; of its scores, which hold the class as well, none is dropped
+        _require_same_boxes(ours, non_max_suppression(found, 1e-9, 1.0, nms.max_det), nms, tolerance, where)
+    return sum(map(len, ours))
+
+
+def _require_same_candidates(expected: Tensor, found: Tensor, tolerance: Tolerance, where: str) -> None:
+    """Raise ExportError unless each row of (B, N, 5 + K) predictions that is a box in one is the same box, of the same
+    scores, in the other."""
+    require_shape(found, expected, where)
+    sure = torch.maximum(expected[..., 4], found[..., 4]) >= THRESHOLDS.conf_thres + tolerance.score
+    ours, theirs = expected[sure].float(), found[sure].float()
+    iou = pair_iou(cxcywh_to_xyxy(ours[:, :4]), cxcywh_to_xyxy(theirs[:, :4]))
+    off = (ours[:, 4:5] * ours[:, 5:] - theirs[:, 4:5] * theirs[:, 5:]).abs().amax(dim=1)
+    wrong = ~((iou > tolerance.iou) & (off <= tolerance.score))
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ExportError(f"{where}: sample picture {int(sure.nonzero()[row, 0])}: the net finds {_words(ours[row])}, "
+                          f"the file {_words(theirs[row])}, expected an IoU over {tolerance.iou:g} and scores within "
+                          f"{tolerance.score:g}; it was not written")
+
+
+def _words(row: Tensor) -> str:
+    """A row (5 + K) of predictions."""
+    box = ", ".join(f"{value:.0f}" for value in cxcywh_to_xyxy(row[None, :4])[0].tolist())
+    return f"the box {box} of score {float(row[4] * row[5:].max()):.2f}"
+
+
+def _require_same_boxes(
+    ours: list[Tensor], theirs: list[Tensor], limits: BuiltInNms, tolerance: Tolerance, where: str
+) -> None:
+    """Raise ExportError unless each of the detections of either has a twin among the other's. A box may be missing
+    whose score or overlap is within the tolerance of a threshold, or that another one of its score suppresses."""
     for image_i, (one, other) in enumerate(zip(ours, theirs)):
         for rows, twins, who in ((one, other, "the file does not find"), (other, one, "the net does not find")):
             if len(lost := _without_twin(rows, twins, limits, tolerance)):
@@ -101,13 +138,15 @@ def compare_boxes(
                                   "(or with an IoU of "
                                   f"{tolerance.iou:g} or less, or a score off by more than {tolerance.score:g}); "
                                   "it was not written")
-    return sum(map(len, ours))
 
 
 def _without_twin(rows: Tensor, twins: Tensor, limits: BuiltInNms, tolerance: Tolerance) -> Tensor:
     """The detections (n, 7) that have no twin of their class among the (m, 7) others, those at a threshold left out."""
     rows = rows[(rows[:, 6] >= limits.conf_thres + tolerance.score) & (rows[:, 4] > tolerance.score)]
-    iou = box_iou(rows[:, :4], twins[:, :4]) * (rows[:, 5:6] == twins[:, 5])
-    same = (iou > tolerance.iou) & ((rows[:, 4:5] - twins[:, 4]).abs() <= tolerance.score)
-    on_edge = (iou - limits.nms_thres).abs() <= 1 - tolerance.iou  # suppressed by one, just not by the other
-    return rows[~(same | on_edge).any(dim=1)] if len(twins) else rows
+    iou = box_iou(rows[:, :4], twins[:, :4])
+    alike = (rows[:, 4:5] - twins[:, 4]).abs() <= tolerance.score
+    own = rows[:, 5:6] == twins[:, 5]
+    same = own & (iou > tolerance.iou) & alike
+    on_edge = own & ((iou - limits.nms_thres).abs() <= 1 - tolerance.iou)  # suppressed by one, just not by the other
+    tied = alike & (iou > limits.nms_thres)  # of two boxes, or two classes of one, with the same score either may stay
+    return rows[~(same | on_edge | tied).any(dim=1)] if len(twins) else rows

@@ -4,6 +4,7 @@ eval mode."""
 import contextlib
 import json
 import mmap
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
@@ -262,7 +263,9 @@ def _ncnn(path: Path):
 def _torchscript(path: Path):
     torch_archive.check(path)
     extra = {EXTRA: ""}
-    net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is said to be replaced some day
+        net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     if not extra[EXTRA]:
         raise ValueError(
             f"{path}: found TorchScript without names and size in it, expected a file that export.py wrote"

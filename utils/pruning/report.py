@@ -129,9 +129,14 @@ def channel_rows(job: Job, compact: Compact) -> list[list]:
 def warn_about_speed(costs: tuple[LayerCost, LayerCost], times: list[Latency]) -> None:
     """Say why a net that lost most of its operations is not that much faster."""
     fewer, faster = costs[0].macs / costs[1].macs, times[0].median / times[1].median
-    if faster < 0.6 * fewer:
-        print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: thin layers spend their time in "
-              "overhead and memory traffic, not in arithmetic; a larger input or a wider net gains more")
+    at_best = times[0].high / times[1].low
+    if faster >= 0.6 * fewer:
+        return
+    why = ("thin layers spend their time in overhead and memory traffic, not in arithmetic; a larger input or a wider "
+           "net gains more")
+    if at_best >= 0.6 * fewer:
+        why = "the times vary too much to tell: does something else run on this machine?"
+    print(f"note: {fewer:.1f}x fewer operations made it {faster:.1f}x faster: {why}")
 
 
 def prediction_words(job: Job, plan: Plan, times: list[Latency]) -> str:
