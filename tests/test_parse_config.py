@@ -62,6 +62,7 @@ def test_parsing_and_rebuilding_leave_their_input_alone(tiny_cfg):
         ("[net]\nwidth=64\n[convolutional]\nfilers=8\nsize=3\n", 4, "did you mean 'filters'"),
         ("[net]\n[convolutional]\nfilters=8.5\nsize=3\n", 3, "expected a whole number"),
         ("[net]\n[convolutional]\nfilters=1_6\nsize=3\n", 3, "expected a whole number"),  # 1 to Darknet
+        ("[net]\n[convolutional]\nfilters=\uff18\nsize=3\n", 3, "expected a whole number"),  # a wide 8: 0 to Darknet
         ("[net]\n[convolutional]\nfilters=0\nsize=3\n", 2, "expected 1 or more"),
         ("[net]\n[convolutional]\nsize=3\n", 2, "without 'filters'"),
         ("[net]\n[convolutional]\nfilters=8\nsize=1\nactivation=leeky\n", 5, "did you mean 'leaky'"),

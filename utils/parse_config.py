@@ -256,7 +256,8 @@ def _check_value(kind: str, key: str, value: str, place: str) -> None:
     if kind not in KIND_WORDS:
         return
     try:
-        parts = [] if "_" in value else [float(part) for part in _items(kind, value)]  # Python reads 1_6 as 16
+        plain = value.isascii() and "_" not in value  # Python reads 1_6, and the digits of all scripts
+        parts = [float(part) for part in _items(kind, value)] if plain else []
     except ValueError:
         parts = None
     whole = kind.startswith("int")

@@ -120,6 +120,17 @@ def test_keys_of_mixed_types_dates_and_merges_are_no_obstacle(tmp_path):
     assert parse_data_config(path).names == ("hand",)
 
 
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_around_a_value_of_a_data_file_are_no_part_of_it(tmp_path, monkeypatch, quote):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my list.txt").write_text("a.jpg\n")
+    (tmp_path / "a.data").write_text(f"classes={quote}1{quote}\nvalid={quote}my list.txt{quote}\n")
+    with pytest.raises(CfgError, match="a.data:1: found classes="):
+        parse_data_config("a.data")
+    (tmp_path / "a.data").write_text(f"classes=1\nvalid = {quote}my list.txt{quote}\n")
+    assert [path.name for path in parse_data_config("a.data").lists("valid")] == ["my list.txt"]
+
+
 def test_a_value_of_a_data_file_may_hold_a_hash(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "take #2").mkdir()

@@ -115,7 +115,8 @@ def _read_key_values(path: Path) -> dict[str, str]:
             value = value.partition("#")[0].strip()
             if not re.fullmatch("[0-9]+", value):
                 raise CfgError(f"{path}:{line_i}: found classes={value[:40]}, expected a whole number")
-        options[key] = value
+        quoted = len(value) > 2 and value[0] == value[-1] and value[0] in "\"'"  # as in shells; no path begins so
+        options[key] = value[1:-1] if quoted else value
     return options
 
 
