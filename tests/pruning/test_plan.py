@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from conftest import fake_score, without_labels
+
 from utils.data.datasets import DataError
 from utils.pruning import job as job_module
 from utils.pruning import plan as plan_module
+from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.importance import SCORES, group_scores, taylor
 from utils.pruning.plan import Ranking, plan_cut, score_groups, share_of, warn_before
 from utils.shapes import total_cost
@@ -82,6 +83,18 @@ def test_layers_takes_a_residual_block_out_by_the_score(job_of, capsys, score):
     assert f"residual block of layers 2 to 4 goes: score {score} " in capsys.readouterr().out
     with pytest.raises(ValueError, match="at most 1"):
         plan_module.remove_layers(job_of(f"--layers 2 --score {score}"))
+
+
+@pytest.mark.parametrize("words, score, blocks", [
+    ("", "gamma", "gamma"), ("--percent 0.5", "gamma", "gamma"), ("--target-latency 0.5", "gamma", "gamma"),
+    ("--percent 0.5 --int8 --max-drop 0.1", "gamma", "gamma"), ("--target-flops 0.5", "gamma-norm", "gamma"),
+    ("--target-params 1M --layers 1", "gamma-norm", "gamma"), ("--max-drop 0.01", "gamma-norm", "gamma"),
+    ("--target-flops 0.5 --target-latency 0.5", "gamma", "gamma"),
+    ("--target-flops 0.5 --score gamma", "gamma", "gamma"),
+    ("--target-flops 0.5 --score gamma-norm", "gamma-norm", "gamma-norm"), ("--score taylor", "taylor", "taylor")])
+def test_searches_that_may_go_deep_weigh_a_channel_by_its_layer_unless_told_otherwise(words, score, blocks):
+    options = prune_options(parse_prune_args("", words.split()))
+    assert (options.rule.score, options.block_score) == (score, blocks)
 
 
 def test_what_is_left_alone_is_printed_with_the_reason(job_of, capsys):

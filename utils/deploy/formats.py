@@ -11,8 +11,8 @@ from typing import Callable
 
 from torch import nn
 
-from utils.deploy.equalisation import equalised
 from utils.deploy.check import TOLERANCES, compare_boxes, compare_predictions, require_close, sample_images
+from utils.deploy.equalisation import equalised
 from utils.deploy.graph import takes_any_size
 from utils.deploy.litert_export import write_litert
 from utils.deploy.metadata import BuiltInNms, Metadata, metadata_of

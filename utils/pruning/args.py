@@ -115,6 +115,11 @@ class PruneOptions:
         return self.steps > 1 or "tune" in self.typed
 
     @property
+    def block_score(self) -> str:
+        """By which importance --layers takes residual blocks: --score where it was typed, else |gamma|."""
+        return self.rule.score if "score" in self.typed else "gamma"
+
+    @property
     def recalibration_batches(self) -> int:
         """--recalibrate, or its default for the cut itself."""
         if self.recalibrate is not None:
@@ -170,7 +175,15 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
         p.error(f"found {typed['percent']} beside {' and '.join(aims)}, expected one or the other: both say how much "
                 "is cut")
     args.typed = frozenset(typed)
+    args.score = args.score or usual_score(args)
     return args
+
+
+def usual_score(args: argparse.Namespace) -> str:
+    """What --score is unless it is typed: |gamma| for --percent, as published, and for --target-latency; searches cut
+    deeper than the gammas at 0 allow, where |gamma| takes most from the layers whose gammas are small as a whole."""
+    searched = (args.target_params, args.target_flops, args.max_drop) != (None, None, None)
+    return "gamma-norm" if searched and args.target_latency is None and "percent" not in args.typed else "gamma"
 
 
 def _add_cut_flags(cut) -> None:
@@ -179,13 +192,10 @@ def _add_cut_flags(cut) -> None:
                      help="group: channels coupled by shortcuts, depthwise convolutions or conv groups are cut "
                      "together; skip: the reference implementation's rule, nothing that feeds a shortcut or an "
                      "upsample")
-    cut.add_argument(
-        "--score",
-        choices=("gamma", "gamma-norm", "taylor", "l1", "l2", "random"),
-        default="gamma",
-        help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; "
-        "taylor: first-order change of the loss; l1, l2: norm of its kernel; random: chance, for comparison",
-    )
+    cut.add_argument("--score", choices=("gamma", "gamma-norm", "taylor", "l1", "l2", "random"),
+                     help="importance of a channel (default: gamma-norm to search by size or --max-drop, else gamma); "
+                     "gamma: |gamma|; gamma-norm: divided by its layer's mean; taylor: first-order change of the loss; "
+                     "l1, l2: norm of its kernel; random: chance, for comparison")
     cut.add_argument("--unlabelled", action="store_true",
                      help="the boxes that the dense net finds are the labels, for --score taylor and every mAP, which "
                      "then is agreement with the dense net")

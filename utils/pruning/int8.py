@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from utils.data.prepare import dataset
-from utils.deploy.equalisation import equalised
 from utils.deploy.darknet_export import write_pair
+from utils.deploy.equalisation import equalised
 from utils.deploy.formats import FORMATS, Order, float32_file
 from utils.deploy.onnx_runtimes import BF16, Predict
 from utils.deploy.quantisation import Limits, LosesTooMuch, Pictures, Quantised, alternate_seconds, quantise

@@ -83,14 +83,14 @@ class Plan:
 def remove_layers(job: Job) -> Job:
     """The job with the residual blocks of least --score, as many as --layers says, taken out of its model, and those
     whose time keeps more elsewhere, by --target-latency; checked against the net in which they add nothing."""
-    rule = job.options.rule
+    kind, count = job.options.block_score, job.options.rule.layers
     blocks, found = residual_blocks(job.dense.module_defs), []
-    if rule.layers:
-        scores = importance.block_scores(rule.score, job.model, job.graph, blocks, changes_by_blocks(job, blocks))
-        found = weakest_blocks(blocks, scores, rule.layers)
+    if count:
+        scores = importance.block_scores(kind, job.model, job.graph, blocks, changes_by_blocks(job, blocks))
+        found = weakest_blocks(blocks, scores, count)
     gone = [block for block, _ in found]
     for block, score in found:
-        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {rule.score} {score:.3g}")
+        print(f"residual block of layers {block.stream + 1} to {block.shortcut} goes: score {kind} {score:.3g}")
     job = without_blocks(job, gone)
     if job.options.aims.target_latency is None:
         return job

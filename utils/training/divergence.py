@@ -7,7 +7,6 @@ from utils.output import counted
 from utils.training.args import TrainOptions
 from utils.training.run_state import RunState
 
-
 OPENING = 3  # batches that are seen before much is learnt
 EARLY = 3  # epochs in which a start is lost, if it is
 ROSE = 1.5  # times the opening's loss, which batches alone do not reach
