@@ -10,7 +10,6 @@ from conftest import fake_score, without_labels
 from utils.data.datasets import DataError
 from utils.pruning import job as job_module
 from utils.pruning import plan as plan_module
-from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.importance import SCORES, group_scores, taylor
 from utils.pruning.plan import Ranking, plan_cut, score_groups, share_of, warn_before
 from utils.shapes import total_cost
@@ -85,16 +84,39 @@ def test_layers_takes_a_residual_block_out_by_the_score(job_of, capsys, score):
         plan_module.remove_layers(job_of(f"--layers 2 --score {score}"))
 
 
-@pytest.mark.parametrize("words, score, blocks", [
-    ("", "gamma", "gamma"), ("--percent 0.5", "gamma", "gamma"), ("--target-latency 0.5", "gamma", "gamma"),
-    ("--percent 0.5 --int8 --max-drop 0.1", "gamma", "gamma"), ("--target-flops 0.5", "gamma-norm", "gamma"),
-    ("--target-params 1M --layers 1", "gamma-norm", "gamma"), ("--max-drop 0.01", "gamma-norm", "gamma"),
-    ("--target-flops 0.5 --target-latency 0.5", "gamma", "gamma"),
-    ("--target-flops 0.5 --score gamma", "gamma", "gamma"),
-    ("--target-flops 0.5 --score gamma-norm", "gamma-norm", "gamma-norm"), ("--score taylor", "taylor", "taylor")])
-def test_searches_that_may_go_deep_weigh_a_channel_by_its_layer_unless_told_otherwise(words, score, blocks):
-    options = prune_options(parse_prune_args("", words.split()))
-    assert (options.rule.score, options.block_score) == (score, blocks)
+@pytest.mark.parametrize("words, score", [
+    ("", "gamma"), ("--percent 0.5", "gamma"), ("--max-drop 1", "gamma"), ("--target-flops 0.5 --max-drop 1", "gamma"),
+    ("--target-flops 0.5 --score gamma", "gamma"), ("--target-flops 0.5 --score l2", "l2")])
+def test_an_open_score_is_gamma_and_a_typed_one_what_was_typed(job_of, monkeypatch, words, score):
+    fake_score(monkeypatch, lambda parameters: 0.0)
+    assert plan_cut(job_of(words)).score == score
+
+
+@pytest.mark.parametrize("sign, aim", [(1, "--target-flops 0.5"), (-1, "--target-flops 0.5"),
+                                       (1, "--target-params 0.4")])
+def test_a_cut_to_a_size_is_made_by_what_scores_more_before_tuning(job_of, monkeypatch, capsys, sign, aim):
+    """Scores that rise with the parameters left, or fall: of cuts by both importances the better one is taken."""
+    whole = sum(p.numel() for p in job_of().model.parameters())
+    fake_score(monkeypatch, lambda parameters: 0.5 - 0.4 * sign * parameters / whole)
+    plans = {kind: plan_cut(job_of(f"{aim} --score {kind}")) for kind in ("gamma", "gamma-norm")}
+    sizes = {kind: plan_module.cost_of(job_of(aim), plan.cut).parameters for kind, plan in plans.items()}
+    assert sizes["gamma"] != sizes["gamma-norm"]
+    plan = plan_cut(job_of(aim))
+    assert plan.score == max(sizes, key=lambda kind: sign * sizes[kind])
+    assert torch.equal(plan.cut.keep, plans[plan.score].cut.keep)
+    out = capsys.readouterr().out
+    assert all(f"by {kind} leaves {size:,} parameters and mAP" in out for kind, size in sizes.items())
+
+
+@pytest.mark.parametrize("sparse, score", [(True, "gamma"), (False, "gamma-norm")])
+def test_without_scores_gamma_decides_where_its_cut_is_free(job_of, sparse, score):
+    job = job_of("--target-flops 0.5 --no-eval")
+    if sparse:
+        gone = ~plan_cut(job_of("--target-flops 0.5 --no-eval --score gamma")).cut.keep
+        for i in job.graph.normalised:
+            own = gone[job.graph.outputs[i]]
+            job.model.module_list[i][1].weight.data[own] *= 1e-4 * torch.rand(int(own.sum()), dtype=torch.float32)
+    assert plan_cut(job).score == score
 
 
 def test_what_is_left_alone_is_printed_with_the_reason(job_of, capsys):
@@ -135,8 +157,9 @@ def test_size_targets_are_met_by_the_mildest_cut_that_does(job_of, flag, least):
     aim = aims.target_params or aims.target_flops
     value, whole = (left.parameters, dense.parameters) if aims.target_params else (2 * left.macs, 2 * dense.macs)
     assert least * whole < value <= aim.of(whole) < whole
-    milder = max(level for level in Ranking.of(job).scores.unique().tolist() if level < plan.cut.threshold)
-    before = plan_module.cost_of(job, plan_module.cut_at(job, Ranking.of(job), milder))
+    ranking = Ranking.of(job, plan.score)
+    milder = max(level for level in ranking.scores.unique().tolist() if level < plan.cut.threshold)
+    before = plan_module.cost_of(job, plan_module.cut_at(job, ranking, milder))
     assert (before.parameters if aims.target_params else 2 * before.macs) > aim.of(whole)
 
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -262,12 +263,18 @@ def test_a_course_goes_on_from_its_state_as_if_it_had_not_stopped():
     assert other.course == whole.course and torch.equal(*(s.factors([0], torch.device("cpu")) for s in (whole, other)))
 
 
-@pytest.mark.parametrize("flags", [{"flops": "0.5"}, {"params": "0.3"}, {"flops": "0.6", "params": "0.4"}])
-def test_the_plan_is_the_cut_that_test_prune_finds(job_of, flags):
-    job = job_of(" ".join(f"--target-{name} {value}" for name, value in flags.items()))
+@pytest.mark.parametrize("flags, score", [({"flops": "0.5"}, "gamma-norm"), ({"params": "0.3"}, "gamma"),
+                                          ({"flops": "0.6", "params": "0.4"}, "gamma")])
+def test_the_plan_is_the_cut_that_test_prune_finds(job_of, flags, score):
+    job = job_of(" ".join(f"--target-{name} {value}" for name, value in flags.items()) + f" --score {score}")
     found = plan.plan_cut(job)
     planned = Prospect(job.model.module_defs, "group").planner(job.model, job.size, aim_of(**flags)).planned(job.model)
-    assert planned.threshold == found.cut.threshold
+    gammas = gammas_by_layer(job.model)
+    sizes = torch.cat([gammas[i][gone] for i, gone in planned.gone.items()])
+    if score == "gamma":
+        assert planned.threshold == found.cut.threshold > sizes.max()
+    else:
+        assert planned.threshold == pytest.approx(np.quantile(sizes.numpy(), 0.9)) and planned.typical > 0
     for layer, gone in planned.gone.items():
         assert torch.equal(~gone, found.masks[layer].cpu()), (flags, layer)
     dense, left = plan.total_cost(job.dense.module_defs, *job.size), plan.cost_of(job, found.cut)

@@ -76,7 +76,7 @@ def explore(job: Job) -> None:
     if options.curve:
         points = tradeoff(job, options.curve)
         print(ascii_table([list(points[0].row()), *(list(point.row().values()) for point in points)]))
-        save_curves({options.rule.score: points}, base.with_name(base.name + "-curve"))
+        save_curves({options.rule.importance: points}, base.with_name(base.name + "-curve"))
     if options.sensitivity:
         rows = sensitivity(job, options.sensitivity)
         write_csv(base.with_name(base.name + "-sensitivity.csv"), [row.row() for row in rows])

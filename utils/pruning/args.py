@@ -36,12 +36,17 @@ class CutRule:
 
     percent: float
     strategy: str
-    score: str
+    score: str | None
     group_norm: str
     layer_keep: float
     divisor: int
     layers: int
     fold: str
+
+    @property
+    def importance(self) -> str:
+        """--score, |gamma| where it was left open."""
+        return self.score or "gamma"
 
     @property
     def exact(self) -> bool:
@@ -63,6 +68,11 @@ class Aims:
         """Whether there is one."""
         return any(aim is not None for aim in (self.target_params, self.target_flops, self.target_latency,
                                                self.max_drop))
+
+    @property
+    def size_alone(self) -> bool:
+        """Whether sizes alone say how much is cut."""
+        return bool(self.of_size) and self.target_latency is None and self.max_drop is None
 
     @property
     def of_size(self) -> list[str]:
@@ -113,11 +123,6 @@ class PruneOptions:
     def in_steps(self) -> bool:
         """Whether cuts are fine-tuned: --steps, or --tune alone for a single cut."""
         return self.steps > 1 or "tune" in self.typed
-
-    @property
-    def block_score(self) -> str:
-        """By which importance --layers takes residual blocks: --score where it was typed, else |gamma|."""
-        return self.rule.score if "score" in self.typed else "gamma"
 
     @property
     def recalibration_batches(self) -> int:
@@ -175,15 +180,7 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
         p.error(f"found {typed['percent']} beside {' and '.join(aims)}, expected one or the other: both say how much "
                 "is cut")
     args.typed = frozenset(typed)
-    args.score = args.score or usual_score(args)
     return args
-
-
-def usual_score(args: argparse.Namespace) -> str:
-    """What --score is unless it is typed: |gamma| for --percent, as published, and for --target-latency; searches cut
-    deeper than the gammas at 0 allow, where |gamma| takes most from the layers whose gammas are small as a whole."""
-    searched = (args.target_params, args.target_flops, args.max_drop) != (None, None, None)
-    return "gamma-norm" if searched and args.target_latency is None and "percent" not in args.typed else "gamma"
 
 
 def _add_cut_flags(cut) -> None:
@@ -193,9 +190,9 @@ def _add_cut_flags(cut) -> None:
                      "together; skip: the reference implementation's rule, nothing that feeds a shortcut or an "
                      "upsample")
     cut.add_argument("--score", choices=("gamma", "gamma-norm", "taylor", "l1", "l2", "random"),
-                     help="importance of a channel (default: gamma-norm to search by size or --max-drop, else gamma); "
-                     "gamma: |gamma|; gamma-norm: divided by its layer's mean; taylor: first-order change of the loss; "
-                     "l1, l2: norm of its kernel; random: chance, for comparison")
+                     help="importance of a channel; gamma: |gamma|; gamma-norm: divided by its layer's mean; taylor: "
+                     "first-order change of the loss; l1, l2: norm of its kernel; random: chance, for comparison "
+                     "(default: gamma; with a size as the only target the better of gamma and gamma-norm)")
     cut.add_argument("--unlabelled", action="store_true",
                      help="the boxes that the dense net finds are the labels, for --score taylor and every mAP, which "
                      "then is agreement with the dense net")

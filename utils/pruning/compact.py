@@ -43,7 +43,7 @@ def prune_and_eval(job: Job, plan: Plan) -> tuple[EvalResult | None, EvalResult 
     masked = eval_model(job, masked_model(job, plan), "masked") if job.loader else None
     if before and masked and masked.map50 < before.map50 - 0.05:
         milder = "a milder target" if job.options.aims.any else "a smaller --percent"
-        sparser = " or more training with -sr" if job.options.rule.score.startswith("gamma") else ""
+        sparser = " or more training with -sr" if job.options.rule.importance.startswith("gamma") else ""
         print(f"warning: this cut takes mAP from {before.map50:.4f} to {masked.map50:.4f} before fine-tuning; "
               f"{milder}{sparser} avoids that")
     return before, masked

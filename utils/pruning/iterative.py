@@ -203,8 +203,7 @@ def require_reachable(options: PruneOptions, net: type[nn.Module]) -> None:
     if not options.aims.of_size:
         return
     sizes = replace(options.aims, target_latency=None, max_drop=None)
-    score = "gamma" if options.rule.score == "taylor" else options.rule.score  # which takes gradients
-    looked_at = replace(options, aims=sizes, rule=replace(options.rule, score=score), int8=None, curve=0,
+    looked_at = replace(options, aims=sizes, rule=replace(options.rule, score="gamma"), int8=None, curve=0,
                         sensitivity=0, no_eval=True)
     with contextlib.redirect_stdout(io.StringIO()):  # the steps will say it
         job = remove_layers(load(looked_at, net))

@@ -1,6 +1,7 @@
 """Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what
 to say before anything is cut."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Callable, Sequence
@@ -48,30 +49,33 @@ LEAST_REPEATS = 5  # forward passes per net that --target-latency measures
 
 @dataclass
 class Ranking:
-    """Groups by importance. scores: (G,) as computed; ranked: the same without ties and in blocks of
+    """Groups by an importance, `kind`. scores: (G,) as computed; ranked: the same without ties and in blocks of
     --divisor, what thresholds apply to."""
 
+    kind: str
     scores: torch.Tensor
     ranked: torch.Tensor
     members: torch.Tensor
     free: torch.Tensor
 
     @classmethod
-    def of(cls, job: Job) -> "Ranking":
-        """The ranking by --score."""
+    def of(cls, job: Job, kind: str | None = None) -> "Ranking":
+        """The ranking by `kind`, default --score."""
+        kind = kind or job.options.rule.importance
         members = importance.member_count(job.graph)
-        scores = score_groups(job)
+        scores = score_groups(job, kind)
         ranked = in_blocks(job.graph, without_ties(job.graph, scores), job.options.rule.divisor)
-        return cls(scores, ranked, members, candidates(job.graph, members))
+        return cls(kind, scores, ranked, members, candidates(job.graph, members))
 
 
 @dataclass
 class Plan:
-    """Which channels go. cut: by groups; masks: the same by layers, (C_i,) bool, True for those that stay; share: of
-    prunable channels, actually cut; limit_threshold, limit: the threshold, and the share of channels under it, from
-    which on a layer would be empty; predicted: with --target-latency, the share of the dense net's time that was
-    expected of the cut before it was measured."""
+    """Which channels go. score: by which importance; cut: by groups; masks: the same by layers, (C_i,) bool, True for
+    those that stay; share: of prunable channels, actually cut; limit_threshold, limit: the threshold, and the share of
+    channels under it, from which on a layer would be empty; predicted: with --target-latency, the share of the dense
+    net's time that was expected of the cut before it was measured."""
 
+    score: str
     cut: Cut
     masks: dict[int, torch.Tensor]
     share: float
@@ -83,7 +87,7 @@ class Plan:
 def remove_layers(job: Job) -> Job:
     """The job with the residual blocks of least --score, as many as --layers says, taken out of its model, and those
     whose time keeps more elsewhere, by --target-latency; checked against the net in which they add nothing."""
-    kind, count = job.options.block_score, job.options.rule.layers
+    kind, count = job.options.rule.importance, job.options.rule.layers
     blocks, found = residual_blocks(job.dense.module_defs), []
     if count:
         scores = importance.block_scores(kind, job.model, job.graph, blocks, changes_by_blocks(job, blocks))
@@ -148,19 +152,19 @@ def calibrated(job: Job, blocks: list[Block]) -> tuple[Job, Offer]:
 
 def changes_by_blocks(job: Job, blocks: list[Block]) -> torch.Tensor | None:
     """(blocks,) what --score taylor makes of every residual block; None for other scores, which need no images."""
-    if job.options.rule.score != "taylor" or not blocks:
+    if job.options.rule.importance != "taylor" or not blocks:
         return None
     batches = job.train_batches(TAYLOR_BATCHES, labelled=True)
     return importance.taylor_of_blocks(job.model, blocks, batches, batch_loss)
 
 
-def score_groups(job: Job) -> torch.Tensor:
-    """(G,) the --score of every group."""
+def score_groups(job: Job, kind: str | None = None) -> torch.Tensor:
+    """(G,) the importance `kind` of every group, default --score."""
     rule, model = job.options.rule, job.model
-    first_order = None
-    if rule.score == "taylor":
+    kind, first_order = kind or rule.importance, None
+    if kind == "taylor":
         first_order = importance.taylor(model, job.graph, job.train_batches(TAYLOR_BATCHES, labelled=True), batch_loss)
-    return importance.group_scores(rule.score, model, job.graph, rule.group_norm, first_order)
+    return importance.group_scores(kind, model, job.graph, rule.group_norm, first_order)
 
 
 def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -171,8 +175,19 @@ def batch_loss(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 
 def plan_cut(job: Job, room: float = 0.0) -> Plan:
     """The cut of --percent, or the one that a search for the targets finds. room: of --max-drop, left to what comes
-    after the cut."""
-    ranking, predicted, rule = Ranking.of(job), None, job.options.rule
+    after the cut. Where --score was left open, a cut to a size is made by |gamma| and by gamma-norm, see `better`."""
+    rule = job.options.rule
+    if rule.score is None and job.options.aims.size_alone:
+        plain = plan_by(job, "gamma")
+        with contextlib.suppress(PruneError):  # what |gamma| reaches gamma-norm may not
+            return better(job, plain, plan_by(job, "gamma-norm"))
+        return plain
+    return plan_by(job, rule.importance, room)
+
+
+def plan_by(job: Job, kind: str, room: float = 0.0) -> Plan:
+    """The same by the importance `kind`."""
+    ranking, predicted, rule = Ranking.of(job, kind), None, job.options.rule
     free, tied = ranking.free, in_blocks(job.graph, ranking.scores, rule.divisor)
     if job.options.aims.target_latency:
         cut, predicted = latency_cut(job, ranking, room)
@@ -180,12 +195,29 @@ def plan_cut(job: Job, room: float = 0.0) -> Plan:
         cut = cut_at(job, ranking, search(job, ranking, room) if job.options.aims.any else
                      global_threshold(tied[free], ranking.members[free], rule.percent))
     return Plan(
+        kind,
         cut,
         cut.masks(job.graph),
         share_of(ranking, cut),
         *percent_limit(job.graph, tied, ranking.members),
         predicted,
     )
+
+
+def better(job: Job, plain: Plan, normed: Plan) -> Plan:
+    """Of two cuts to one size, by |gamma| and by gamma-norm, the one whose compact net scores more before fine-tuning.
+    Without scores |gamma|'s where it costs no mAP.
+
+    Past the gammas at 0 neither is better everywhere: |gamma| takes most from layers whose gammas are small as a whole,
+    and may break a net by it; gamma-norm leaves more parameters at the same FLOPs.
+    """
+    if torch.equal(plain.cut.keep, normed.cut.keep):
+        return plain
+    if job.loader is None:
+        energy, _ = describe_cut(job.graph, gammas_by_layer(job.model), ~plain.cut.keep, "")
+        return normed if energy >= COSTLY else plain
+    found = [probed_map(job, plan.score, plan.cut, plan.share) for plan in (plain, normed)]
+    return normed if found[1] > found[0] else plain
 
 
 def warn_before(job: Job, plan: Plan) -> None:
@@ -198,11 +230,11 @@ def warn_before(job: Job, plan: Plan) -> None:
     searched = job.options.aims.any
     name = "this search" if searched else f"percent {rule.percent:g}"
     by = "most importance" if plan.cut.threshold is None else f"threshold {plan.cut.threshold:.4g}"
-    print(f"{name}: {by} of score {rule.score}, cuts {plan.share:.1%} of the channels; "
+    print(f"{name}: {by} of score {plan.score}, cuts {plan.share:.1%} of the channels; "
           f"limit {plan.limit:.4f} (threshold {plan.limit_threshold:.4g}), beyond it a layer would be empty")
     gammas = gammas_by_layer(job.model)
     # ties, which such a cut would keep, count: equal gammas are not sparse
-    if rule.score == "gamma" and not searched:
+    if plan.score == "gamma" and not searched:
         energy, words = describe_sparsity(graph, gammas, rule.percent)
     else:
         energy, words = describe_cut(graph, gammas, ~plan.cut.keep, name)
@@ -213,7 +245,7 @@ def warn_before(job: Job, plan: Plan) -> None:
         print(f"warning: the gammas of {job.weights} are not sparse enough for this cut; train them first:\n"
               f"  python train.py --model_def {job.cfg} -pre {job.weights} -sr {strength} "
               f"--data {job.options.source.data}")
-    if rule.score == "gamma" and (starved := starved_layers(graph, gammas, plan.cut.keep)):
+    if plan.score == "gamma" and (starved := starved_layers(graph, gammas, plan.cut.keep)):
         print(f"warning: layers {', '.join(map(str, starved))} keep less than {STARVED:.0%} of their channels that are "
               "not at zero: their gammas are small beside those of other layers; --score gamma-norm, which divides by "
               "the layer's mean, spreads the cut")
@@ -290,9 +322,9 @@ def offer_of(job: Job, ranking: Ranking, blocks: list[Block], keep: torch.Tensor
     """What --target-latency chooses from, with measured tables: groups of `keep` (G,) bool (default: all), and
     blocks."""
     rule, graph = job.options.rule, job.graph
-    of_groups = importance.summed_over_groups(rule.score, graph, ranking.scores)
+    of_groups = importance.summed_over_groups(ranking.kind, graph, ranking.scores)
     of_groups = of_groups if keep is None else of_groups * keep
-    of_blocks = importance.summed_over_blocks(rule.score, job.model, graph, blocks, changes_by_blocks(job, blocks))
+    of_blocks = importance.summed_over_blocks(ranking.kind, job.model, graph, blocks, changes_by_blocks(job, blocks))
     offer = Offer(job.model.module_defs, graph, of_groups, job.size, rule.divisor, rule.layer_keep, tuple(blocks),
                   of_blocks.numpy())
     return with_tables(offer, job.pace.clock)
@@ -341,11 +373,18 @@ def require_something_to_lose(job: Job) -> None:
 def keeps_map(job: Job, ranking: Ranking, cut: Cut, room: float = 0.0) -> bool:
     """Whether the compact net of a cut, statistics recalibrated, scores within --max-drop less `room` of the dense
     one."""
+    found = probed_map(job, ranking.kind, cut, share_of(ranking, cut))
+    return found >= job.before.map50 - (job.options.aims.max_drop - room)
+
+
+def probed_map(job: Job, kind: str, cut: Cut, share: float) -> float:
+    """mAP of the compact net of a cut, statistics recalibrated; scored once. kind, share: its importance and its share
+    of the channels, for the line about it."""
     before, key = job.before.map50, cut.keep.numpy().tobytes()
     if key not in job.probes:
         model = recalibrate(compact_of(job, cut)[0], job.train_batches(job.options.candidate_batches))
         found = evaluate(model, job.loader, job.data.names, job.options.scoring, quiet=True).map50
-        print(f"  probe: cut of {share_of(ranking, cut):.1%} leaves {cost_of(job, cut).parameters:,} parameters and "
+        print(f"  probe: cut of {share:.1%} by {kind} leaves {cost_of(job, cut).parameters:,} parameters and "
               f"mAP {found:.4f} ({found - before:+.4f})", flush=True)
         job.probes[key] = found
-    return job.probes[key] >= before - (job.options.aims.max_drop - room)
+    return job.probes[key]

@@ -203,7 +203,7 @@ def gammas_by_fate(job: Job, plan: Plan, compact: Compact) -> dict[str, list[flo
 def gamma_threshold(job: Job, plan: Plan) -> float | None:
     """The |gamma| that channels were cut below; None where the importance was something else."""
     rule = job.options.rule
-    return plan.cut.threshold if rule.score == "gamma" and rule.divisor == 1 and rule.group_norm != "l2" else None
+    return plan.cut.threshold if plan.score == "gamma" and rule.divisor == 1 and rule.group_norm != "l2" else None
 
 
 def draw(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult | None], base: Path) -> None:
@@ -229,7 +229,8 @@ def numbers(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult
             times: list[Latency] | None) -> dict:
     """Everything that this pruning was asked for and found, ready for JSON."""
     return {
-        "args": job.options.given | {"data": job.options.source.data, "recalibrate": job.options.recalibrate},
+        "args": job.options.given | {"data": job.options.source.data, "recalibrate": job.options.recalibrate,
+                                     "score": plan.score},
         "cfg": str(job.cfg),
         "weights": str(job.weights),
         "threshold": plan.cut.threshold,
