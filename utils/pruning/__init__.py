@@ -9,7 +9,8 @@ compact         masked net, compact net, verification, scores
 report          tables, files, pictures
 
 Beside them: args (the command line and its options), job (what is pruned, and the means to score it), blocks (whole
-residual blocks), latency_search (--target-latency: latency_choices makes a knapsack of a net, latency solves it, pace
-says what a whole net takes), analysis (other cuts: trade-off, sensitivity), iterative (pruning and fine-tuning in
-steps), road (from a dense net to a quantised file), stages (the commands that these two run).
+residual blocks), sizes (--target-params, --target-flops), latency_search (--target-latency: latency_choices makes a
+knapsack of a net, latency solves it, pace says what a whole net takes), analysis (other cuts: trade-off, sensitivity),
+iterative (pruning and fine-tuning in steps), road (from a dense net to a quantised file), stages (the commands that
+these two run).
 """

@@ -1,7 +1,6 @@
 """Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what
 to say before anything is cut."""
 
-import contextlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Callable, Sequence
@@ -9,7 +8,7 @@ from typing import Callable, Sequence
 import torch
 from torch import nn
 
-from utils.batch_norm import gammas_by_layer, recalibrate
+from utils.batch_norm import FREE, gammas_by_layer, recalibrate
 from utils.compare import TOLERANCE, deviation
 from utils.deploy.layer_time import LayerClock
 from utils.evaluation.evaluate import evaluate
@@ -179,9 +178,11 @@ def plan_cut(job: Job, room: float = 0.0) -> Plan:
     rule = job.options.rule
     if rule.score is None and job.options.aims.size_alone:
         plain = plan_by(job, "gamma")
-        with contextlib.suppress(PruneError):  # what |gamma| reaches gamma-norm may not
-            return better(job, plain, plan_by(job, "gamma-norm"))
-        return plain
+        try:
+            normed = plan_by(job, "gamma-norm")
+        except PruneError:  # what |gamma| reaches gamma-norm may not
+            return plain
+        return better(job, plain, normed)
     return plan_by(job, rule.importance, room)
 
 
@@ -205,16 +206,16 @@ def plan_by(job: Job, kind: str, room: float = 0.0) -> Plan:
 
 
 def better(job: Job, plain: Plan, normed: Plan) -> Plan:
-    """Of two cuts to one size, by |gamma| and by gamma-norm, the one whose compact net scores more before fine-tuning.
-    Without scores |gamma|'s where it costs no mAP.
+    """Of two cuts to one size, by |gamma| and by gamma-norm, |gamma|'s where it is free, else the one whose compact net
+    scores more before fine-tuning; without scores gamma-norm's where |gamma|'s takes so much that it costs mAP.
 
     Past the gammas at 0 neither is better everywhere: |gamma| takes most from layers whose gammas are small as a whole,
     and may break a net by it; gamma-norm leaves more parameters at the same FLOPs.
     """
-    if torch.equal(plain.cut.keep, normed.cut.keep):
+    energy, _ = describe_cut(job.graph, gammas_by_layer(job.model), ~plain.cut.keep, "")
+    if energy <= FREE or torch.equal(plain.cut.keep, normed.cut.keep):
         return plain
     if job.loader is None:
-        energy, _ = describe_cut(job.graph, gammas_by_layer(job.model), ~plain.cut.keep, "")
         return normed if energy >= COSTLY else plain
     found = [probed_map(job, plan.score, plan.cut, plan.share) for plan in (plain, normed)]
     return normed if found[1] > found[0] else plain
