@@ -1303,7 +1303,7 @@ def test_every_documented_import_runs(tmp_path, command):
 
 def test_other_documented_commands_are_scripts_with_such_flags():
     others = [shlex.split(line) for line in documented() if "import_dataset" not in line]
-    assert len(others) == 3
+    assert len(others) == 4
     for _, script, *flags in others:
         text = "".join((ROOT / path).read_text() for path in (script, "utils/cli.py", "utils/training/args.py"))
         assert all(f'"{flag}"' in text for flag in flags if flag.startswith("--")), script

@@ -89,17 +89,21 @@ def compare_boxes(
 ) -> int:
     """How many boxes the net finds in `images` (B, 3, H, W), a file the same, or it raises ExportError.
 
-    nms: the suppression inside the file, whose boxes are compared with those that the net's leaves. Without one every
-    candidate is: of two boxes with nearly the same score rounding decides which one suppresses the other.
+    nms: the suppression inside the file. Without one, where what suppression leaves differs, every candidate is
+    compared: of two boxes with nearly the same score rounding decides which one suppresses the other.
     """
     if not len(images):
         return 0
     limits, expected, found = nms or THRESHOLDS, model(images), predict(images)
     ours = non_max_suppression(expected, limits.conf_thres, limits.nms_thres, limits.max_det)
-    if nms is None:
+    # the file's own suppression is over; of its scores, which hold the class as well, none is dropped
+    least, most = (1e-9, 1.0) if nms else (limits.conf_thres, limits.nms_thres)
+    try:
+        _require_same_boxes(ours, non_max_suppression(found, least, most, limits.max_det), limits, tolerance, where)
+    except ExportError:
+        if nms:
+            raise
         _require_same_candidates(expected, found, tolerance, where)
-    else:  # the file's own suppression is over; of its scores, which hold the class as well, none is dropped
-        _require_same_boxes(ours, non_max_suppression(found, 1e-9, 1.0, nms.max_det), nms, tolerance, where)
     return sum(map(len, ours))
 
 
@@ -148,5 +152,7 @@ def _without_twin(rows: Tensor, twins: Tensor, limits: BuiltInNms, tolerance: To
     own = rows[:, 5:6] == twins[:, 5]
     same = own & (iou > tolerance.iou) & alike
     on_edge = own & ((iou - limits.nms_thres).abs() <= 1 - tolerance.iou)  # suppressed by one, just not by the other
-    tied = alike & (iou > limits.nms_thres)  # of two boxes, or two classes of one, with the same score either may stay
+    # of two boxes, or two classes of one, with the same score either may stay; without suppression in the file
+    # candidates decide
+    tied = alike & (iou > limits.nms_thres) & (limits is not THRESHOLDS)
     return rows[~(same | on_edge | tied).any(dim=1)] if len(twins) else rows
