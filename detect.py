@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--show", action="store_true",
                    help="show what is drawn in a window, too: q or Esc ends, any other key goes on to the next picture")
     p.add_argument("--no-pictures", dest="pictures", action="store_false",
-                   help="write detections.json alone, no drawn pictures and films")
+                   help="write no drawn pictures and films")
     p.add_argument("--save-txt", action="store_true",
                    help="write label files (class cx cy w h), too, to labels/ in --out, to be corrected and trained on")
     p.add_argument("--out", type=cli.out_folder, default=Path("output"), metavar="DIR",
