@@ -120,6 +120,14 @@ def test_a_place_where_nothing_can_be_written_is_said_before_the_work(script, fl
     assert getattr(parse([flag, str(tmp_path / "new" / "x")]), flag[2:]) == tmp_path / "new" / "x"
 
 
+def test_cocos_files_are_of_the_letterboxed_scorers_alone(tmp_path, capsys):
+    parse = parse_args_of("test")
+    with pytest.raises(SystemExit) as ended:
+        parse(["--coco", str(tmp_path), "--scorer", "reference"])
+    assert ended.value.code == 2 and "--coco: found --scorer reference beside it" in capsys.readouterr().err
+    assert parse(["--coco", str(tmp_path), "--scorer", "compat"]).coco == tmp_path
+
+
 @pytest.mark.parametrize("parse, words", [
     (parse_train_args, "-sr --s 0.01 --percent 0.5"),
     (parse_train_args, "--resume logs/run --s 0.01"),  # the run says whether it is sparse
