@@ -32,8 +32,14 @@ def defs_for_weights(cfg: Path, weights: str | os.PathLike) -> list[dict]:
     if trained is not None and trained != class_count(defs):
         print(f"{cfg}: made for {class_count(defs)} classes, {weights} for {trained}: heads rebuilt for {trained}")
         defs = rebuild_heads(defs, trained)
-    size = read_checkpoint(weights, mapped=True).get("size") if is_torch_file(weights) else None
+    size = trained_size(weights)
     return resized(defs, *size) if size else defs
+
+
+def trained_size(weights: str | os.PathLike) -> tuple[int, int] | None:
+    """(width, height) of the input that the checkpoint `weights` was trained at; None where the file does not say."""
+    size = read_checkpoint(weights, mapped=True).get("size") if is_torch_file(weights) else None
+    return tuple(size) if size else None
 
 
 @dataclass(frozen=True)

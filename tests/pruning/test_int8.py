@@ -109,7 +109,7 @@ def test_the_limit_looks_for_the_cut_unless_another_flag_says_it(flags, of_the_c
     options = options_of(flags.split())
     assert options.aims.max_drop == of_the_cut and options.limit == 0.02
     assert options.in_steps == ("--tune" in flags)
-    assert iterative.flags_of_a_step(options, flags.split()) == of_a_step
+    assert iterative.flags_of_a_step(options, flags.split(), None) == of_a_step
     assert args.INT8_FORMATS[0] == "openvino" and options.int8 in (None, "onnx", "openvino")
 
 

@@ -13,6 +13,7 @@ from utils.data.datasets import DataError
 from utils.pruning import iterative, road, stages
 from utils.pruning.args import parse_prune_args, prune_options
 from utils.pruning.job import PruneError
+from utils.shapes import total_cost
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])
@@ -39,12 +40,13 @@ def test_a_target_that_no_cut_reaches_is_known_before_anything_is_trained(tiny_c
 def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_path):
     words = "--steps 3 --percent 0.488 --layer-keep 0.125 --layers 2 --img_size 64 --skip-bad --device cpu".split()
     options = prune_options(parse_prune_args("", words))
-    assert iterative.step_shares(options) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
+    assert iterative.step_shares(options, None) == ["--layer-keep", "0.500000", "--percent", "0.200000"]
     of_all = iterative.OF_THE_WHOLE + iterative.SHARED_OUT
     assert stages.without(words, of_all) == "--img_size 64 --skip-bad --device cpu".split()
-    assert iterative.flags_of_a_step(options, words) == iterative.step_shares(options) + stages.without(words, of_all)
+    of_a_step = iterative.step_shares(options, None) + stages.without(words, of_all)
+    assert iterative.flags_of_a_step(options, words, None) == of_a_step
     alone = prune_options(parse_prune_args("", ["--target-latency", "9ms"]))
-    assert iterative.flags_of_a_step(alone, ["--target-latency", "9ms"]) == ["--target-latency", "9ms"]  # as typed
+    assert iterative.flags_of_a_step(alone, ["--target-latency", "9ms"], None) == ["--target-latency", "9ms"]  # as typed
     assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, stages.training_flags(options)))
     assert stages.run_name(Path("a/cut")) != stages.run_name(Path("b/cut"))
     stages.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})
@@ -57,6 +59,19 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
     assert stages.sha256(tmp_path / "w.pth") != before
     with pytest.raises(SystemExit):  # a shortened flag would escape `without`
         parse_prune_args("", ["--step", "3"])
+
+
+def test_a_count_is_shared_among_steps_by_the_size_that_the_weights_were_trained_at(tiny_cfg, tiny_data, tmp_path):
+    content = weights_content(trained(tiny_cfg).float(), str(tiny_cfg), "test", size=(96, 96))
+    save_checkpoint(tmp_path / "net.pth", content)
+    cost = total_cost(Darknet(tiny_cfg).module_defs, 96, 96)  # the cfg says 64 x 64
+    options = iterative.checked(options_of([
+        "--cfg", tiny_cfg, "--weights", tmp_path / "net.pth", "--data", tiny_data, "--steps", 2, "--target-flops",
+        round(2 * 0.64 * cost.macs)]))
+    size = iterative.reachable_from(options, Darknet)
+    flag, share = iterative.step_shares(options, size)
+    assert size == cost and flag == "--target-flops" and float(share) == pytest.approx(0.8, rel=1e-3)
+    assert ["--img_size", 96] == stages.training_flags(options)[8:10]  # the sparse training of --road as well
 
 
 @pytest.mark.parametrize("out", ["runs/.hidden", "a:b/c", "x/" + 40 * "long/" + "end", "C:\\nets\\slim", "../up"])

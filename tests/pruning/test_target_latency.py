@@ -5,6 +5,7 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,10 +15,13 @@ from utils.cli import Target
 from utils.deploy import onnx_runtimes
 from utils.deploy.layer_time import LayerClock, conv_specs, convolution_seconds
 from utils.pruning import job as job_module
+from utils.pruning import latency_search
 from utils.pruning import plan as plan_module
 from utils.pruning import report
 from utils.pruning.blocks import residual_blocks
 from utils.pruning.compact import compact_and_verify
+from utils.pruning.latency_choices import Solution
+from utils.pruning.latency_search import LatencySearch, OutOfReach
 from utils.pruning.pace import Pace
 from utils.pruning.plan import plan_cut, remove_layers, warn_before
 from utils.shapes import total_cost
@@ -49,6 +53,27 @@ def test_every_net_that_is_measured_corrects_what_is_expected_of_the_next():
     pace.points.append((0.3, 0.6))  # noise: smaller, and slower
     shares = [pace.share(seconds / 100) for seconds in range(20, 101)]
     assert shares == sorted(shares) and pace.floor == 0.4
+
+
+@pytest.mark.parametrize("narrowest", [0.4, 0.6])
+def test_where_no_net_tried_keeps_to_the_time_the_narrowest_is_measured_as_well(monkeypatch, narrowest):
+    made = lambda width: Solution(None, torch.arange(9) < width, np.array([width / 9]), width)
+    monkeypatch.setattr(latency_search, "choose", lambda offer, budget, staying: made(max(1, int(9 * budget))))
+    pace = Pace(None, None, Target(0.5, True), 1, [(1.0, 1.0), (0.1, 0.2)], dense=[1.0])
+    measured = []
+
+    def slow(width, seconds):  # every net takes longer than its tables say
+        measured.append(width)
+        pace.points.append((seconds, 0.55 if width > 1 else narrowest))
+        return pace.points[-1][1]
+    monkeypatch.setattr(pace, "measure", slow)
+    search = LatencySearch(pace, None, None, lambda keep: int(keep.sum()))
+    if narrowest > 0.5:
+        with pytest.raises(OutOfReach, match="measured to take 0.500 .*; the narrowest net takes 0.600"):
+            search.meet()
+    else:
+        assert search.meet()[0].importance == 1
+    assert measured[-1] == 1 and len(measured) > 1
 
 
 def test_widths_fill_the_blocks_that_the_runtime_computes_in_carriers_included(job_of, clock):

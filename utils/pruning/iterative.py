@@ -14,10 +14,19 @@ from utils.data.net_classes import by_name
 from utils.data.prepare import data_of, dataset, labelled_dataset, model_and_data
 from utils.deploy.darknet_export import export_darknet
 from utils.deploy.quantisation import LosesTooMuch
-from utils.loading import checked_size, default_weights, load_net, resolve_cfg, select_device, stem, stored_names
+from utils.loading import (
+    checked_size,
+    default_weights,
+    load_net,
+    resolve_cfg,
+    select_device,
+    stem,
+    stored_names,
+    trained_size,
+)
 from utils.lock import Lock
 from utils.output import ascii_table, environment, markdown_table, one_step, write_json, write_text
-from utils.parse_config import parse_model_config
+from utils.parse_config import input_size, parse_model_config
 from utils.pruning.args import INT8_FORMATS, PruneOptions
 from utils.pruning.int8 import Column, Int8, int8_path, quantised, refusal, table
 from utils.pruning.job import Job, OutputNames, PruneError, load, require_int8, runtime_of
@@ -33,7 +42,7 @@ from utils.pruning.stages import (
     tune,
     without,
 )
-from utils.shapes import total_cost
+from utils.shapes import LayerCost, total_cost
 from utils.training.args import parse_train_args
 
 # flags that hold for all steps together, not for each
@@ -73,11 +82,11 @@ def run_steps(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> N
     line's flags, passed on to every pruning; net: models.Darknet. Everything lies in --out (default pruned/steps-STEM)
     and logs/<its name>-step<i>. With --int8, a pair and a file in 8-bit numbers come of it."""
     options = checked(options)
-    require_reachable(options, net)
+    size = reachable_from(options, net)
     source = options.source
     out = options.out or Path("pruned") / f"steps-{stem(source.cfg)}"
     cfg, weights = resolve_cfg(source.cfg), Path(source.weights)
-    flags = flags_of_a_step(options, argv)
+    flags = flags_of_a_step(options, argv, size)
     remember(out / "steps.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights),
                                   "prune": flags, "layers": options.rule.layers, "tune": options.tune})
     rows, steps = [["Step", "Parameters", "MACs (G)", "mAP pruned", "mAP tuned"]], []
@@ -113,15 +122,15 @@ def prune_and_tune(options: PruneOptions, start: tuple[Path, Path], flags: list[
         yield step
 
 
-def flags_of_a_step(options: PruneOptions, argv: list[str]) -> list[str]:
+def flags_of_a_step(options: PruneOptions, argv: list[str], size: LayerCost | None) -> list[str]:
     """Flags of test_prune.py for each step; those of a single one stay as they were typed, but for what is left to the
-    end."""
+    end. size: as of `reachable_from`."""
     argv = without_int8(argv)
     if options.int8 and options.aims.max_drop is None:
         argv = without(argv, ("--max-drop",))
     if options.steps == 1:
         return without(argv, OF_THE_WHOLE)
-    return [*step_shares(options), *without(argv, OF_THE_WHOLE + SHARED_OUT)]
+    return [*step_shares(options, size), *without(argv, OF_THE_WHOLE + SHARED_OUT)]
 
 
 def without_int8(argv: list[str]) -> list[str]:
@@ -177,7 +186,8 @@ def strongest(job: Job, steps: list[Step], pair: Path) -> tuple[int, Int8]:
 
 
 def checked(options: PruneOptions) -> PruneOptions:
-    """The options with weights and data named. A wrong flag of --tune, a runtime that is not installed, and images
+    """The options with weights, data and, where the weights were trained at another than the cfg's, input size named:
+    one size for every stage. A wrong flag of --tune, a runtime that is not installed, and images
     without a box are known here, before the first step is pruned."""
     parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
     if options.int8 and options.no_eval:
@@ -187,6 +197,9 @@ def checked(options: PruneOptions) -> PruneOptions:
     weights = source.weights or default_weights(source.cfg, "checkpoints")
     source = replace(source, weights=weights, data=source.data or data_of(weights))
     cfg, defs, data = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
+    size = trained_size(weights) if Path(weights).is_file() else None
+    if source.img_size is None and size and size != input_size(defs) and size[0] == size[1]:
+        source = replace(source, img_size=size[0])
     few = by_name(data, stored_names(cfg, weights))
     if few.classes < data.classes:  # tuning is told what pruning finds by itself
         source, data = replace(source, keep_classes=few.names), few
@@ -197,22 +210,25 @@ def checked(options: PruneOptions) -> PruneOptions:
     return replace(options, source=source)
 
 
-def require_reachable(options: PruneOptions, net: type[nn.Module]) -> None:
-    """Raise PruneError where no cut of the net of --cfg meets --target-params and --target-flops: said now, not in the
-    last step, after hours of fine-tuning. net: models.Darknet."""
+def reachable_from(options: PruneOptions, net: type[nn.Module]) -> LayerCost | None:
+    """Size of the net that --target-params and --target-flops are shares of, as its weights have it; None without them.
+    Raises PruneError where no cut of it meets them: said now, not in the last step, after hours of fine-tuning. net:
+    models.Darknet."""
     if not options.aims.of_size:
-        return
+        return None
     sizes = replace(options.aims, target_latency=None, max_drop=None)
     looked_at = replace(options, aims=sizes, rule=replace(options.rule, score="gamma"), int8=None, curve=0,
                         sensitivity=0, no_eval=True)
     with contextlib.redirect_stdout(io.StringIO()):  # the steps will say it
         job = remove_layers(load(looked_at, net))
     size_threshold(job, Ranking.of(job))
+    return total_cost(job.dense.module_defs, *job.size)
 
 
-def step_shares(options: PruneOptions) -> list[str]:
-    """Flags of one step: equal ratios, so that as many of them as --steps says compound to what was asked for."""
-    rule, source, steps = options.rule, options.source, options.steps
+def step_shares(options: PruneOptions, size: LayerCost | None) -> list[str]:
+    """Flags of one step: equal ratios, so that as many of them as --steps says compound to what was asked for. size: as
+    of `reachable_from`."""
+    rule, steps = options.rule, options.steps
     flags = ["--layer-keep", f"{rule.layer_keep ** (1 / steps):.6f}"] if rule.layer_keep else []
     aims = len(flags)
     for name in ("target_params", "target_flops", "target_latency"):
@@ -222,9 +238,7 @@ def step_shares(options: PruneOptions) -> list[str]:
         if not target.is_ratio:
             if name == "target_latency":
                 raise ValueError("--steps: found a --target-latency in milliseconds, expected a ratio such as 0.5")
-            _, defs, _ = model_and_data(source.cfg, source.data, source.class_path, True, source.keep_classes)
-            cost = total_cost(defs, *checked_size(source.img_size, defs))
-            ratio = target.value / (cost.parameters if name == "target_params" else 2 * cost.macs)
+            ratio = target.value / (size.parameters if name == "target_params" else 2 * size.macs)
         flags += [f"--{name.replace('_', '-')}", f"{min(ratio, 1.0) ** (1 / steps):.6f}"]
     if len(flags) == aims and options.aims.max_drop is None:
         flags += ["--percent", f"{1 - (1 - rule.percent) ** (1 / steps):.6f}"]

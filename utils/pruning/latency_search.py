@@ -34,21 +34,34 @@ class LatencySearch:
 
     def meet(self) -> tuple[Solution, float]:
         """(the choice of most importance, of those tried, that is measured to take at most --target-latency; the share
-        that was expected of it before). Every net that is measured corrects what is expected of the next."""
+        that was expected of it before). Every net that is measured corrects what is expected of the next; where none of
+        them keeps to it the narrowest one is tried. Raises OutOfReach where that takes longer, too."""
         pace, best, tried = self.pace, None, []
         while len(tried) < ROUNDS:
             found = self.at(pace.most)
             if any(torch.equal(found.keep, other) for other in tried):
                 break
             tried.append(found.keep)
-            expected = pace.share(found.seconds)
-            measured = pace.measure(self.compact(found.keep), found.seconds)
-            print(f"  probe: expected {pace.words(expected)}, measured {measured:.3f}", flush=True)
+            expected, measured = self.probe(found)
             if measured <= pace.most and (best is None or found.importance > best[0].importance):
                 best = found, expected
             if NEAR * pace.most <= measured <= pace.most:
                 break
-        return best or (least := choose(self.offer, 0.0, self.staying), pace.share(least.seconds))
+        if best is None:
+            least = choose(self.offer, 0.0, self.staying)
+            expected, measured = self.probe(least)
+            if measured > pace.most:
+                raise OutOfReach(f"found no cut that is measured to take {pace.words(pace.most)}; the narrowest net "
+                                 f"takes {pace.words(measured)}")
+            best = least, expected
+        return best
+
+    def probe(self, found: Solution) -> tuple[float, float]:
+        """(expected, measured) share of the dense net's time that a choice takes."""
+        expected = self.pace.share(found.seconds)
+        measured = self.pace.measure(self.compact(found.keep), found.seconds)
+        print(f"  probe: expected {self.pace.words(expected)}, measured {measured:.3f}", flush=True)
+        return expected, measured
 
 
 def calibrate(pace: Pace, offer: Offer, dense: nn.Module, net_of: Callable[[list[dict]], nn.Module]) -> None:

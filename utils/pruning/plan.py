@@ -1,9 +1,10 @@
 """Which residual blocks and channels go: the ranking, the threshold of --percent or the search for a target, and what
 to say before anything is cut."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -141,12 +142,19 @@ def calibrated(job: Job, blocks: list[Block]) -> tuple[Job, Offer]:
     pace = Pace(clock, job.watch, job.options.aims.target_latency, repeats)
     job = replace(job, pace=pace)
     offer = offer_of(job, Ranking.of(job), blocks)
-    try:
+    with in_reach(job):
         calibrate(pace, offer, job.model, lambda defs: random_net(job, defs))
+    return job, offer
+
+
+@contextmanager
+def in_reach(job: Job) -> Iterator[None]:
+    """Turn the OutOfReach of a search for --target-latency into a PruneError that says what to do."""
+    try:
+        yield
     except OutOfReach as error:
         ways = ways_to_cut_more(job, offers_blocks=False)
         raise PruneError(f"--target-latency: {error}; {', or '.join(ways)}") from None
-    return job, offer
 
 
 def changes_by_blocks(job: Job, blocks: list[Block]) -> torch.Tensor | None:
@@ -343,7 +351,8 @@ def latency_cut(job: Job, ranking: Ranking, room: float = 0.0) -> tuple[Cut, flo
     offer = offer_of(job, ranking, [], cut_at(job, ranking, start).keep if start else None)
     cut_of = lambda keep: Cut(keep, None, [])
     finder = LatencySearch(job.pace, offer, partial(stays, job), lambda keep: compact_of(job, cut_of(keep))[0])
-    found, expected = finder.meet()
+    with in_reach(job):
+        found, expected = finder.meet()
     if job.options.aims.max_drop is not None:
         shares = torch.linspace(job.pace.share(found.seconds), job.pace.floor, SEARCH_LEVELS).tolist()
         level = strongest_of(job, ranking, shares, room, lambda share: cut_of(finder.at(share).keep))

@@ -24,7 +24,7 @@ from utils.pruning.iterative import (
     flags_of_a_step,
     prune_and_tune,
     quantise_steps,
-    require_reachable,
+    reachable_from,
 )
 from utils.pruning.job import OutputNames
 from utils.pruning.stages import (
@@ -189,11 +189,11 @@ def planned(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> Roa
     if not options.int8:
         require_quantiser(options.quantise)
     options = checked(options)
-    require_reachable(options, net)
+    size = reachable_from(options, net)
     source = options.source
     out = options.out or Path("pruned") / f"road-{stem(source.cfg)}"
     cfg, weights = resolve_cfg(source.cfg), Path(source.weights)
-    flags = [word for word in without(flags_of_a_step(options, argv), OF_THE_ROAD) if word != "--road"]
+    flags = [word for word in without(flags_of_a_step(options, argv, size), OF_THE_ROAD) if word != "--road"]
     remember(out / "road.json", {"cfg": str(cfg), "weights": str(weights), "weights_sha256": sha256(weights),
                                  "prune": flags, "steps": options.steps, "layers": options.rule.layers,
                                  "sparse": options.sparse, "tune": options.tune})
