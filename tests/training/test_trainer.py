@@ -894,7 +894,13 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
     assert rates["rewound"] == pytest.approx(rates["long"][-2:])
 
 
-@pytest.mark.parametrize("spoil", [lambda text: text.replace(",", ";"), lambda text: text[:-30]])
+@pytest.mark.parametrize("spoil", [
+    lambda text: text.replace(",", ";"),
+    lambda text: text[:-30],
+    lambda text: text.replace("map50", "mAP"),
+    lambda text: re.sub(r"^1,", "1,often,", text.replace("epoch,", "epoch,lr,").replace(",lr,loss", ",loss"), flags=re.M),
+    lambda text: "epoch,note\n1,good\n",
+])
 def test_metrics_that_a_spreadsheet_has_saved_or_that_end_in_half_a_line_are_set_aside(arguments, capsys, spoil):
     run_epochs(Trainer(arguments()), 1)
     metrics = Path("logs/run/metrics.csv")
@@ -1123,6 +1129,32 @@ def test_fine_tuning_whose_steps_undo_its_start_is_told_to_take_smaller_ones(arg
     assert "--lr 0.05 undoes what logs/first/last.pth brought" in line and "(--lr 0.0125)" in line
     run_epochs(Trainer(arguments(*start, "--lr", "0.05", "-sr", "--name", "sparse")), 3)
     assert "undoes" not in capsys.readouterr().out
+
+
+def saved(folder="logs/run"):
+    return Path(folder, "last.pth").read_bytes()
+
+
+def test_weights_that_are_not_finite_never_replace_the_last_sound_ones(arguments):
+    trainer = run_epochs(Trainer(arguments("--evaluation_interval", "1")), 1)
+    sound = saved()
+    trainer.state.begin_epoch(2)
+    next(trainer.state.averaged.parameters()).data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="predicted values are not finite.*last sound epoch, 1: -pre logs/run/last"):
+        trainer.evaluate(2)
+    with pytest.raises(TrainingError, match="epoch 2: the weights cannot be saved; .*conv_0.weight is not finite.*last sound epoch, 1"):
+        trainer.save(2, None)
+    assert saved() == sound
+
+
+def test_finite_weights_whose_predictions_are_not_finite_do_not_replace_the_last_sound_ones(arguments):
+    trainer = run_epochs(Trainer(arguments("--evaluation_interval", "1")), 1)
+    sound = saved()
+    for value in trainer.state.averaged.parameters():
+        value.data *= 1e20
+    with pytest.raises(TrainingError, match="are not finite.*training diverged.*last sound epoch, 1"):
+        trainer.evaluate(2)
+    assert saved() == sound
 
 
 @pytest.mark.parametrize("scaled", [True, False])

@@ -15,6 +15,10 @@ BLOCK = 256  # boxes that the plain loop sees at a time
 PAIRS = 1 << 16  # compared in one step: their terms stay in the cache
 
 
+class NotFinite(ValueError):
+    """Predictions that are no numbers."""
+
+
 def non_max_suppression(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5,
                         max_det: int | None = 300, max_candidates: int | None = None) -> list[Tensor]:
     """(B, N, 5+C) cx, cy, w, h (input pixels), objectness, class probabilities -> B detections, (n, 7) float32 each.
@@ -30,14 +34,15 @@ def non_max_suppression(predictions: Tensor, conf_thres: float = 0.01, nms_thres
 
 
 def check_predictions(predictions: Tensor) -> None:
-    """Raise ValueError unless predictions are (B, N, 5+C) with C >= 1 and finite: NaN would silently vanish in NMS."""
+    """Raise ValueError unless predictions are (B, N, 5+C) with C >= 1, and NotFinite unless they are finite: NaN would
+    silently vanish in NMS."""
     if predictions.ndim != 3 or predictions.shape[2] < 6:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, expected (images, boxes, 5 + classes)")
     bad = ~torch.isfinite(predictions)
     if bad.any():
         n_images = int(bad.flatten(1).any(dim=1).sum())
-        raise ValueError(f"{int(bad.sum()):,} of {bad.numel():,} predicted values are not finite (in {n_images} of "
-                         f"{len(bad)} images); the weights are broken or training has diverged")
+        raise NotFinite(f"{int(bad.sum()):,} of {bad.numel():,} predicted values are not finite (in {n_images} of "
+                        f"{len(bad)} images); the weights are broken or training has diverged")
 
 
 def select_candidates(prediction: Tensor, conf_thres: float, max_candidates: int | None = None) -> Tensor:

@@ -16,10 +16,18 @@ class TrainingError(ValueError):
     """Training cannot go on."""
 
 
+def broken_weights(state: RunState) -> list[str]:
+    """Names of the weights of a run's net that are not finite; where all are, those of its statistics and of the
+    average, which one bad batch breaks."""
+    names_in = lambda values: [name for name, value in values if not value.isfinite().all()]
+    return (names_in(state.model.named_parameters()) or names_in(state.model.named_buffers())
+            or names_in(state.averaged.state_dict().items()))
+
+
 def stop(found: str, state: RunState, options: TrainOptions, folder: Path | None) -> NoReturn:
     """Raise TrainingError with what was `found` and its cause, as far as that can be told: the loss is finite for any
     finite output of the net. folder: that of the run, None where another process has it."""
-    broken = [name for name, value in state.model.named_parameters() if not value.isfinite().all()]
+    broken = broken_weights(state)
     what = "the net's output left the range of floats"
     if broken:
         others = f" and {counted(len(broken) - 1, 'more weight')}" if len(broken) > 1 else ""

@@ -18,8 +18,8 @@ from utils.output import environment, one_step, settle, write_csv, write_json, w
 from utils.parse_config import explicit, input_size, parse_model_config
 from utils.plots import plot_training
 from utils.replaced import keep_replaced
-from utils.text import is_whole
 from utils.training.args import TrainOptions
+from utils.training.summary import is_row
 
 # what a published checkpoint holds of a run's last.pth
 KEPT = ("model", "module_defs", "cfg", "run", "seen", "epoch", "rescale", "map50", "names", "size", "data")
@@ -72,7 +72,7 @@ class RunFolder:
         """`rows`; none, and the file set aside, where another program has written them otherwise: they are a log, and
         no reason not to go on."""
         rows = self.rows()
-        if all(is_whole(row.get("epoch") or "") and None not in row.values() and None not in row for row in rows):
+        if all(map(is_row, rows)):
             return rows
         names = (self.path / f"metrics-unreadable{number or ''}.csv" for number in itertools.count())
         aside = next(name for name in names if not name.exists())

@@ -7,6 +7,7 @@ from utils.batch_norm import QUANTILES, gamma_quantiles, zero_share
 from utils.evaluation.metrics import EvalResult
 from utils.output import counted
 from utils.shapes import total_cost
+from utils.text import is_whole
 
 SCORES = ("map50", "map", "precision", "recall", "f1")
 
@@ -38,6 +39,20 @@ def gamma_row(gammas: list[Tensor]) -> dict:
     """Quantiles of |gamma|, and the share that is exactly 0."""
     quantiles = zip([f"gamma_q{int(100 * q)}" for q in QUANTILES], gamma_quantiles(gammas))
     return {**dict(quantiles), "gamma_zero": zero_share(gammas)}
+
+
+def is_row(row: dict) -> bool:
+    """Whether a line of metrics.csv, values as text or None, is as train.py writes them; scores may be empty."""
+    scores = score_row(None)
+    columns = ["epoch", *epoch_row([0.0] * 3, 0.0, 1.0, 0), *scores, *gamma_row([])]
+    if list(row) != columns or not is_whole(row["epoch"] or ""):
+        return False
+    try:
+        for name, text in row.items():
+            float(0 if name in scores and text == "" else text)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def describe_epoch(row: dict) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from typing import Callable
+from typing import Callable, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from utils.data.net_classes import given_names
 from utils.data.prepare import model_and_data
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import EvalResult
+from utils.evaluation.nms import NotFinite
 from utils.letterbox import to_input
 from utils.loading import checked_size, select_device
 from utils.loss import LossParts
@@ -95,7 +96,7 @@ class Trainer:
                 if whole_step:
                     state.batch, state.seconds = batch_i + 1, seconds + time.perf_counter() - started
                     if ending.number or 0 < 60 * output.save_minutes < time.perf_counter() - saved:
-                        self._write_state()
+                        self._save_under_way(epoch)
                         saved = time.perf_counter()
                     if ending.number:
                         break
@@ -137,8 +138,10 @@ class Trainer:
 
     def _check_finite(self, value: Tensor, epoch: int, batch_i: int, complaint: str) -> None:
         if not math.isfinite(float(value)):
-            divergence.stop(f"epoch {epoch}, batch {batch_i + 1}: {complaint}", self.state, self.options,
-                            self.folder and self.folder.path)
+            self._stop(f"epoch {epoch}, batch {batch_i + 1}: {complaint}")
+
+    def _stop(self, found: str) -> NoReturn:
+        divergence.stop(found, self.state, self.options, self.folder and self.folder.path)
 
     def evaluate(self, epoch: int) -> EvalResult | None:
         """Score the averaged weights when this epoch's turn has come; the main process has the result."""
@@ -147,9 +150,11 @@ class Trainer:
         processes.share_buffers(self.state.averaged)  # statistics that each process took of its own images
         try:
             return evaluate(self.state.averaged, self.batches.valid_loader, self.data.names, self.options.scoring)
+        except NotFinite as error:
+            self._stop(f"epoch {epoch}: {error}")
         except BaseException as error:  # a picture that cannot be read shall not cost the epoch
             if self.options.output.save_on_signal or not isinstance(error, KeyboardInterrupt):
-                self._write_state()
+                self._save_under_way(epoch)
             raise
 
     def record(self, epoch: int, losses: dict, result: EvalResult | None) -> None:
@@ -168,6 +173,7 @@ class Trainer:
         """last.pth, and best.pth when this epoch's mAP is the best (under -sr: the last is, being the sparsest)."""
         state, output = self.state, self.options.output
         every = output.checkpoint_interval
+        self._require_finite(epoch)
         state.epoch = epoch
         # of equals the later, longer trained
         better = result is not None and (self.options.sparsity.sr or result.map50 >= state.best)
@@ -176,6 +182,16 @@ class Trainer:
         if better or numbered or epoch % output.save_interval == 0 or epoch == self.options.steps.epochs:
             self._write_state(result.map50 if result else None, better, numbered)
         processes.barrier()
+
+    def _save_under_way(self, epoch: int) -> None:
+        self._require_finite(epoch)
+        self._write_state()
+
+    def _require_finite(self, epoch: int) -> None:
+        """Raise TrainingError before weights that are not finite replace the last sound ones: a GPU is not asked for
+        the loss of every batch."""
+        if divergence.broken_weights(self.state):
+            self._stop(f"epoch {epoch}: the weights cannot be saved")
 
     def _write_state(self, map50: float | None = None, better: bool = False, numbered: bool = False) -> None:
         if self.main:
