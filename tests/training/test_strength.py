@@ -246,6 +246,32 @@ def test_gammas_that_are_0_beyond_the_target_are_told_from_those_that_it_takes(t
     assert found.unused == pytest.approx(1 - share / 0.5, abs=0.01) and found.unused > 0.3 and found.energy == 0
 
 
+def test_a_target_out_of_reach_is_refused_at_the_start_and_planned_as_far_as_may_be_once_carriers_came(tiny_cfg):
+    """Kept constants of removed channels have to be carried through shortcuts: betas are 0 at first, and grow."""
+    model = trained(tiny_cfg, zero_share=0.0).float()
+    prospect = Prospect(model.module_defs, "group")
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.zeros_(norm.bias)
+    floor = next(share / 1000 for share in range(1, 1000) if reaches(prospect, model, share / 1000))
+    planner = prospect.planner(model, (64, 64), aim_of(flops=str(floor)))
+    for norm in norms:
+        torch.nn.init.ones_(norm.bias)
+    assert not reaches(prospect, model, floor)
+    planned = planner.planned(model)
+    assert float(planned.leaves.split("%")[0]) / 100 > floor and planned.unused == 0
+    assert prospect.planner(model, (64, 64), aim_of(flops=str(floor)), measured={}).planned(model).leaves == planned.leaves
+
+
+def reaches(prospect, model, share):
+    try:
+        prospect.planner(model, (64, 64), aim_of(flops=str(share)))
+    except ValueError as error:
+        assert "no cut gets there; the strongest leaves" in str(error) and "ask for less" in str(error)
+        return False
+    return True
+
+
 def test_a_noisy_loss_changes_nothing_about_that():
     _, last, recovered = run_of_gammas(0.05, 3.0, 1000, noise=0.03)
     assert last.energy <= FREE and recovered > 0.8

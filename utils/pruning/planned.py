@@ -48,14 +48,22 @@ class SizePlanner:
 
     def threshold(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> tuple[float, bool]:
         """(score under which a group goes, whether that is the mildest cut there is). scores: (G,); staying: see
-        carried. Raises ValueError where no cut gets there."""
-        cost = lambda level: self._cost(staying(self.keep_at(scores, level)))
+        carried. Where no cut gets there, the strongest: carriers come and go while a net is trained."""
         levels = thresholds(scores, candidates(self.graph, self.members))
         try:
-            threshold = mildest_within(levels, cost, self.most)
+            threshold = mildest_within(levels, self._cost_at(scores, staying), self.most)
+        except NoCutError:
+            return levels[-1], False
+        return threshold, threshold == levels[0]
+
+    def require_reachable(self, model: nn.Module) -> None:
+        """Raise ValueError where no cut of this net meets the aim."""
+        scores = self.scores(model)
+        levels = thresholds(scores, candidates(self.graph, self.members))
+        try:
+            mildest_within(levels, self._cost_at(scores, carried(model, self.graph)), self.most)
         except NoCutError as error:
             raise ValueError(f"{self.aim.words}: {error}; ask for less") from None
-        return threshold, threshold == levels[0]
 
     def scores(self, model: nn.Module) -> Tensor:
         """(G,) importance of every group."""
@@ -81,6 +89,9 @@ class SizePlanner:
         return PlannedCut(gone, energy_of(model, self.graph, gone), *sizes, 1 - used if mildest_of_all else 0.0,
                           self._what_stays(left))
 
+    def _cost_at(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> Callable[[float], LayerCost]:
+        return lambda level: self._cost(staying(self.keep_at(scores, level)))
+
     def _cost(self, staying: Tensor) -> LayerCost:
         """Of the compact net; nothing is built."""
         return total_cost(narrow_defs(self.defs, self.graph, staying), *self.size)
@@ -101,6 +112,8 @@ class LatencyPlanner:
         now, by one of the processes. Raises ValueError where no cut is that fast, or the runtime cannot be used."""
         self.graph, self.aim, self.members = graph, aim, member_count(graph)
         self.by_size = SizePlanner(model.module_defs, graph, size, aim) if aim.flops or aim.params else None
+        if self.by_size and measured is None:
+            self.by_size.require_reachable(model)
         self.blocks = tuple(residual_blocks(model.module_defs))
         offer = self._weighed(Offer(model.module_defs, graph, torch.empty(0), size, blocks=self.blocks), model)
         if measured is None:

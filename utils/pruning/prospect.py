@@ -35,7 +35,10 @@ class Prospect:
 
     def planner(self, model: nn.Module, size: tuple[int, int], aim: Aim, measured: dict | None = None) -> Planner:
         """Who plans the cut of this net for an image of (width, height) `size`; measured: see Planner, of an earlier
-        part of the run. Raises ValueError where no cut gets there."""
+        part of the run, None: it begins. Raises ValueError where it begins and no cut gets there."""
         if aim.latency:
             return LatencyPlanner(model, self.graph, size, aim, measured)
-        return SizePlanner(self.module_defs, self.graph, size, aim)
+        planner = SizePlanner(self.module_defs, self.graph, size, aim)
+        if measured is None:
+            planner.require_reachable(model)
+        return planner

@@ -79,7 +79,8 @@ class Planner(Protocol):
     measured: dict
 
     def planned(self, model: nn.Module) -> PlannedCut:
-        """The cut of this net. Raises ValueError where no cut gets there."""
+        """The cut of this net; where none gets there any more, since constants of removed channels need carriers, the
+        strongest."""
 
 
 @dataclass(frozen=True)
