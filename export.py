@@ -38,8 +38,8 @@ def main() -> None:
     paths = out_paths(out_name(args.out, cfg), args.format, args.precision)
     for path in paths.values():
         require_file(path)
-    if args.nms and "onnx" not in paths:
-        raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx: the others end with the predictions")
+    if args.nms and list(paths) != ["onnx"]:
+        raise ValueError(f"--nms: found --format {' '.join(paths)}, expected onnx alone: others end with predictions")
     net = load_net(cfg, weights, Darknet, args.img_size)
     named = args.class_path or args.data or net.names
     classes = net.model.heads()[0].classes

@@ -37,7 +37,7 @@ def main() -> None:
         before, masked = prune_and_eval(job, plan)
         compact = compact_and_verify(job, plan)
         pruned = within_budget(job, Pruned(plan, compact, masked, recalibrate_and_eval(job, compact)))
-        analysis.explore(job)
+        analysis.explore(job, pruned.plan.score)
         report.report(job, pruned.plan, pruned.compact, before, pruned.masked, pruned.after)
 
 

@@ -57,6 +57,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if bool(args.dense) != bool(args.pruned):
         p.error("--dense and --pruned belong together; found one of them")
+    typed, only = p.typed(argv), args.only
+    of_deploy = ["weights", "data", "images", "formats", "precisions", "files", "palm"]
+    p.require_partner(typed, of_deploy, "--only deploy", "deploy" in (only or []))
+    p.require_partner(typed, ["dense", "pruned", "target"], "--only forward", not only or "forward" in only)
     return args
 
 

@@ -105,6 +105,8 @@ def prune_words(net: Net, out: Path) -> list[str]:
         str(net.weights),
         "--data",
         str(data),
+        "--device",
+        "cpu",
         "--no-eval",
         "--repeats",
         "0",

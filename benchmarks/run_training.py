@@ -93,7 +93,7 @@ def our_training(cfg: str, data: str, loader: bool, change: str = "", **batches)
     """Ours as train.py runs it: loss, clipping, optimiser, average of weights, and with `loader` reading and augmenting
     by its default number of processes; without, the same batches again and again. batches: size, batch and steps, see
     fixed_batches; change: something that was tried instead, see CHANGES, or --bf16."""
-    words = ["--model_def", cfg, "--data", data, "--img_size", str(batches["size"]), "--batch_size",
+    words = ["--model_def", cfg, "--data", data, "--device", "cpu", "--img_size", str(batches["size"]), "--batch_size",
              str(batches["batch"]), "--name", "step", "--no-publish", *["--bf16"] * (change == "bfloat16")]
     trainer = Trainer(train_options(vars(parse_train_args(__doc__, words))), Darknet, Prospect)
     if not loader:

@@ -240,7 +240,8 @@ def measure(args: argparse.Namespace, name: str, share: float, job: Job, made: t
 
 def time_all(args: argparse.Namespace, dense: nn.Module, size: tuple[int, int], rows: list[dict]) -> None:
     """Latency of every cut net into the rows, each beside the dense net."""
-    nets = (Darknet(str(Path(row["folder"]) / "net.cfg")) for row in rows)
+    device = next(dense.parameters()).device
+    nets = (Darknet(str(Path(row["folder"]) / "net.cfg")).to(device) for row in rows)
     whole, seconds, protocol = latencies_beside(lambda net: compare_latency([dense, net], size, args.repeats), nets)
     for row, own in zip(rows, seconds):
         row.update(latency_ms=round(1e3 * own, 2), speed_up=round(whole / own, 2))

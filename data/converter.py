@@ -189,7 +189,9 @@ def is_done(source: Path, mat: Path, image: Path, label: Path) -> bool:
     if not (image.is_file() and label.is_file() and mat.is_file()):
         return False
     newest = max(source.stat().st_mtime_ns, mat.stat().st_mtime_ns)
-    return label.stat().st_mtime_ns >= newest and image.stat().st_size == source.stat().st_size
+    if label.stat().st_mtime_ns < newest:
+        return False
+    return image.stat().st_size == source.stat().st_size or is_turned(source.read_bytes())
 
 
 def convert_image(source: Path, out: Path, copy: bool, counts: Counts) -> None:

@@ -58,7 +58,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                      help="hard-link pictures, copy where that is not possible (the default)")
     how.add_argument("--copy", dest="how", action="store_const", const="copy", help="copy pictures")
     how.add_argument("--symlink", dest="how", action="store_const", const="symlink", help="link to pictures by path")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    args.typed = p.typed(argv)
+    return args
 
 
 def add_source_flags(group: argparse._ArgumentGroup) -> None:
@@ -66,7 +68,8 @@ def add_source_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--format", choices=formats.FORMATS, help="format (default: told by the source's content)")
     group.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, if annotations do not tell")
     group.add_argument("--background", action=argparse.BooleanOptionalAction, default=None,
-                       help="pictures without an annotation show no object, else are left out (default: YOLO's do)")
+                       help="pictures without an annotation show no object, else are left out (default: those of "
+                       "YOLO's folders and of COCO's list do)")
     group.add_argument("--exif", choices=("auto", "shown", "stored"), default="auto",
                        help="frame of boxes where EXIF turns a picture; auto: as the annotated size tells, else shown")
     group.add_argument("--skip-bad", action="store_true", help="leave out and count pictures at fault, do not stop")
@@ -139,6 +142,8 @@ def split_entries(entries: list[labels.Entry], args: argparse.Namespace) -> str:
         parts, how = split.named_parts(samples, args.split_by, named)
     elif parts is None:
         parts, how = split.split_parts(samples, args.split_by, args.valid, args.seed)
+    elif idle := [args.typed[name] for name in ("valid", "split_by") if name in args.typed]:
+        print(f"warning: {' and '.join(idle)}: found a split in the source, which is kept; --resplit splits anew")
     for entry, part in zip(entries, parts):
         entry.part = part
     return how

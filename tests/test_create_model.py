@@ -290,6 +290,17 @@ def test_fitted_anchors_replace_the_used_ones(base, masks, dataset, tmp_path, ca
     assert create.main(arguments) == 0 and out.read_text() == first
 
 
+def test_a_head_without_a_mask_uses_all_anchors_and_so_it_does_the_fitted_ones(tmp_path):
+    defs = create.build("yolov3-tiny")
+    first, second = (section for section in defs if section["type"] == "yolo")
+    del first["mask"]
+    anchors = np.arange(12).reshape(6, 2) + 1
+    fresh = with_anchors(defs, anchors)
+    masks = [section["mask"] for section in fresh if section["type"] == "yolo"]
+    assert masks == ["0,1,2,3,4,5", second["mask"]]
+    assert (used_anchors(fresh) == anchors).all()
+
+
 def test_out_creates_nested_folders_and_adds_the_suffix(tmp_path):
     assert create.main(["--base", "yolov3-tiny", "--out", str(tmp_path / "a/b/net")]) == 0
     assert parse_model_config(tmp_path / "a/b/net.cfg") == create.build("yolov3-tiny")

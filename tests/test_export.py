@@ -412,6 +412,8 @@ def test_int8_needs_the_data_and_no_suppression(net, tiny_cfg, tiny_data, tmp_pa
         run(export, monkeypatch, *words)
     with pytest.raises(ValueError, match="--nms --precision int8: found both"):
         run(export, monkeypatch, *words, "--nms", "--data", tiny_data)
+    with pytest.raises(ValueError, match="--nms: found --format onnx torchscript, expected onnx alone"):
+        run(export, monkeypatch, *words[:4], "--nms", "--format", "onnx", "torchscript", "--out", tmp_path / "net")
     assert not list(tmp_path.glob("net-int8*"))
 
 

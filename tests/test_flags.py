@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import detect
+from benchmarks.__main__ import parse_args as benchmark_command
 from conftest import HANG, ROOT
 from utils import cli, loading
 from utils.deploy.args import parse_export_args
+from utils.doctor import parse_args as doctor_command
 from utils.origin import RECIPES, missing, origin
 from utils.pruning import stages
 from utils.pruning.args import parse_prune_args
@@ -31,6 +33,14 @@ def parse_args_of(module):
     sys.modules[spec.name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
     return script.parse_args
+
+
+def doctor_args(_, words):
+    return doctor_command(words)
+
+
+def benchmark_args(_, words):
+    return benchmark_command(words)
 
 
 def parser_of(parse, monkeypatch):
@@ -86,6 +96,15 @@ def test_values_and_what_follows_two_hyphens_stay_as_they_are():
     (parse_prune_args, "--sparse=--epochs=3 --steps 2", "found --sparse without --road"),
     (parse_prune_args, "--calibration 9", "found --calibration without --int8"),
     (parse_prune_args, "--percent 0.5 --target-flops 0.3", "found --percent beside --target-flops"),
+    (parse_prune_args, "--percent 0.5 --max-drop 0.02", "found --percent beside --max-drop"),
+    (parse_prune_args, "--score taylor --group-norm l2 --target-flops 0.3", "found --group-norm beside --score taylor"),
+    (parse_train_args, "--bf16 --no-amp", "found --no-amp beside --bf16"),
+    (parse_train_args, "--unlabelled --teacher-cfg a.cfg --teacher-weights a.pth --box_loss mse --ignore_iou 0.5",
+     "found --box_loss and --ignore_iou beside --unlabelled"),
+    (parse_train_args, "--cfg a.cfg --width 0.5", "found --width beside --cfg"),
+    (doctor_args, "--batch 8 --img_size 416", "found --batch and --img_size without --cfg"),
+    (benchmark_args, "--weights a.pth --data a.data", "found --weights and --data without --only deploy"),
+    (benchmark_args, "--only nms --target 0.5", "found --target without --only forward"),
     (parse_export_args, "--max_drop 0.1 --precision float16", "found --max-drop without --precision int8"),
     (parse_export_args, "--conf_thres 0.1", "found --conf_thres without --nms"),
 ])
@@ -133,6 +152,10 @@ def test_cocos_files_are_of_the_letterboxed_scorers_alone(tmp_path, capsys):
     (parse_train_args, "--resume logs/run --s 0.01"),  # the run says whether it is sparse
     (parse_train_args, "--teacher-cfg a.cfg --teacher-weights a.pth --distill-gain 2"),
     (parse_prune_args, "--road --quantise none --target-flops 0.3"),
+    (parse_prune_args, "--score l1 --group-norm l2 --percent 0.5"),
+    (parse_train_args, "--bf16 --amp"),
+    (doctor_args, "--cfg a.cfg --batch 8"),
+    (benchmark_args, "--only deploy --weights a.pth"),
     (parse_prune_args, "--percent 0.5 --max-drop 0.1 --int8 --calibration 9"),
     (parse_export_args, "--precision int8 --max-drop 0.1 --nms --conf_thres 0.1"),
 ])

@@ -52,12 +52,15 @@ class Parser(argparse.ArgumentParser):
 
     def typed(self, words: Iterable[str] | None = None) -> dict[str, str]:
         """{name of an argument: its flag as it was typed} of a command line; what was left at its default is not among
-        them."""
+        them, nor is what has no flag."""
         words, left_out = self.spelled(sys.argv[1:] if words is None else words), object()
-        given = vars(self.parse_args(words, argparse.Namespace(**{action.dest: left_out for action in self._actions})))
+        defaults = {action.dest: left_out for action in self._actions}
+        gathered = {action.dest: [] for action in self._actions if action.default == []}  # action="append" adds to it
+        given = vars(self.parse_args(words, argparse.Namespace(**defaults | gathered)))
         heads = [word.partition("=")[0] for word in words]
         return {action.dest: next((head for head in heads if head in action.option_strings), action.option_strings[-1])
-                for action in self._actions if given.get(action.dest, left_out) is not left_out}
+                for action in self._actions if action.option_strings and given.get(action.dest, left_out) not in
+                (left_out, [])}
 
     def require_partner(self, typed: Mapping[str, str], names: Iterable[str], partner: str, there: bool) -> None:
         """End with a line where flags of the arguments `names` were typed and say nothing, because `partner`, which
@@ -65,6 +68,12 @@ class Parser(argparse.ArgumentParser):
         if not there and (found := [typed[name] for name in names if name in typed]):
             self.error(f"found {' and '.join(found)} without {partner}, expected both or neither: without it "
                        f"{'it says' if len(found) == 1 else 'they say'} nothing")
+
+    def refuse_beside(self, typed: Mapping[str, str], names: Iterable[str], other: str, why: str) -> None:
+        """End with a line where flags of the arguments `names` were typed beside the flag `other`, which leaves them
+        nothing to say or says the opposite. typed: see `typed`; why: in words."""
+        if found := [typed[name] for name in names if name in typed]:
+            self.error(f"found {' and '.join(found)} beside {other}, expected one or the other: {why}")
 
     def no_longer_taken(self, values: Mapping) -> dict[str, tuple[str, str]]:
         """{flag: (name, what is expected)} of those `values`, by the names of arguments as an earlier program was given

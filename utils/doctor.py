@@ -27,7 +27,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    metavar="N", help="images per batch")
     p.add_argument("--img_size", type=cli.pixels, metavar="PX",
                    help="square input size (default: the cfg's width and height)")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    p.require_partner(p.typed(argv), ["batch_size", "img_size"], "--cfg", bool(args.cfg))
+    return args
 
 
 def main() -> int:

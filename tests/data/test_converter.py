@@ -20,14 +20,30 @@ SQUARE = [[10, 20], [10, 60], [50, 60], [50, 20]]  # y, x: the box x 20..60, y 1
 def test_a_picture_that_exif_would_turn_is_written_as_stored(tmp_path):
     """Orientation 6 shows a stored 40x20 picture as 20x40; the boxes belong to the stored one."""
     plain = cv2.imencode(".jpg", np.zeros((20, 40, 3), np.uint8))[1].tobytes()
-    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    turned = plain[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + plain[2:]
-    (tmp_path / "turned.jpg").write_bytes(turned)
+    (tmp_path / "turned.jpg").write_bytes(turned(plain))
     (tmp_path / "plain.jpg").write_bytes(plain)
     assert cv2.imread(str(tmp_path / "turned.jpg")).shape == (40, 20, 3)
     for name in ("turned", "plain"):
         converter.place_image(tmp_path / f"{name}.jpg", tmp_path / "out.jpg", copy=True)
         assert cv2.imread(str(tmp_path / "out.jpg")).shape == (20, 40, 3)
+
+
+def test_a_picture_that_was_written_anew_is_known_to_be_done(tmp_path, capsys):
+    for i, folder in enumerate((TRAIN, VALID, TEST)):
+        add(tmp_path, folder, f"picture{i}", [SQUARE])
+    picture = next((tmp_path / "hand_dataset" / TRAIN / "images").iterdir())
+    picture.write_bytes(turned(picture.read_bytes()))
+    for again in (False, True):
+        converter.main(["--root", str(tmp_path)])
+        header, row, *_ = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[0] != "note:")
+        counts = dict(zip(header, row))
+        assert counts["list"] == "train" and counts["kept"] == (counts["images"] if again else "0")
+
+
+def turned(jpeg: bytes) -> bytes:
+    """A JPEG with the EXIF orientation 6."""
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    return jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:]
 
 
 def struct(corners_yx, **more):

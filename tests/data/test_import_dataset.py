@@ -116,6 +116,24 @@ def test_coco_boxes_are_those_that_pycocotools_loads(tmp_path):
                                                      for a in rows])
 
 
+def test_images_that_coco_lists_without_an_annotation_are_background_unless_told_otherwise(tmp_path):
+    coco_set(tmp_path / "coco")
+    names = {f"{i:012d}.jpg" for i in range(8)}
+    assert run(tmp_path / "coco", tmp_path / "a") and set(imported(tmp_path / "a")) == names
+    report = run(tmp_path / "coco", tmp_path / "b", "--no-background")
+    assert set(imported(tmp_path / "b")) == {f"{i:012d}.jpg" for i in range(8) if i % 3}
+    assert "images without an annotation, left out: 3" in report["notes"]
+
+
+def test_how_to_split_a_source_that_is_split_is_said_to_be_of_no_use(tmp_path, capsys):
+    coco_set(tmp_path / "coco")
+    run(tmp_path / "coco", tmp_path / "a", "--valid", "0.5", "--split-by", "none")
+    assert "warning: --valid and --split-by: found a split in the source" in capsys.readouterr().out
+    run(tmp_path / "coco", tmp_path / "b", "--valid", "0.5", "--resplit")
+    run(tmp_path / "coco", tmp_path / "c")
+    assert "warning: --" not in capsys.readouterr().out
+
+
 def test_coco_crowds_are_left_out_and_counted_unless_kept(tmp_path):
     coco_set(tmp_path / "coco")
     path = tmp_path / "coco/annotations/instances_train2017.json"

@@ -73,4 +73,7 @@ def test_the_result_says_on_which_pixels_it_was_taken(tmp_path):
     words = {scorer: evaluate(net, loader, ("hand",), ScoreOptions(scorer=scorer), quiet=True,
                               predict=predict).to_dict() for scorer in ("compat", "reference")}
     assert words["compat"]["map50"] == words["reference"]["map50"] == 1
+    low = evaluate(net, loader, ("hand",), ScoreOptions(iou_thres=0.3), quiet=True, predict=predict).to_dict()
+    assert low["iou_thres"] == 0.3 and low["scorer"].startswith("map50: area") and "from 0.3 on" in low["scorer"]
+    assert words["compat"]["iou_thres"] == 0.5
     assert "letterboxed" in words["compat"]["scorer"] and "reference's input" in words["reference"]["scorer"]

@@ -24,7 +24,7 @@ def test_a_curve_has_the_cost_time_and_recalibrated_score_of_each_cut(job_of, mo
     )
     monkeypatch.setattr(analysis, "latencies_beside", lambda beside, models: (
         0.01, [0.01 * cost_of(model).macs / cost_of(job.dense).macs for model in models], "made up"))
-    points = analysis.tradeoff(job, 3)
+    points = analysis.tradeoff(job, 3, "gamma")
     assert len(points) == 4 and calls == [8, 8, 8]
     assert [point.map50 for point in points[1:]] == [0.1, 0.2, 0.3]
     for point, model in zip(points, [job.dense, *nets]):
@@ -34,7 +34,7 @@ def test_a_curve_has_the_cost_time_and_recalibrated_score_of_each_cut(job_of, mo
     assert [point.share for point in points] == sorted(point.share for point in points) and points[
         -1
     ].parameters < 0.2 * points[0].parameters
-    analysis.tradeoff(job_of("--curve 1 --recalibrate 0 --repeats 0"), 1)
+    analysis.tradeoff(job_of("--curve 1 --recalibrate 0 --repeats 0"), 1, "gamma")
     assert calls[3:] == [0]
 
 
@@ -43,7 +43,7 @@ def test_sensitivity_silences_the_weakest_share_of_each_layer_alone(job_of, monk
     monkeypatch.setattr(
         analysis, "evaluate", lambda model, *args, **options: nets.append(model) or SimpleNamespace(map50=1 / len(nets))
     )
-    rows = analysis.sensitivity(job, 4)
+    rows = analysis.sensitivity(job, 4, "gamma")
     dense, *masked = nets
     assert [row.dense for row in rows] == [1.0] * len(rows) and rows[0].row()["0.5"] == round(1 / 3, 4)
     assert sorted(i for row in rows for i in row.layers) == job.graph.prunable

@@ -46,7 +46,8 @@ def test_steps_share_what_holds_for_all_of_them_and_know_another_command(tmp_pat
     of_a_step = iterative.step_shares(options, None) + stages.without(words, of_all)
     assert iterative.flags_of_a_step(options, words, None) == of_a_step
     alone = prune_options(parse_prune_args("", ["--target-latency", "9ms"]))
-    assert iterative.flags_of_a_step(alone, ["--target-latency", "9ms"], None) == ["--target-latency", "9ms"]  # as typed
+    as_typed = ["--target-latency", "9ms"]
+    assert iterative.flags_of_a_step(alone, as_typed, None) == as_typed
     assert "--img_size 64 --device cpu --skip-bad" in " ".join(map(str, stages.training_flags(options)))
     assert stages.run_name(Path("a/cut")) != stages.run_name(Path("b/cut"))
     stages.remember(tmp_path / "x" / "steps.json", {"tune": "--epochs 1"})

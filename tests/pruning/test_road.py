@@ -84,6 +84,12 @@ def test_a_road_does_each_stage_once_and_says_what_it_gave(walk, tmp_path):
     assert walk("--percent", 0.5) == [] and table(tmp_path) == rows
 
 
+def test_flags_of_a_teacher_may_stand_in_tune_where_the_road_brings_the_teacher(walk):
+    walk("--percent", 0.5, "--tune", "--epochs 1 --distill-gain 2", quantise="none")
+    tuning = next(" ".join(words) for script, words in reversed(walk.ran) if script == "train.py")
+    assert "--teacher-weights net.pth" in tuning and "--distill-gain 2" in tuning
+
+
 def test_a_stopped_road_goes_on_where_it_was(walk, tmp_path):
     walk("--percent", 0.5)
     shutil.rmtree(tmp_path / "logs" / "way-step1")  # as if it had been stopped before its fine-tuning

@@ -32,6 +32,14 @@ def test_layer_keep_holds_in_every_layer(seed, share, threshold):
         assert kept >= math.ceil(share * len(graph.outputs[i].unique()))
 
 
+def test_a_share_of_a_hundred_channels_is_that_many():
+    members = torch.ones(100, dtype=torch.int64)
+    assert [selection.channels_of(k / 100, members) for k in range(100)] == list(range(100))
+    assert selection.channels_of(0.999, members) == 99
+    scores = torch.arange(100).double()
+    assert [selection.global_threshold(scores, members, k / 100) for k in range(100)] == list(range(100))
+
+
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_ties_are_told_apart_and_nothing_else_changes_its_place(seed, values):

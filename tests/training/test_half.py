@@ -30,6 +30,13 @@ def test_nothing_is_measured_without_bf16_or_on_a_gpu(monkeypatch):
     assert half.bf16_words(steps(), CPU) == half.bf16_words(steps("--bf16"), torch.device("cuda")) == []
 
 
+def test_the_pictures_that_are_timed_in_two_precisions_are_no_leaf_of_either():
+    images = torch.rand(1, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    for dtype in (torch.float32, torch.bfloat16):
+        half._training_step(images, dtype)(None)
+    assert not images.requires_grad and images.grad is None
+
+
 def test_the_gain_is_a_ratio_of_times_and_takes_no_random_number(monkeypatch):
     before = torch.random.get_rng_state()
     assert 0.01 < half.bf16_gain(1) < 100

@@ -260,7 +260,8 @@ def test_a_target_out_of_reach_is_refused_at_the_start_and_planned_as_far_as_may
     assert not reaches(prospect, model, floor)
     planned = planner.planned(model)
     assert float(planned.leaves.split("%")[0]) / 100 > floor and planned.unused == 0
-    assert prospect.planner(model, (64, 64), aim_of(flops=str(floor)), measured={}).planned(model).leaves == planned.leaves
+    resumed = prospect.planner(model, (64, 64), aim_of(flops=str(floor)), measured={})
+    assert resumed.planned(model).leaves == planned.leaves
 
 
 def reaches(prospect, model, share):

@@ -898,7 +898,7 @@ def test_rewinding_trains_with_the_rates_of_the_last_epochs_of_a_longer_run(argu
     lambda text: text.replace(",", ";"),
     lambda text: text[:-30],
     lambda text: text.replace("map50", "mAP"),
-    lambda text: re.sub(r"^1,", "1,often,", text.replace("epoch,", "epoch,lr,").replace(",lr,loss", ",loss"), flags=re.M),
+    lambda text: text.replace("\n1,", "\n1,often"),
     lambda text: "epoch,note\n1,good\n",
 ])
 def test_metrics_that_a_spreadsheet_has_saved_or_that_end_in_half_a_line_are_set_aside(arguments, capsys, spoil):
@@ -1142,7 +1142,7 @@ def test_weights_that_are_not_finite_never_replace_the_last_sound_ones(arguments
     next(trainer.state.averaged.parameters()).data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="predicted values are not finite.*last sound epoch, 1: -pre logs/run/last"):
         trainer.evaluate(2)
-    with pytest.raises(TrainingError, match="epoch 2: the weights cannot be saved; .*conv_0.weight is not finite.*last sound epoch, 1"):
+    with pytest.raises(TrainingError, match="2: the weights cannot be saved; .*is not finite.*last sound epoch, 1"):
         trainer.save(2, None)
     assert saved() == sound
 

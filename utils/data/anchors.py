@@ -89,11 +89,11 @@ def with_anchors(defs: list[dict], anchors: np.ndarray) -> list[dict]:
     """Copies of module_defs with `anchors` (K, 2) in place of the K used ones; masks skip the unused ones."""
     fresh = [section.copy() for section in defs]
     heads = [fresh[1 + i] for i in head_indices(fresh)]
-    order = sorted({index for yolo in heads for index in integers(yolo, "mask")})
+    masks = [integers(yolo, "mask") or list(range(len(head_anchors(yolo)))) for yolo in heads]  # without one, all
+    order = sorted({index for mask in masks for index in mask})
     text = ",  ".join(f"{width:d},{height:d}" for width, height in anchors.tolist())
-    for yolo in heads:
-        mask = ",".join(str(order.index(index)) for index in integers(yolo, "mask"))
-        yolo.update(mask=mask, anchors=text, num=str(len(anchors)))
+    for yolo, mask in zip(heads, masks):
+        yolo.update(mask=",".join(str(order.index(index)) for index in mask), anchors=text, num=str(len(anchors)))
     return fresh
 
 

@@ -51,6 +51,9 @@ def read(source: Source) -> Annotations:
     classes = [name for name in names if name not in parents] or names
     gone = sorted(set(names) - set(classes))
     notes = [f"categories above others, without a box, left out: {', '.join(gone)}"] if gone else []
+    if source.background is False:
+        listed, samples = len(samples), [sample for sample in samples if sample.boxes]
+        notes += [f"images without an annotation, left out: {listed - len(samples):,}"] if listed > len(samples) else []
     return Annotations(classes, samples, notes)
 
 

@@ -144,7 +144,7 @@ def describe(model: nn.Module, name: str, order: Order) -> Metadata:
     """The metadata of a Darknet as format `name`."""
     free = FORMATS[name].free_size and takes_any_size(model, order.size)
     plain = metadata_of(model, order.names, order.size, order.precision)
-    return replace(plain, free_size=free, nms=order.nms if name == "onnx" else None)
+    return replace(plain, free_size=free, nms=order.nms)
 
 
 def export_format(model: nn.Module, name: str, path: Path, order: Order) -> str:

@@ -50,7 +50,7 @@ class OperatingPoint:
 class EvalResult:
     """What one evaluation says. All values are ratios, never NaN."""
 
-    map50: float  # AP at IoU 0.5, mean over the classes that have targets
+    map50: float  # AP at IoU 0.5, or another options.iou_thres, mean over the classes that have targets
     map: float  # AP@[.5:.95], mean over the same classes
     precision: float  # of all classes' detections together, with score >= conf
     recall: float
@@ -68,7 +68,8 @@ class EvalResult:
     def to_dict(self) -> dict:
         """Everything but the curve and the matrix, ready for json.dump."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("curve", "confusion", "options")}
-        plain |= {"scorer": scorer_words(self.options), "cap": cap_words(self.options)}
+        options = self.options
+        plain |= {"iou_thres": options.iou_thres, "scorer": scorer_words(options), "cap": cap_words(options)}
         per_class = [result.to_dict() for result in self.per_class]
         by_size = [asdict(result) for result in self.by_size]
         return plain | {"per_class": per_class, "by_size": by_size, "sure": asdict(self.sure) if self.sure else None}

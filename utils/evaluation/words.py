@@ -8,13 +8,19 @@ PIXELS = {"compat": "on letterboxed images, not on the reference's own input",
           "reference": "on the reference's input (padded with black to a square, nearest neighbour)"}
 
 
+def map_name(iou: float) -> str:
+    """What the field map50 is called in tables: mAP@.5, by the IoU from which a detection is right."""
+    return f"mAP@{iou:g}".replace("@0.", "@.")
+
+
 def scorer_words(options: ScoreOptions) -> str:
     """What is matched and averaged, and how it is ranked."""
     if options.scorer != STANDARD:
         return (f"{options.scorer}: the reference implementation's rules (utils/evaluation/reference_scorer.py), "
                 f"ranked by objectness, {PIXELS[options.scorer]}")
     area = "area under all recall steps" if options.method == "all" else "mean of 101 recall points"
-    return f"map50: {area}, standard IoU, ranked by objectness x class; map: COCO's AP@[.5:.95], 101 points"
+    above = "" if options.iou_thres == 0.5 else f" from {options.iou_thres:g} on, not 0.5"
+    return f"map50: {area}, standard IoU{above}, ranked by objectness x class; map: COCO's AP@[.5:.95], 101 points"
 
 
 def cap_words(options: ScoreOptions) -> str:

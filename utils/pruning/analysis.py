@@ -67,28 +67,30 @@ class Sensitivity:
         return f"layers {' '.join(map(str, self.layers))} ({self.channels} channels): {drops}"
 
 
-def explore(job: Job) -> None:
-    """--curve and --sensitivity: tables on the screen, CSV and PNG beside the pruned net."""
+def explore(job: Job, kind: str) -> None:
+    """--curve and --sensitivity by the importance `kind` of the cut: tables on the screen, CSV and PNG beside the
+    pruned net."""
     options = job.options
     if not (options.curve or options.sensitivity):
         return
     base = job.names.darknet_cfg.with_suffix("")
     if options.curve:
-        points = tradeoff(job, options.curve)
+        points = tradeoff(job, options.curve, kind)
         print(ascii_table([list(points[0].row()), *(list(point.row().values()) for point in points)]))
-        save_curves({options.rule.importance: points}, base.with_name(base.name + "-curve"))
+        save_curves({kind: points}, base.with_name(base.name + "-curve"))
     if options.sensitivity:
-        rows = sensitivity(job, options.sensitivity)
+        rows = sensitivity(job, options.sensitivity, kind)
         write_csv(base.with_name(base.name + "-sensitivity.csv"), [row.row() for row in rows])
         plot_sensitivity(rows, SHARES, base.with_name(base.name + "-sensitivity.png"))
     made = [f"{base}-{what}.csv and .png" for what in ("curve", "sensitivity") if getattr(options, what)]
     print(f"written: {', '.join(made)}")
 
 
-def tradeoff(job: Job, count: int) -> list[Point]:
-    """Points of the dense net and of up to `count` different cuts, evenly spread over the channels up to the strongest;
-    batch-norm statistics of every cut are taken anew unless --recalibrate says otherwise."""
-    ranking = Ranking.of(job)
+def tradeoff(job: Job, count: int, kind: str) -> list[Point]:
+    """Points of the dense net and of up to `count` different cuts by the importance `kind`, evenly spread over the
+    channels up to the strongest; batch-norm statistics of every cut are taken anew unless --recalibrate says
+    otherwise."""
+    ranking = Ranking.of(job, kind)
     dense, cost = job.before, total_cost(job.dense.module_defs, *job.size)
     points, cuts, last = [Point(0.0, cost.parameters, cost.macs, None, dense.map50, dense.map)], [], None
     for level in curve_levels(ranking.ranked, ranking.free, count):
@@ -125,10 +127,11 @@ def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
                   base.with_name(base.name + ".png"))
 
 
-def sensitivity(job: Job, images: int) -> list[Sensitivity]:
-    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels, one row
+def sensitivity(job: Job, images: int, kind: str) -> list[Sensitivity]:
+    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels by
+    the importance `kind`, one row
     per set of tied layers; the removed channels are masked, so that every row is about the same net."""
-    ranking, graph = Ranking.of(job), job.graph
+    ranking, graph = Ranking.of(job, kind), job.graph
     part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
     loader = DataLoader(part, job.options.source.batch_size, collate_fn=collate)
     score = lambda net: evaluate(net, loader, job.data.names, job.options.scoring, quiet=True).map50  # noqa: E731

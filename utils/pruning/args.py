@@ -176,9 +176,12 @@ def parse_prune_args(description: str, argv: list[str] | None = None) -> argpars
     typed = p.typed(argv)
     p.require_partner(typed, ["sparse", "quantise"], "--road", args.road)
     p.require_partner(typed, ["calibration"], "--int8", bool(args.int8))
-    if "percent" in typed and (aims := [typed[name] for name in TARGETS if name in typed]):
-        p.error(f"found {typed['percent']} beside {' and '.join(aims)}, expected one or the other: both say how much "
-                "is cut")
+    searched = TARGETS if args.int8 else (*TARGETS, "max_drop")  # with --int8 it may be a limit alone
+    if aims := [typed[name] for name in searched if name in typed]:
+        p.refuse_beside(typed, ["percent"], " and ".join(aims), "both say how much is cut")
+    if args.score in ("taylor", "random"):
+        p.refuse_beside(typed, ["group_norm"], f"--score {args.score}",
+                        "only importances of single channels, by gammas or kernels, are made one by it")
     args.typed = frozenset(typed)
     return args
 

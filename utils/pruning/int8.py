@@ -20,6 +20,7 @@ from utils.deploy.onnx_runtimes import BF16, Predict
 from utils.deploy.quantisation import Limits, LosesTooMuch, Pictures, Quantised, alternate_seconds, quantise
 from utils.deploy.runtimes import RUNTIMES, Exported, open_exported
 from utils.evaluation.metrics import EvalResult
+from utils.evaluation.words import map_name
 from utils.output import one_step, replacing
 from utils.pruning.args import PruneOptions
 from utils.pruning.job import Job
@@ -38,12 +39,14 @@ class Column:
     bytes: int
     runtime: str
     seconds: float | None
+    iou: float = 0.5  # of map50
 
     @classmethod
     def of(cls, name: str, score: EvalResult, net: nn.Module, file: Exported, fastest: tuple[str, float | None]):
         """Of a Darknet, as it is or as `file`."""
         cost = total_cost(net.module_defs, *file.size)
-        return cls(name, score.map50, score.map, cost.parameters, cost.macs, file.bytes(), *fastest)
+        return cls(name, score.map50, score.map, cost.parameters, cost.macs, file.bytes(), *fastest,
+                   score.options.iou_thres)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def table(columns: Sequence[Column], limit: float | None) -> list[list[str]]:
     """The three nets side by side; limit: of the mAP that is lost."""
     first, last = columns[0], columns[-1]
     rows = [["", *(column.name for column in columns)],
-            ["mAP@.5", *(f"{column.map50:.4f}" for column in columns)],
+            [map_name(first.iou), *(f"{column.map50:.4f}" for column in columns)],
             [f"  lost{'' if limit is None else f', of {limit:g}'}", "",
              *(f"{first.map50 - column.map50:.4f}" for column in columns[1:])],
             ["AP@[.5:.95]", *(f"{column.map:.4f}" for column in columns)],

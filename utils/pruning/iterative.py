@@ -189,7 +189,6 @@ def checked(options: PruneOptions) -> PruneOptions:
     """The options with weights, data and, where the weights were trained at another than the cfg's, input size named:
     one size for every stage. A wrong flag of --tune, a runtime that is not installed, and images
     without a box are known here, before the first step is pruned."""
-    parse_train_args("fine-tuning of --steps", shlex.split(options.tune))
     if options.int8 and options.no_eval:
         raise PruneError("--int8: found --no-eval beside it, expected a net that may be scored; leave one of them out")
     runtime_of(options, select_device(options.source.device))
@@ -200,6 +199,9 @@ def checked(options: PruneOptions) -> PruneOptions:
     size = trained_size(weights) if Path(weights).is_file() else None
     if source.img_size is None and size and size != input_size(defs) and size[0] == size[1]:
         source = replace(source, img_size=size[0])
+    teacher = ["--teacher-cfg", str(cfg), "--teacher-weights", str(weights)] if options.road else []
+    flags = [*teacher, *map(str, training_flags(replace(options, source=source))), *shlex.split(options.tune)]
+    parse_train_args("fine-tuning of --steps", flags)
     few = by_name(data, stored_names(cfg, weights))
     if few.classes < data.classes:  # tuning is told what pruning finds by itself
         source, data = replace(source, keep_classes=few.names), few

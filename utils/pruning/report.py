@@ -14,6 +14,7 @@ from utils.compare import Latency
 from utils.darknet_weights import darknet_bytes
 from utils.deploy.darknet_export import export_darknet
 from utils.evaluation.metrics import EvalResult
+from utils.evaluation.words import map_name
 from utils.lock import fixed_names
 from utils.output import ascii_table, change, environment, markdown_table, one_step, replacing, write_json, write_text
 from utils.parse_config import explicit, resized, write_model_config
@@ -88,7 +89,8 @@ def comparison_rows(
     """Metric | Before | After | Change."""
     rows = [["Metric", "Before", "After", "Change"]]
     if before and after:
-        rows.append(["mAP@.5", f"{before.map50:.4f}", f"{after.map50:.4f}", f"{after.map50 - before.map50:+.4f}"])
+        rows.append([map_name(before.options.iou_thres), f"{before.map50:.4f}", f"{after.map50:.4f}",
+                     f"{after.map50 - before.map50:+.4f}"])
         rows.append(["  masked, not yet compact", "", f"{masked.map50:.4f}", f"{masked.map50 - before.map50:+.4f}"])
         for key, label in (("map", "AP@[.5:.95]"), ("precision", "precision"), ("recall", "recall")):
             rows.append([label, f"{getattr(before, key):.4f}", f"{getattr(after, key):.4f}",
@@ -215,7 +217,8 @@ def draw(job: Job, plan: Plan, compact: Compact, scores: dict[str, EvalResult | 
                   base.with_name(base.name + "-channels.png"))
     before, after = scores["before"], scores["after"]
     if before and after:
-        curves = {f"before: mAP@.5 {before.map50:.4f}": before.curve, f"pruned: mAP@.5 {after.map50:.4f}": after.curve}
+        name = map_name(before.options.iou_thres)
+        curves = {f"before: {name} {before.map50:.4f}": before.curve, f"pruned: {name} {after.map50:.4f}": after.curve}
         plot_pr_curves(curves, f"{job.cfg.stem} before and after pruning", base.with_name(base.name + "-pr.png"))
 
 

@@ -13,6 +13,7 @@ from utils.cli import joined_class_names
 from utils.darknet_weights import file_bytes
 from utils.deploy.args import parse_export_args
 from utils.deploy.formats import out_name, out_paths, require_writer
+from utils.evaluation.words import map_name
 from utils.loading import checked_size, resolve_cfg, stem
 from utils.lock import Lock
 from utils.output import ascii_table, change, markdown_table, write_json, write_text
@@ -67,7 +68,7 @@ class Row:
                 f"{self.scores['map50']:.4f}", f"{self.scores['map']:.4f}"]
 
 
-HEADER = ["Stage", "Parameters", "MACs (G)", "File MB", "mAP@.5", "AP@[.5:.95]"]
+HEADER = ["Stage", "Parameters", "MACs (G)", "File MB", "mAP", "AP@[.5:.95]"]  # mAP by its IoU: map_name
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def run_road(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> No
                 rows.append(row)
     finally:
         if rows:
-            report(rows, road.out)
+            report(rows, road.out, map_name(options.scoring.iou_thres))
 
 
 def planned(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> Road:
@@ -227,18 +228,18 @@ def require_quantiser(flags: str) -> None:
 
 def with_teacher(tune_flags: str, cfg: Path, weights: Path) -> str:
     """Flags of a fine-tuning that also learns from the dense net, unless they name a teacher."""
-    if parse_train_args("fine-tuning of --road", shlex.split(tune_flags)).teacher_cfg:
-        return tune_flags
-    return f"{shlex.join(['--teacher-cfg', str(cfg), '--teacher-weights', str(weights)])} {tune_flags}"
+    with_dense = f"{shlex.join(['--teacher-cfg', str(cfg), '--teacher-weights', str(weights)])} {tune_flags}"
+    own = parse_train_args("fine-tuning of --road", shlex.split(with_dense)).teacher_cfg != str(cfg)
+    return tune_flags if own else with_dense
 
 
-def report(rows: list[Row], out: Path) -> None:
-    """Print the table, and write it to road.md in `out`."""
-    table = [HEADER, *(row.cells() for row in rows)]
+def report(rows: list[Row], out: Path, map_name: str) -> None:
+    """Print the table, and write it to road.md in `out`. map_name: what its mAP is called."""
+    table = [[map_name if cell == "mAP" else cell for cell in HEADER], *(row.cells() for row in rows)]
     write_text(out / "road.md", markdown_table(table) + "\n")
     first, last = rows[0], rows[-1]
     print(ascii_table(table))
     print(f"from {first.stage} to {last.stage}: parameters {change(first.parameters, last.parameters)}, MACs "
-          f"{change(first.macs, last.macs)}, file {change(first.bytes, last.bytes)}, mAP@.5 "
+          f"{change(first.macs, last.macs)}, file {change(first.bytes, last.bytes)}, {map_name} "
           f"{last.scores['map50'] - first.scores['map50']:+.4f}")
     print(f"written: {out / 'road.md'}; everything else of the road lies in {out} and logs/{run_name(out)}-*")

@@ -49,8 +49,13 @@ def global_threshold(scores: Tensor, members: Tensor, percent: float) -> float:
         raise ValueError(f"found percent {percent}, expected a share from 0 to below 1")
     order = scores.argsort()
     place = members[order].cumsum(0)  # channels up to and with each group
-    cut = int(int(members.sum()) * percent)
+    cut = channels_of(percent, members)
     return scores[order][(place > cut).nonzero()[0, 0]].item()
+
+
+def channels_of(percent: float, members: Tensor) -> int:
+    """How many channels a share `percent` of groups of so many `members` is, rounded down: 0.29 of 100 are 29."""
+    return int(round(percent * int(members.sum()), 6))
 
 
 def percent_limit(graph: ChannelGraph, scores: Tensor, members: Tensor) -> tuple[float, float]:
@@ -210,7 +215,7 @@ def describe_sparsity(graph: ChannelGraph, gammas: dict[int, Tensor], percent: f
     free = candidates(graph, members).nonzero().flatten()
     order = free[scores[free].argsort(stable=True)]
     gone = torch.zeros(len(graph.frozen), dtype=torch.bool)
-    gone[order[members[order].cumsum(0) <= int(int(members[free].sum()) * percent)]] = True
+    gone[order[members[order].cumsum(0) <= channels_of(percent, members[free])]] = True
     return describe_cut(graph, gammas, gone, f"percent {percent:g}")
 
 

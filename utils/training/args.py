@@ -168,6 +168,12 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
     if args.unlabelled and not args.teacher_cfg:
         p.error("--unlabelled: found no teacher, expected --teacher-cfg and --teacher-weights")
     args.typed = p.typed(argv)
+    if args.unlabelled:
+        p.refuse_beside(args.typed, ["distill_gain", "box_loss", "several_iou", "ignore_iou"], "--unlabelled",
+                        "the loss of labels, which they shape or weigh, is not taken")
+    if args.bf16 and not args.amp:
+        p.error("found --no-amp beside --bf16, expected one or the other: --bf16 asks for the mixed precision that "
+                "--no-amp turns off")
     _check_aim(p, args)
     if not args.resume:  # which has the partner from the run that it goes on with
         idle = [args.typed[name] for name in OF_SPARSITY if name in args.typed]
@@ -175,8 +181,8 @@ def parse_train_args(description: str, argv: list[str] | None = None) -> argpars
             print(f"warning: {' and '.join(idle)} without -sr: this run will not push any gamma to zero")
         p.require_partner(args.typed, ["distill_gain"], "--teacher-cfg", bool(args.teacher_cfg))
         _warn_of_rates(args)
-    if made := [args.typed[name] for name in ("base", "width") if name in args.typed and "cfg" in args.typed]:
-        p.error(f"found {' and '.join(made)} beside {args.typed['cfg']}, expected one or the other: they make a cfg")
+    if "cfg" in args.typed:
+        p.refuse_beside(args.typed, ["base", "width"], args.typed["cfg"], "they make a cfg")
     args.weights_named = "weights" in args.typed
     args.weights = None if args.weights == "none" else args.weights or DEFAULT_WEIGHTS
     return args
@@ -192,7 +198,7 @@ def _warn_of_rates(args: argparse.Namespace) -> None:
               "than this run has, of whose rates it takes the last")
 
 
-def _check_aim(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check_aim(p: cli.Parser, args: argparse.Namespace) -> None:
     """End with a line where --target-... stands without -sr, or beside what it finds itself."""
     aims = [args.typed[name] for name in ("target_flops", "target_params", "target_latency") if name in args.typed]
     if "latency_backend" in args.typed and "target_latency" not in args.typed:
@@ -200,9 +206,9 @@ def _check_aim(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 "counts")
     if aims and not args.sr:
         p.error(f"found {' and '.join(aims)} without -sr, expected -sr: they say what sparse training is for")
-    if aims and (beside := [args.typed[name] for name in ("s", "s_schedule", "percent") if name in args.typed]):
-        p.error(f"found {' and '.join(beside)} beside {' and '.join(aims)}, expected one or the other: "
-                "s and its course are found for the target")
+    if aims:
+        p.refuse_beside(args.typed, ["s", "s_schedule", "percent"], " and ".join(aims),
+                        "s and its course are found for the target")
     if aims and args.sparsity == "l1":
         p.error(f"found --sparsity l1 beside {' and '.join(aims)}, expected prox or polarize: the sub-gradient leaves "
                 "gammas trembling round 0, which no s ends")

@@ -42,7 +42,7 @@ def bf16_gain(repeats: int = 5) -> float:
 def _training_step(images: torch.Tensor, dtype: torch.dtype) -> Callable:
     """A function that runs a convolution forwards and backwards."""
     layer = nn.Conv2d(64, 64, 3, padding=1, dtype=dtype).to(memory_format=torch.channels_last)
-    maps = images.to(dtype).requires_grad_()
+    maps = images.to(dtype, copy=True).requires_grad_()
 
     def run(_) -> None:
         with torch.inference_mode(False):
