@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterator
 
+from utils.compare import quartiles
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("worker.py")
 MIN_RUNS = 2  # of a contestant that is over its item's time limit
@@ -254,13 +256,6 @@ def _goes_on(outcome: Outcome, limit: float) -> bool:
 
 
 # ---- what the numbers say
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """(first quartile, median, third quartile) of one value or more."""
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
-
 
 def paired_ratios(outcome: Outcome, baseline: Outcome) -> list[float]:
     """Time over the baseline's, round by round, of the rounds that both took part in: what slows down a whole round

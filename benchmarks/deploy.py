@@ -17,6 +17,7 @@ from benchmarks.contest import Contestant, Item, Outcome
 from benchmarks.output import duration, megabytes, over_imports, shorten
 from models import Darknet
 from utils.checkpoint import is_exported
+from utils.class_names import numbered_names
 from utils.data.data_config import parse_data_config
 from utils.data.datasets import ListDataset, evaluation_loader
 from utils.deploy.formats import (
@@ -124,10 +125,10 @@ def subject_of(args: argparse.Namespace) -> Subject:
             model.module_list[head_i - 1][0].weight.data *= 0.01
         size = tuple(int(model.module_defs[0][side]) for side in ("width", "height"))
         words = f"{Path(args.cfg).name}, random weights"
-        return Subject(model, tuple(f"class{i}" for i in range(model.heads()[0].classes)), size, model.channels, words)
+        return Subject(model, numbered_names(model.heads()[0].classes), size, model.channels, words)
     cfg = resolve_cfg(args.cfg)
     net = load_net(cfg, args.weights, Darknet, args.size)
-    names = net.names or tuple(f"class{i}" for i in range(net.model.heads()[0].classes))
+    names = net.names or numbered_names(net.model.heads()[0].classes)
     return Subject(net.model.eval(), tuple(names), net.size, net.model.channels, f"{cfg.name}, {args.weights}")
 
 

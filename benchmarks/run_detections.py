@@ -179,7 +179,7 @@ def many_boxes(boxes: int, size: int, capped: bool = True):
 
 # ---- average precision
 
-def scored_set(images: int, boxes: int, classes: int = 1) -> tuple[list[Tensor], list[Tensor]]:
+def scored_set(images: int, boxes: int) -> tuple[list[Tensor], list[Tensor]]:
     """Detections (boxes, 7) in descending score and targets (1 to 4, 5) of so many images; some detections are near a
     target."""
     rng = np.random.default_rng(0)
@@ -192,14 +192,10 @@ def scored_set(images: int, boxes: int, classes: int = 1) -> tuple[list[Tensor],
         )
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 2)
         score = np.sort(rng.uniform(0.01, 1, boxes))[::-1]
-        detections.append(
-            torch.from_numpy(
-                np.column_stack([near, score, rng.integers(classes, size=boxes), score]).astype(np.float32)
-            )
-        )
-        targets.append(
-            torch.from_numpy(np.column_stack([rng.integers(classes, size=len(truth)), truth]).astype(np.float32))
-        )
+        rows = np.column_stack([near, score, rng.integers(1, size=boxes), score])
+        detections.append(torch.from_numpy(rows.astype(np.float32)))
+        boxes_of_class = np.column_stack([rng.integers(1, size=len(truth)), truth])
+        targets.append(torch.from_numpy(boxes_of_class.astype(np.float32)))
     return detections, targets
 
 

@@ -9,7 +9,6 @@ rotated box for each hand. Writes to --out: images/, labels/ (`0 cx cy w h`, fra
 
 import argparse
 import os
-import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +22,9 @@ from utils import cli  # noqa: E402
 from utils.data import matlab  # noqa: E402
 from utils.data.decoding import TooLargeError, cut_short, decode, picture_bytes  # noqa: E402
 from utils.data.folders import files_below  # noqa: E402
-from utils.data.exif import encode_stored, is_turned  # noqa: E402
+from utils.data.exif import is_turned  # noqa: E402
+from utils.data.pictures import place  # noqa: E402
+from utils.output import write_text  # noqa: E402
 from utils.progress import Progress  # noqa: E402
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads/hand_dataset.tar.gz"
@@ -158,32 +159,6 @@ def find_images(release: Path) -> dict[str, list[Path]]:
     return found
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it, so that it is never seen half-written."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
-
-
-def place_image(source: Path, target: Path, copy: bool) -> None:
-    """Hard-link `source` at `target`; copy it where links are not possible, or when asked to. A picture that EXIF would
-    turn away from its boxes is written anew as it is stored."""
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    content = source.read_bytes()
-    try:
-        if is_turned(content):
-            temporary.write_bytes(encode_stored(content, ".jpg"))
-        elif copy:
-            raise OSError
-        else:
-            os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    target.unlink(missing_ok=True)  # renaming one link of a file over another would leave both
-    os.replace(temporary, target)
-
-
 def is_done(source: Path, mat: Path, image: Path, label: Path) -> bool:
     """Whether image and label are there and belong to what the release holds now."""
     if not (image.is_file() and label.is_file() and mat.is_file()):
@@ -208,8 +183,8 @@ def convert_image(source: Path, out: Path, copy: bool, counts: Counts) -> None:
         corners = read_mat(mat)
         boxes = [box for box in (corners_to_box(quad, width, height) for quad in corners) if box]
         n_boxes = len(boxes)
-        place_image(source, image, copy)
-        write_beside(label, "".join(label_line(box, width, height) + "\n" for box in boxes))
+        place(source, image, "copy" if copy else "link", as_stored=is_turned(source.read_bytes()))
+        write_text(label, "".join(label_line(box, width, height) + "\n" for box in boxes))
         counts.clipped += sum(is_clipped(quad, width, height) for quad in corners)
         counts.dropped += len(corners) - n_boxes
     counts.images += 1
@@ -269,7 +244,7 @@ def main(argv=None) -> None:
         (args.out / part).mkdir(parents=True, exist_ok=True)
     done = {name: convert_list(name, paths, args.out, args.copy, args.skip_bad) for name, paths in found.items()}
     for name, (lines, _) in done.items():
-        write_beside(args.out / f"{name}.txt", "".join(line + "\n" for line in lines))
+        write_text(args.out / f"{name}.txt", "".join(line + "\n" for line in lines))
     print(report({name: counts for name, (_, counts) in done.items()}))
 
 

@@ -26,6 +26,7 @@ from scipy.io import savemat
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import draw_clutter, draw_hands  # noqa: E402
 from utils import cli, signals  # noqa: E402
+from utils.output import replacing  # noqa: E402
 from utils.progress import Progress  # noqa: E402
 
 FOLDERS = {"train": "training_dataset/training_data", "valid": "validation_dataset/validation_data",
@@ -160,9 +161,8 @@ def write_sample(job: tuple[str, int], out: Path, seed: int, size: int, difficul
     quality = int(np.random.default_rng([seed, i]).integers(55, 96))
     jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     for path, content in ((folder / "images" / f"{stem}.jpg", jpeg), (mat, mat_bytes(corners))):
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     return len(corners)
 
 

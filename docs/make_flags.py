@@ -71,7 +71,7 @@ def flag_rows(actions: list[argparse.Action], formatter: argparse.HelpFormatter)
 def _default(action: argparse.Action) -> str:
     """What holds without the flag; empty where its meaning says it."""
     if isinstance(action, argparse.BooleanOptionalAction):
-        return "on" if action.default else "off"
+        return {True: "on", False: "off", None: ""}[action.default]
     hidden = action.nargs == 0 or action.default is None or action.default in ("", (), argparse.SUPPRESS)
     return "" if hidden else f"`{_plain(action.default)}`"
 

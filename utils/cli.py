@@ -291,13 +291,13 @@ def add_keep_classes_flag(parser: argparse.ArgumentParser, words: str) -> None:
                         help=f"{words}; a comma within a name is written \\,")
 
 
-def add_run_flags(parser: argparse.ArgumentParser, batch_size: int, n_cpu: int = 4) -> None:
+def add_run_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """--img_size, --batch_size, --n_cpu, --device, --threads."""
     parser.add_argument("--img_size", type=pixels, metavar="PX",
                         help="square input size (default: that of a checkpoint's training, or the cfg's)")
     parser.add_argument("--batch_size", type=whole(1, limits.MOST_BATCH), default=batch_size, metavar="N",
                         help="images per batch")
-    parser.add_argument("--n_cpu", type=processes, default=n_cpu, metavar="N",
+    parser.add_argument("--n_cpu", type=processes, default=4, metavar="N",
                         help="processes that load images, at most")
     add_device_flags(parser)
 
@@ -315,9 +315,9 @@ def add_threads_flag(parser: argparse.ArgumentParser) -> None:
                         help="CPU threads of torch; 0: as torch chooses")
 
 
-def add_score_flags(parser: argparse.ArgumentParser, conf: float = 0.01) -> None:
+def add_score_flags(parser: argparse.ArgumentParser) -> None:
     """--conf_thres, --nms_thres, --iou_thres, --scorer."""
-    parser.add_argument("--conf_thres", type=ratio, default=conf, help="predictions of a lower objectness are dropped")
+    parser.add_argument("--conf_thres", type=ratio, default=0.01, help="predictions of a lower objectness are dropped")
     parser.add_argument("--nms_thres", type=ratio, default=0.5, help=NMS_HELP)
     parser.add_argument("--iou_thres", type=overlap, default=0.5,
                         help="a detection counts as right from this IoU with a labelled box")

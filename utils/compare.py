@@ -62,7 +62,7 @@ def measured_alternately(runs: list[Callable], images: torch.Tensor, repeats: in
     batch, _, height, width = images.shape
     protocol = (f"batch {batch}, {width}x{height}, {where or images.device}, {torch.get_num_threads()} threads, median "
                 f"of {repeats} after {warmup} warm-up, measured alternately, batch norm folded")
-    return [Latency(statistics.median(own), *_quartiles(own), protocol) for own in times]
+    return [Latency(median, first, third, protocol) for first, median, third in map(quartiles, times)]
 
 
 def latencies_beside(beside: Callable[[nn.Module], list[Latency]],
@@ -78,11 +78,11 @@ def latencies_beside(beside: Callable[[nn.Module], list[Latency]],
     return whole, [whole * net.median / own.median for own, net in pairs], pairs[0][0].protocol
 
 
-def _quartiles(values: list[float]) -> tuple[float, float]:
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """(first quartile, median, third quartile) of one value or more."""
     if len(values) < 2:
-        return values[0], values[0]
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return first, third
+        return values[0], values[0], values[0]
+    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
 
 
 def probe_image(model: nn.Module, size: tuple[int, int]) -> torch.Tensor:

@@ -109,7 +109,8 @@ def _padded(section: dict, shape: tuple[int, int, int], pooled: tuple[int, int, 
     if window.padding % 2 == 0:
         return 0
     reached = [(count - 1) * step + window.size for count, step in zip(pooled[1:], window.stride)]
-    return shape[0] * reached[0] * reached[1] if any(map(int.__gt__, reached, shape[1:])) else 0
+    beyond = any(side > given for side, given in zip(reached, shape[1:]))
+    return shape[0] * reached[0] * reached[1] if beyond else 0
 
 
 def _values(shape: tuple[int, int, int]) -> int:

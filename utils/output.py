@@ -270,10 +270,10 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def ascii_table(rows: list[list], first_column_left: bool = True) -> str:
+def ascii_table(rows: list[list]) -> str:
     """Rows (the first is the header) as a boxed table, numbers to the right."""
     table = AsciiTable([[str(cell) for cell in row] for row in rows])
-    table.justify_columns = {i: "left" if i == 0 and first_column_left else "right" for i in range(len(rows[0]))}
+    table.justify_columns = {i: "right" if i else "left" for i in range(len(rows[0]))}
     return table.table
 
 

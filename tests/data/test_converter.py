@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from data import converter
+from utils.data.exif import is_turned
+from utils.data.pictures import place
 
 TRAIN, VALID, TEST = (folder for folders in converter.LISTS.values() for folder in folders)
 SQUARE = [[10, 20], [10, 60], [50, 60], [50, 20]]  # y, x: the box x 20..60, y 10..50
@@ -24,7 +26,8 @@ def test_a_picture_that_exif_would_turn_is_written_as_stored(tmp_path):
     (tmp_path / "plain.jpg").write_bytes(plain)
     assert cv2.imread(str(tmp_path / "turned.jpg")).shape == (40, 20, 3)
     for name in ("turned", "plain"):
-        converter.place_image(tmp_path / f"{name}.jpg", tmp_path / "out.jpg", copy=True)
+        content = (tmp_path / f"{name}.jpg").read_bytes()
+        place(tmp_path / f"{name}.jpg", tmp_path / "out.jpg", "copy", as_stored=is_turned(content))
         assert cv2.imread(str(tmp_path / "out.jpg")).shape == (20, 40, 3)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from utils.class_names import read_names
+from utils.class_names import numbered_names, read_names
 from utils.limits import MOST_CLASSES, MOST_YAML_BYTES
 from utils.origin import missing, origin
 from utils.text import HASH_AFTER_BLANK, MARK_FIRST, CfgError, read_lines, shown
@@ -205,7 +205,7 @@ def _names(data_file: Path, options: dict, bases: list[Path], class_path: str | 
     if isinstance(names, dict):
         names = _in_order(data_file, names)
     if names is None:
-        names = [f"class{i}" for i in range(count or 1)]
+        names = list(numbered_names(count or 1))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CfgError(f"{data_file}: found names {shown(names)}, expected {NAMES_MAY_BE}")
     if count is not None and count != len(names):

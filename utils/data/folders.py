@@ -28,11 +28,13 @@ def files_below(folder: Path, suffixes: Collection[str] | None = None, leave_out
 
     leave_out: a folder below, such as that of results. A folder that links lead to several times is visited once.
     """
-    found, seen = Found(folder), {os.path.realpath(folder)} | ({os.path.realpath(leave_out)} if leave_out else set())
+    found, seen = Found(folder), {os.path.realpath(path) for path in (folder, leave_out) if path}
 
     def is_new(path: str) -> bool:
         real = os.path.realpath(path)
-        return real not in seen and not seen.add(real)
+        new = real not in seen
+        seen.add(real)
+        return new
 
     for place, folders, names in os.walk(folder, followlinks=True):
         named = [Path(place, name) for name in [*folders, *names] if name[0] != "."]

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from utils.class_names import read_names
+from utils.class_names import numbered_names, read_names
 from utils.data.annotations import BAD_INPUT, Annotations, Sample, part_of_folders
 from utils.data.data_config import PART_KEYS, parse_data_config, read_options
 from utils.data.folders import files_below
@@ -85,7 +85,7 @@ def read(source: Source) -> Annotations:
 def _numbered(samples: list[Sample]) -> list[str]:
     """class0, class1, ... up to the highest that a box is of."""
     highest = max((int(box.name[5:]) for sample in samples for box in sample.boxes), default=0)
-    return [f"class{i}" for i in range(highest + 1)]
+    return list(numbered_names(highest + 1))
 
 
 # ---- classes

@@ -73,7 +73,8 @@ class Detection:
         """Detect in all of them, or until the window ends it; returns what could not be read, where that ended it."""
         self.taken = {item.path.resolve() for item in items if item.path}  # no source is overwritten where `out` has it
         skipped = 0
-        for self.item in items:
+        for item in items:
+            self.item = item
             try:
                 self.film() if self.item.is_film else self.picture()
             except DataError as error:

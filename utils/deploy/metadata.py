@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from utils.class_names import numbered_names
 from utils.letterbox import input_channels
 from utils.limits import MOST_CLASSES, MOST_SIDE_PX
 from utils.parse_config import class_count
@@ -91,7 +92,7 @@ def net_hash(model: nn.Module) -> str:
 def metadata_of(model: nn.Module, names: tuple[str, ...] | None, size: tuple[int, int], precision: str) -> Metadata:
     """Of a Darknet; classes without names are called class0, class1, ..."""
     defs = model.module_defs
-    names = tuple(names or (f"class{i}" for i in range(class_count(defs))))
+    names = tuple(names or numbered_names(class_count(defs)))
     anchors = tuple(tuple((float(w), float(h)) for w, h in head.anchors.tolist()) for head in model.heads())
     return Metadata(names, size, largest_stride(defs), anchors, input_channels(model), precision,
                     made_from=net_hash(model))

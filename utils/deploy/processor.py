@@ -14,9 +14,11 @@ ABILITIES = {"AVX2": ("avx2",), "AVX-512": ("avx512f",), "8-bit products (VNNI)"
 def instructions(wanted: tuple[str, ...], cpuinfo: str | None = None) -> list[str]:
     """Which of the flags the processor has, by the text of /proc/cpuinfo; none where that is not there."""
     path = Path("/proc/cpuinfo")
-    text = cpuinfo if cpuinfo is not None else path.read_text() if path.is_file() else ""
-    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
-    return [flag for flag in wanted if lines and flag in lines[0].split()]
+    if cpuinfo is None:
+        cpuinfo = path.read_text() if path.is_file() else ""
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, flags=re.MULTILINE)
+    there = line[1].split() if line else []
+    return [flag for flag in wanted if flag in there]
 
 
 def int8_words() -> str:

@@ -11,6 +11,7 @@ report          tables, files, pictures
 Beside them: args (the command line and its options), job (what is pruned, and the means to score it), blocks (whole
 residual blocks), sizes (--target-params, --target-flops), latency_search (--target-latency: latency_choices makes a
 knapsack of a net, latency solves it, pace says what a whole net takes), analysis (other cuts: trade-off, sensitivity),
-iterative (pruning and fine-tuning in steps), road (from a dense net to a quantised file), stages (the commands that
-these two run).
+int8 and budget (the pruned net in 8 bits, under one limit of mAP), iterative (pruning and fine-tuning in steps), road
+(from a dense net to a quantised file), stages (the commands that these two run), prospect and planned (what a net that
+is still trained sparse could lose).
 """

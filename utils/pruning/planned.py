@@ -79,8 +79,8 @@ class SizePlanner:
         threshold, mildest_of_all = self.threshold(scores, staying)
         keep = self.keep_at(scores, threshold)
         left = self._cost(staying(keep))
-        used = max(self.aim.params is not None and left.parameters / self.most.parameters,
-                   self.aim.flops is not None and left.macs / self.most.macs)
+        shares = [(self.aim.params, left.parameters / self.most.parameters), (self.aim.flops, left.macs / self.most.macs)]
+        used = max(share for target, share in shares if target is not None)
         gone = {i: ~keep[self.graph.outputs[i]] for i in self.graph.prunable}
         if self.kind == "gamma":
             sizes = threshold, median(scores[candidates(self.graph, self.members) & keep])

@@ -52,8 +52,12 @@ def cfg_for_data(options: TrainOptions) -> Iterator[TrainOptions]:
         refuse_existing(run)
     folder, written = run if first else Path(tempfile.mkdtemp()), []
     try:
-        for path in [folder / f"{made.name}.cfg"] + [_place(made)] * (first and not output.no_publish):
-            written += [] if path.exists() else [path]
+        paths = [folder / f"{made.name}.cfg"]
+        if first and not output.no_publish:
+            paths.append(_place(made))
+        for path in paths:
+            if not path.exists():
+                written.append(path)
             write_model_config(path, made.defs)
         start = {} if source.weights_named or _public(source) else {"weights": None}
         name = run.relative_to("logs").as_posix()

@@ -60,7 +60,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class PlannedCut:
-    """A cut by |gamma| that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas that go;
+    """A cut that meets an aim. gone: layer -> (C_i,) bool; energy: share of the squared gammas that go;
     threshold: |gamma| under which a channel goes, or most that go are; typical: median |gamma| of those that stay;
     unused: share of the aim's size by which more gammas are 0 than need be; leaves: in words, what stays."""
 
