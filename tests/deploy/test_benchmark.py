@@ -33,7 +33,7 @@ def item_of(tiny_cfg, tmp_path, net):
     """flags -> the item of --only deploy for a tiny net with weights."""
     def make(*flags):
         words = ["--cfg", tiny_cfg, "--out", tmp_path / "out", "--threads", 1, *flags]
-        [item] = deploy.deploy(parse_args([str(word) for word in words]), tmp_path)
+        [item] = deploy.deploy(parse_args(["--only", "deploy", *map(str, words)]), tmp_path)
         return item
     return make
 
@@ -128,7 +128,7 @@ def test_palm_models_come_out_of_the_unpacked_package_or_are_a_file(tmp_path):
 def test_without_litert_the_palm_detector_is_a_row_that_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "palm.tflite").write_bytes(b"TFL3")
     monkeypatch.setattr(deploy.importlib.util, "find_spec", lambda name: None)
-    [row] = deploy.palms(parse_args(["--palm", str(tmp_path / "palm.tflite")]))
+    [row] = deploy.palms(parse_args(["--only", "deploy", "--palm", str(tmp_path / "palm.tflite")]))
     assert row.name == "MediaPipe palm, LiteRT" and row.missing() == "not installed: pip install ai-edge-litert"
 
 

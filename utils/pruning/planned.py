@@ -79,8 +79,8 @@ class SizePlanner:
         threshold, mildest_of_all = self.threshold(scores, staying)
         keep = self.keep_at(scores, threshold)
         left = self._cost(staying(keep))
-        shares = [(self.aim.params, left.parameters / self.most.parameters), (self.aim.flops, left.macs / self.most.macs)]
-        used = max(share for target, share in shares if target is not None)
+        of_params, of_flops = left.parameters / self.most.parameters, left.macs / self.most.macs
+        used = max(share for target, share in ((self.aim.params, of_params), (self.aim.flops, of_flops)) if target)
         gone = {i: ~keep[self.graph.outputs[i]] for i in self.graph.prunable}
         if self.kind == "gamma":
             sizes = threshold, median(scores[candidates(self.graph, self.members) & keep])

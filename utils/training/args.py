@@ -253,8 +253,8 @@ def _add_loss_flags(loss) -> None:
     loss.add_argument("--box_loss", choices=("ciou", "mse"), default="ciou",
                       help="ciou: complete IoU; mse: squared errors of x, y, w, h as in Darknet")
     loss.add_argument("--several_iou", type=cli.ratio, default=0.4, metavar="IOU",
-                      help="every anchor whose IoU with a box is this or more learns it; 1: the best anchor alone, as in "
-                      "YOLOv3")
+                      help="every anchor whose IoU with a box is this or more learns it; 1: the best anchor alone, as "
+                      "in YOLOv3")
     loss.add_argument("--ignore_iou", type=cli.ratio, default=0.7, metavar="IOU",
                       help="predictions above this IoU with any box are ignored in the objectness loss")
 
