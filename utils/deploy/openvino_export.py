@@ -25,11 +25,10 @@ def convert(model: nn.Module, metadata: Metadata):
     shape = [-1, metadata.channels, *((-1, -1) if metadata.free_size else (height, width))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = openvino.convert_model(
-            DeployGraph(model, metadata.size),
-            example_input=torch.zeros(2, metadata.channels, height, width),
-            input=[shape],
-        )
+        images = torch.zeros(2, metadata.channels, height, width)
+        # left to itself the converter traces twice; what the file computes is checked when it is written
+        traced = torch.jit.trace(DeployGraph(model, metadata.size), images, check_trace=False)
+        made = openvino.convert_model(traced, example_input=images, input=[shape])
     made.inputs[0].get_tensor().set_names({"images"})
     made.outputs[0].get_tensor().set_names({"predictions"})
     return made
