@@ -16,7 +16,7 @@ PAIRS = 1 << 16  # compared in one step: their terms stay in the cache
 
 
 class NotFinite(ValueError):
-    """Predictions that are no numbers."""
+    """Predictions are not finite numbers."""
 
 
 def non_max_suppression(predictions: Tensor, conf_thres: float = 0.01, nms_thres: float = 0.5,

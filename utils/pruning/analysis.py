@@ -128,9 +128,9 @@ def save_curves(curves: dict[str, list[Point]], base: Path) -> None:
 
 
 def sensitivity(job: Job, images: int, kind: str) -> list[Sensitivity]:
-    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels by
-    the importance `kind`, one row
-    per set of tied layers; the removed channels are masked, so that every row is about the same net."""
+    """mAP on the first `images` validation images when a layer alone loses the weakest SHARES of its channels by the
+    importance `kind`, one row per set of tied layers; the removed channels are masked, so that every row is about the
+    same net."""
     ranking, graph = Ranking.of(job, kind), job.graph
     part = Subset(job.loader.dataset, range(min(images, len(job.loader.dataset))))
     loader = DataLoader(part, job.options.source.batch_size, collate_fn=collate)
