@@ -653,6 +653,18 @@ def test_auto_rescaling_says_where_it_cannot_and_goes_on_a_factor_stops(argument
         Trainer(arguments("--name", "next", "-sr", "--rescale", "0.05"))
 
 
+def test_gammas_stay_as_trained_where_s_is_found_unless_told_otherwise(arguments, capsys):
+    largest = lambda trainer: max(gamma.abs().max().item() for gamma in trainer.sparsifier.gammas)
+    aimed = Trainer(arguments("-sr", "--target-flops", "0.5"))
+    aimed.announce()
+    assert aimed.state.rescale == 1.0 and "rescaled" not in capsys.readouterr().out
+    told = Trainer(arguments("-sr", "--target-flops", "0.5", "--rescale", "0.05", "--name", "told"))
+    assert told.state.rescale == 0.05 and largest(told) == pytest.approx(0.05 * largest(aimed))
+    run_epochs(told, 1)
+    again = Trainer(arguments("-sr", "--target-flops", "0.5", "--name", "again", "-pre", "logs/told/last.pth"))
+    assert again.state.rescale == 1.0 and largest(again) == pytest.approx(20 * largest(told), rel=0.2)
+
+
 def test_rescaling_happens_once_and_is_recorded(arguments):
     trainer = Trainer(arguments("-sr", "--rescale", "0.1"))
     assert trainer.state.rescale == 0.1 and trainer.model.module_list[0][1].weight.max().item() == pytest.approx(0.1)

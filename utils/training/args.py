@@ -90,6 +90,11 @@ class SparsityOptions:
     target_latency: str | None = None
     latency_backend: str | None = None
 
+    @property
+    def aimed(self) -> bool:
+        """Whether s is found for a --target-..., not given."""
+        return any((self.target_flops, self.target_params, self.target_latency))
+
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -284,7 +289,8 @@ def _add_sparsity_flags(s) -> None:
                    help="penalise costly channels more: s times the root of the FLOPs that a channel takes")
     s.add_argument("--rescale", type=cli.rescaling, default="auto", metavar="none|auto|ALPHA",
                    help="under -sr, first multiply all gammas by ALPHA without changing what the net computes; "
-                   "without it a short run selects no channels; auto: 0.05, if the activations allow it")
+                   "without it a short run at a given s selects no channels; auto: 0.05, if the activations allow it, "
+                   "but none where s is found for a --target-...")
     s.add_argument("--strategy", choices=("group", "skip"), default="group",
                    help="which layers -sr penalises; group: all that test_prune.py can prune; skip: those of the "
                    "reference implementation, nothing that feeds a shortcut or an upsample")

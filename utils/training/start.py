@@ -12,7 +12,7 @@ from utils.origin import PUBLIC_CLASSES, PUBLIC_WEIGHTS, origin
 from utils.parse_config import rebuild_heads
 from utils.training.args import Source, SparsityOptions
 
-AUTO_RESCALE = 0.05
+AUTO_RESCALE = 0.05  # at an s that is set by hand; one that is found needs none and does better without
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def load_start(model: nn.Module, source: Source, sparsity: SparsityOptions) -> S
     elif source.weights and _default_start_fits(model, source.weights):
         words = f"warning: {source.weights} is not there{origin(source.weights)}: from scratch"
     start = Start(words, float(loaded.get("rescale", 1.0)))
-    return _rescaled(model, start, sparsity.rescale) if sparsity.sr and sparsity.rescale != "none" else start
+    return _rescaled(model, start, sparsity) if sparsity.sr and sparsity.rescale != "none" else start
 
 
 def _default_start_fits(model: nn.Module, weights: str) -> bool:
@@ -52,11 +52,15 @@ def _default_start_fits(model: nn.Module, weights: str) -> bool:
     return file_bytes(defs) == PUBLIC_WEIGHTS.get(Path(weights).name)
 
 
-def _rescaled(model: nn.Module, start: Start, wanted: str | float) -> Start:
+def _rescaled(model: nn.Module, start: Start, sparsity: SparsityOptions) -> Start:
     """Shrink the gammas as --rescale says; where "auto" cannot, say why and leave them."""
-    alpha = AUTO_RESCALE if wanted == "auto" else wanted
+    alpha, auto = sparsity.rescale, sparsity.rescale == "auto"
+    if auto:
+        alpha = 1.0 if sparsity.aimed else AUTO_RESCALE
+    if alpha == start.rescale:
+        return start
     obstacles = rescale_obstacles(model.module_defs)
-    if obstacles and wanted == "auto":
+    if obstacles and auto:
         more = f" (and {len(obstacles) - 1} more)" if len(obstacles) > 1 else ""
         return Start(f"{start.words}; gammas not rescaled: {obstacles[0]}{more}", start.rescale)
     rescale_gammas(model, alpha / start.rescale)
