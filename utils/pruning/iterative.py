@@ -187,8 +187,8 @@ def strongest(job: Job, steps: list[Step], pair: Path) -> tuple[int, Int8]:
 
 def checked(options: PruneOptions) -> PruneOptions:
     """The options with weights, data and, where the weights were trained at another than the cfg's, input size named:
-    one size for every stage. A wrong flag of --tune, a runtime that is not installed, and images without a box are known
-    here, before the first step is pruned."""
+    one size for every stage. A wrong flag of --tune, a runtime that is not installed, and images without a box are
+    known here, before the first step is pruned."""
     if options.int8 and options.no_eval:
         raise PruneError("--int8: found --no-eval beside it, expected a net that may be scored; leave one of them out")
     runtime_of(options, select_device(options.source.device))
