@@ -20,7 +20,7 @@ from models import Darknet
 from nets import ADD, MIXED, ODD, cfg_text
 from utils.deploy import args as export_args
 from utils.deploy import formats, runtimes
-from utils.deploy.check import TOLERANCES, ExportError, compare_boxes
+from utils.deploy.check import TOLERANCES, ExportError, compare_boxes, compare_predictions
 from utils.deploy.formats import FORMATS, Order, export_format, out_name, out_paths
 from utils.deploy.graph import DeployGraph, takes_any_size
 from utils.deploy.metadata import BuiltInNms, metadata_of
@@ -218,6 +218,16 @@ def test_on_a_full_disk_the_error_names_the_file_and_nothing_is_left(net, tmp_pa
     with pytest.raises(OutputError, match=f"{path.name}: cannot be written .*nothing was left there"):
         export_format(net, name, path, Order(None, SIZE, "float32", None))
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_a_runtime_rounds_of_a_class_that_is_never_seen_is_no_difference():
+    box = torch.tensor([[[32.0, 32, 20, 20, 0.9, 1e-4], [10, 10, 8, 8, 0.6, 5e-5]]])
+    rounded, wrong = box.clone(), box.clone()
+    rounded[..., 5] += 2e-7
+    wrong[..., 5] = box.flip(1)[..., 5]
+    off = [compare_predictions(lambda _: box, lambda _, own=own: own, (64, 64), (1,), "net.onnx")
+           for own in (rounded, wrong)]
+    assert off[0] < TOLERANCES["float32"].predictions < off[1]
 
 
 def test_a_box_that_moves_or_goes_missing_is_noticed():

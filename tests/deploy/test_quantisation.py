@@ -9,7 +9,7 @@ import torch
 
 from conftest import ROOT, trained
 from models import Darknet
-from nets import TINY, place
+from nets import TINY, YOLO, cfg_text, convolution, place, predictions
 from utils.data.datasets import ListDataset
 from utils.deploy import processor, quantisation
 from utils.deploy.formats import FORMATS, Order, describe, export_int8
@@ -141,6 +141,24 @@ def test_an_8_bit_onnx_file_computes_the_same_in_every_runtime_that_loads_it(tin
     off = [(found - float32)[..., 4].abs().mean() for found in runtimes]
     apart = (runtimes[0] - runtimes[1])[..., 4].abs().mean()
     assert min(off) > 0 and apart < 0.1 * min(off), f"{RUNTIMES}: {off} off float32, {apart} apart"
+
+
+def test_an_8_bit_onnx_file_with_a_depthwise_layer_runs_in_every_runtime(tiny_data, tmp_path, capfd):
+    need("onnx")
+    pytest.importorskip("openvino")
+    import onnx
+
+    layers = {"stem": convolution(8, 3, stride=2), "linear": convolution(16, act="linear"),
+              "depthwise": convolution(16, 3, groups=16), "raw": predictions(12), "head": YOLO}
+    (tmp_path / "net.cfg").write_text(cfg_text(layers))
+    net, path = trained(tmp_path / "net.cfg", dtype=torch.float32), tmp_path / "net-int8.onnx"
+    export_int8(net, "onnx", path, Order(("hand",), SIZE, "int8", None), pictures(tiny_data), ANYTHING)
+    found = [open_exported(path, name).predict(torch.rand(2, 3, 64, 64)) for name in RUNTIMES]
+    assert all(torch.isfinite(rows).all() for rows in found) and not capfd.readouterr().err
+    graph = onnx.load(path).graph
+    constants = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    maps = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert maps and all(constants[node.input[1]] in ([], [1]) for node in maps), "a map with several ranges"
 
 
 @pytest.mark.parametrize("name, slower", [("openvino", False), ("openvino", True), ("onnx", True)])

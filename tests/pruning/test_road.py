@@ -235,6 +235,15 @@ def test_a_flag_that_a_later_stage_does_not_know_stops_the_road_before_the_first
     assert walk.ran == [] and not (tmp_path / "way").exists()
 
 
+@pytest.mark.parametrize("flag, value", [
+    ("--tune", "--epochs 1 --cfg other.cfg"), ("--tune", "--weights_path=other.pth"), ("--sparse", "--model-def x.cfg"),
+    ("--sparse", "-pre other.pth"), ("--quantise", "--format onnx --weights other.pth"), ("--tune", "--name mine")])
+def test_a_stage_is_not_given_another_net(walk, flag, value):
+    with pytest.raises(ValueError, match=f"{flag}: found -.* in it, expected none of --cfg, .*the one before"):
+        walk(f"{flag}={value}")
+    assert walk.ran == []
+
+
 def test_packages_that_the_last_stage_wants_are_asked_for_before_the_first(walk, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest))

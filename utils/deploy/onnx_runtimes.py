@@ -10,6 +10,7 @@ from utils.deploy.packages import missing, require_packages
 
 FROM_ONNX = ("openvino", "onnxruntime")  # the faster on CPUs first (results/2026-11-26_deploy)
 BF16 = "openvino-bf16"  # openvino, computing in bfloat16
+QUIET = 4  # ONNX Runtime's log_severity_level: what it prints of an error is in the exception as well
 Predict = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> predictions (B, N, 5 + K)
 
 
@@ -33,7 +34,7 @@ def run_onnx(runtime: str, content: bytes, precision: str = "f32") -> Callable[[
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), QUIET
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
         return lambda images: session.run(None, {given.name: images})[0]

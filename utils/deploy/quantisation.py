@@ -265,7 +265,8 @@ def _quantised_onnx(source: Path, path: Path, arrays: list, in_float: list[int],
 
     net = onnx.load(source)
     excluded = [node.name for node in net.graph.node if node.op_type == "Conv" and _layer_of(node.input[1]) in in_float]
-    made = _with_unsigned_maps(_quantised(net, [{"images": array} for array in arrays], excluded))
+    inputs = [{"images": array} for array in arrays]
+    made = _with_unsigned_maps(_quantised(net, inputs, excluded, _one_range_per_map()))
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, metadata.to_text())
     onnx.save(with_short_names(made), path)
@@ -290,12 +291,23 @@ def _with_unsigned_maps(net):
     return net
 
 
-def _quantised(net, inputs: list, in_float: list[str]):
-    """The twin in 8 bits of an openvino.Model or onnx.ModelProto: weights per channel, maps per tensor, the shift of
-    every convolution's mean corrected, as NNCF does it. in_float: names of convolutions that stay as they are."""
+def _one_range_per_map():
+    """NNCF's parameters for maps that have one range each, those before a depthwise convolution included: NNCF gives
+    the latter one per channel. ONNX Runtime does not run such a map behind a convolution without an activation, and
+    computes the rest in float, several times slower."""
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+
+    return AdvancedQuantizationParameters(activations_quantization_params=QuantizationParameters(per_channel=False))
+
+
+def _quantised(net, inputs: list, in_float: list[str], advanced=None):
+    """The twin in 8 bits of an openvino.Model or onnx.ModelProto: weights per channel, maps per tensor (before a
+    depthwise convolution per channel, unless `advanced`, parameters of NNCF, say otherwise), the shift of every
+    convolution's mean corrected, as NNCF does it. in_float: names of convolutions that stay as they are."""
     import nncf
 
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         return nncf.quantize(net, nncf.Dataset(inputs), preset=nncf.QuantizationPreset.MIXED,
-                             subset_size=len(inputs), ignored_scope=nncf.IgnoredScope(names=in_float))
+                             subset_size=len(inputs), ignored_scope=nncf.IgnoredScope(names=in_float),
+                             advanced_parameters=advanced)

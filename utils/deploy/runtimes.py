@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from utils import torch_archive
 from utils.deploy.metadata import Metadata, net_hash
-from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, Predict
+from utils.deploy.onnx_runtimes import BF16, FROM_ONNX, QUIET, Predict
 from utils.deploy.openvino_export import KEY
 from utils.deploy.packages import missing, require_packages
 from utils.deploy.processor import require_bf16
@@ -191,7 +191,7 @@ def _onnxruntime(path: Path):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), QUIET
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     metadata = Metadata.from_text(session.get_modelmeta().custom_metadata_map, path)
 

@@ -35,6 +35,7 @@ from utils.pruning.stages import (
     best_of,
     prune,
     remember,
+    require_free,
     require_later,
     run_name,
     sha256,
@@ -191,6 +192,7 @@ def checked(options: PruneOptions) -> PruneOptions:
     known here, before the first step is pruned."""
     if options.int8 and options.no_eval:
         raise PruneError("--int8: found --no-eval beside it, expected a net that may be scored; leave one of them out")
+    require_free("--tune", options.tune)
     runtime_of(options, select_device(options.source.device))
     source = options.source
     weights = source.weights or default_weights(source.cfg, "checkpoints")

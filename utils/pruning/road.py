@@ -33,6 +33,7 @@ from utils.pruning.stages import (
     newer,
     prune,
     remember,
+    require_free,
     require_later,
     run,
     run_name,
@@ -183,6 +184,8 @@ def planned(options: PruneOptions, argv: list[str], net: type[nn.Module]) -> Roa
     if without_scores:
         raise ValueError(f"--road: found {' and '.join(without_scores)}, expected pictures with boxes to score every "
                          "stage on; run the stages one by one instead")
+    require_free("--sparse", options.sparse)
+    require_free("--quantise", options.quantise)
     parse_train_args("sparse training of --road", ["-sr", *shlex.split(options.sparse)])
     if options.int8 and "quantise" in options.typed:
         raise ValueError("--int8: found --quantise beside it, expected one of them: --int8 is the road's quantisation "

@@ -19,6 +19,9 @@ from utils.training.args import parse_train_args
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LONGEST = 150  # characters of a run's name, to which -sparse or -step12 is added
+# what a stage is given, in every spelling
+GIVEN = ("--cfg", "--model_def", "--base", "--weights", "--weights_path", "-pre", "--pretrained_weights", "--name",
+         "--resume")
 
 
 def remember(path: Path, command: dict) -> None:
@@ -60,6 +63,15 @@ def without(argv: list[str], names: tuple[str, ...]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def require_free(flag: str, value: str) -> None:
+    """Raise ValueError where the `value` of --tune, --sparse or --quantise names what the stage is given: the last of
+    two flags counts, so another net would be made."""
+    words = shlex.split(value)
+    if taken := [word for word in words if without([word], GIVEN) == []]:
+        raise ValueError(f"{flag}: found {' and '.join(taken)} in it, expected none of {', '.join(GIVEN)}: every stage "
+                         "takes the net of the one before, and its run is named by --out")
 
 
 def data_flags(options: PruneOptions) -> list:
