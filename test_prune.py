@@ -36,7 +36,7 @@ def main() -> None:
         warn_before(job, plan)
         before, masked = prune_and_eval(job, plan)
         compact = compact_and_verify(job, plan)
-        pruned = within_budget(job, Pruned(plan, compact, masked, recalibrate_and_eval(job, compact)))
+        pruned = within_budget(job, Pruned(plan, compact, masked, recalibrate_and_eval(job, compact, masked)))
         analysis.explore(job, pruned.plan.score)
         report.report(job, pruned.plan, pruned.compact, before, pruned.masked, pruned.after)
 

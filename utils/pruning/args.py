@@ -229,8 +229,8 @@ def _add_aim_flags(aim) -> None:
                      "the batch-norm statistics (with --steps: in each step)")
     aim.add_argument("--recalibrate", type=cli.count, metavar="BATCHES",
                      help="measure the batch-norm statistics of the pruned net anew on so many training batches "
-                     "(default: 20 after any search, --target-... or --max-drop, and for the cuts of --curve, if the "
-                     "net is scored; otherwise 0)")
+                     "(default: 20 after any search, --target-... or --max-drop, where the net scores more with them, "
+                     "and for the cuts of --curve; 0 after --percent and with --no-eval)")
 
 
 def _add_step_flags(step) -> None:

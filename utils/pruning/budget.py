@@ -63,7 +63,7 @@ def prune_again(job: Job, room: float) -> Pruned:
     warn_before(job, plan)
     masked = prune_and_eval(job, plan)[1]
     compact = compact_and_verify(job, plan)
-    return Pruned(plan, compact, masked, recalibrate_and_eval(job, compact))
+    return Pruned(plan, compact, masked, recalibrate_and_eval(job, compact, masked))
 
 
 def ways_to_lose_less(job: Job) -> list[str]:

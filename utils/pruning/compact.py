@@ -1,5 +1,6 @@
 """From the channels that go to a compact net, verified against the masked one."""
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -78,17 +79,26 @@ def carriers_share(job: Job, plan: Plan, surgery: Surgery) -> float:
     return 1 - total_cost(bare, *job.size).macs / total_cost(surgery.module_defs, *job.size).macs
 
 
-def recalibrate_and_eval(job: Job, compact: Compact) -> EvalResult | None:
+def recalibrate_and_eval(job: Job, compact: Compact, masked: EvalResult | None) -> EvalResult | None:
     """--recalibrate: new batch-norm statistics for the compact net, after it was verified, and scored before them where
-    its --fold is inexact. Returns its score, None with --no-eval."""
-    if count := job.options.recalibration_batches:
-        if not job.options.rule.exact:
-            compact.folded = eval_model(job, compact.model, f"compact, --fold {job.options.rule.fold}")
-        batches = list(job.train_batches(count))
-        recalibrate(compact.model, batches)
-        print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} "
-              "training images")
-    return eval_model(job, compact.model, "compact")
+    its --fold is inexact. Where the flag was not given they are kept only if the net scores more with them than before,
+    as the `masked` net did: a cut that is free has nothing to put right. Returns its score, None with --no-eval."""
+    options = job.options
+    if not (count := options.recalibration_batches):
+        return eval_model(job, compact.model, "compact")
+    if not options.rule.exact:
+        compact.folded = eval_model(job, compact.model, f"compact, --fold {options.rule.fold}")
+    earlier, state = compact.folded or masked, copy.deepcopy(compact.model.state_dict())
+    batches = list(job.train_batches(count))
+    recalibrate(compact.model, batches)
+    print(f"batch-norm statistics of the compact net taken anew on {sum(len(images) for images, _ in batches)} "
+          "training images")
+    after = eval_model(job, compact.model, "compact")
+    if options.recalibrate is None and earlier and after.map50 < earlier.map50:
+        compact.model.load_state_dict(state)
+        print(f"the statistics of before score more ({earlier.map50:.4f}) and stay")
+        return earlier
+    return after
 
 
 def deviation_in_double(job: Job, plan: Plan) -> float:
