@@ -33,3 +33,13 @@ sparse deep-rescaled --target-flops 0.1 --rescale 0.05 --epochs 8 --lr 1e-3
 sparse deep --target-flops 0.1 --rescale none --epochs 8 --lr 1e-3
 cut deep-rescaled 0.1
 cut deep 0.1
+# times, on a machine with nothing else to do
+FILES="logs/rescale/dense.xml logs/rescale/slim.xml logs/rescale/slim-int8.xml"
+SLIM="--cfg logs/sparse-cut/prune_yolov3-hand-w25.cfg --weights logs/sparse-tuned/best.pth"
+python export.py --cfg $CFG --weights logs/claim-dense/best.pth --format openvino --out logs/rescale/dense.xml
+python export.py $SLIM --format openvino --out logs/rescale/slim.xml
+python export.py $SLIM --format openvino --precision int8 $DATA --allow-slower --out logs/rescale/slim-int8.xml
+unset OMP_NUM_THREADS
+for SIZE in 256 416; do
+    python -m benchmarks --only deploy --formats openvino --precisions float32 --files $FILES --size $SIZE --threads 2 --repeats 30 --out results/2026-11-28_rescale/at$SIZE
+done
