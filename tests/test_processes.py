@@ -1,6 +1,7 @@
 """torchrun: several processes share the work of one, and give what one gives."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
@@ -70,7 +71,9 @@ def test_wrong_input_is_one_line_for_all_processes_and_restarts_and_stands_in_th
     done = launch(tmp_path, "train.py", "--data", "nowhere.data", options=("--max-restarts", "1"))
     lines = errors_of(done, "train.py")
     assert done.returncode and len(lines) == 1 and "nowhere.data" in lines[0] and not done.stdout
-    assert done.stderr.count(f"traceback : {lines[0]}") == 2  # torchrun's page says what, not how
+    listed = re.findall(r"traceback : (.*)", done.stderr)  # torchrun's page says what, not how
+    assert lines[0] in listed and len(listed) == 2
+    assert all(line == lines[0] or "SIGTERM" in line for line in listed)  # the other may be ended before it ends
 
 
 def test_a_script_that_cannot_share_its_work_is_refused_by_several_processes(monkeypatch, capsys):
