@@ -49,21 +49,26 @@ class SizePlanner:
     def threshold(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> tuple[float, bool]:
         """(score under which a group goes, whether that is the mildest cut there is). scores: (G,); staying: see
         carried. Where no cut gets there, the strongest: carriers come and go while a net is trained."""
-        levels = thresholds(scores, candidates(self.graph, self.members))
+        levels = self._levels(scores)
         try:
-            threshold = mildest_within(levels, self._cost_at(scores, staying), self.most)
+            threshold = self._mildest(scores, staying)
         except NoCutError:
             return levels[-1], False
         return threshold, threshold == levels[0]
 
     def require_reachable(self, model: nn.Module) -> None:
         """Raise ValueError where no cut of this net meets the aim."""
-        scores = self.scores(model)
-        levels = thresholds(scores, candidates(self.graph, self.members))
         try:
-            mildest_within(levels, self._cost_at(scores, carried(model, self.graph)), self.most)
+            self._mildest(self.scores(model), carried(model, self.graph))
         except NoCutError as error:
             raise ValueError(f"{self.aim.words}: {error}; ask for less") from None
+
+    def _levels(self, scores: Tensor) -> list[float]:
+        return thresholds(scores, candidates(self.graph, self.members))
+
+    def _mildest(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> float:
+        cost = lambda level: self._cost(staying(self.keep_at(scores, level)))
+        return mildest_within(self._levels(scores), cost, self.most)
 
     def scores(self, model: nn.Module) -> Tensor:
         """(G,) importance of every group."""
@@ -88,9 +93,6 @@ class SizePlanner:
             sizes = sizes_of(model, gone)
         return PlannedCut(gone, energy_of(model, self.graph, gone), *sizes, 1 - used if mildest_of_all else 0.0,
                           self._what_stays(left))
-
-    def _cost_at(self, scores: Tensor, staying: Callable[[Tensor], Tensor]) -> Callable[[float], LayerCost]:
-        return lambda level: self._cost(staying(self.keep_at(scores, level)))
 
     def _cost(self, staying: Tensor) -> LayerCost:
         """Of the compact net; nothing is built."""
